@@ -1,0 +1,436 @@
+//! What can go wrong: each error says object, what, where, expected, found, and what to do about it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::addr::{FileOffset, Vaddr};
+
+/// Why an object could not be opened, loaded, or asked for a symbol.
+///
+/// Displays as one line, `object: what at where: expected X, found Y`; [`Error::help`] and [`Error::needed_by`]
+/// give the rest. Handle cases by [`Error::kind`].
+///
+/// ```
+/// // SAFETY: nothing is loaded, so no foreign code runs.
+/// let error = unsafe { soload::Library::new("libno-such.so") }.unwrap_err();
+/// assert!(error.to_string().starts_with("libno-such.so: "));
+/// assert!(matches!(error.kind(), soload::ErrorKind::NotFound { .. }));
+/// ```
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    object: PathBuf,
+    needed_by: Option<PathBuf>,
+    kind: ErrorKind,
+}
+
+impl Error {
+    pub(crate) fn new(object: impl Into<PathBuf>, kind: ErrorKind) -> Self {
+        Self(Box::new(Inner { object: object.into(), needed_by: None, kind }))
+    }
+
+    pub(crate) fn with_needed_by(mut self, object: impl Into<PathBuf>) -> Self {
+        self.0.needed_by = Some(object.into());
+        self
+    }
+
+    /// The file or library the error is about, as far as it was known: a path, or the name that was asked for.
+    #[must_use]
+    pub fn object(&self) -> &Path {
+        &self.0.object
+    }
+
+    /// The object whose dependency could not be loaded, if it was not the one asked for.
+    #[must_use]
+    pub fn needed_by(&self) -> Option<&Path> {
+        self.0.needed_by.as_deref()
+    }
+
+    /// The error itself, as a value.
+    #[must_use]
+    pub fn kind(&self) -> &ErrorKind {
+        &self.0.kind
+    }
+
+    /// What to do about it, if there is something better than reading the line again.
+    #[must_use]
+    pub fn help(&self) -> Option<String> {
+        self.0.kind.help(&self.0.object)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", Escaped(self.0.object.as_os_str().as_encoded_bytes()), self.0.kind)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("object", &self.0.object)
+            .field("needed_by", &self.0.needed_by)
+            .field("kind", &self.0.kind)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Where in an object something stands.
+///
+/// ```
+/// use soload::{At, FileOffset};
+/// assert_eq!(At::File(FileOffset(0x40)).to_string(), " at file offset 0x40");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// The object as a whole.
+    Object,
+    /// An offset in the file.
+    File(FileOffset),
+    /// An address as the file states it.
+    Vaddr(Vaddr),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Object => Ok(()),
+            Self::File(offset) => write!(f, " at file offset {offset}"),
+            Self::Vaddr(vaddr) => write!(f, " at address {vaddr}"),
+        }
+    }
+}
+
+/// One place where a library was looked for, and why it was not taken from there.
+///
+/// ```
+/// // SAFETY: nothing is loaded, so no foreign code runs.
+/// let error = unsafe { soload::Library::new("libno-such.so") }.unwrap_err();
+/// if let soload::ErrorKind::NotFound { tried } = error.kind() {
+///     assert!(tried.iter().any(|candidate| candidate.reason == "no such file"));
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The file or directory that was tried.
+    pub path: PathBuf,
+    /// The rule that led there, such as `RUNPATH of libplug.so`.
+    pub rule: String,
+    /// Why it lost.
+    pub reason: String,
+}
+
+/// A reference that found no definition.
+///
+/// ```
+/// let symbol = soload::Undefined { name: "crypt".into(), version: Some("XCRYPT_2.0".into()) };
+/// assert_eq!(symbol.to_string(), "crypt@XCRYPT_2.0");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Undefined {
+    /// The symbol's name.
+    pub name: String,
+    /// The version the reference asks for.
+    pub version: Option<String>,
+}
+
+impl fmt::Display for Undefined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Escaped(self.name.as_bytes()))?;
+        self.version.as_ref().map_or(Ok(()), |version| write!(f, "@{}", Escaped(version.as_bytes())))
+    }
+}
+
+/// What went wrong.
+///
+/// ```
+/// // SAFETY: the file is refused before anything of it is mapped.
+/// let error = unsafe { soload::Library::new("/dev/null") }.unwrap_err();
+/// assert!(matches!(error.kind(), soload::ErrorKind::NotMappable { .. }));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// No file of that name in any place the search goes to.
+    NotFound {
+        /// Every place looked at, in order, with the reason it lost.
+        tried: Vec<Candidate>,
+    },
+    /// The file could not be opened or examined.
+    Open {
+        /// The system's error number.
+        errno: i32,
+    },
+    /// Not a regular file: it has no pages that could be mapped.
+    NotMappable {
+        /// What it is, such as `a FIFO`.
+        found: &'static str,
+    },
+    /// A GNU ld script: input for the static linker, not an object.
+    LinkerScript,
+    /// Not an ELF file at all.
+    NotElf {
+        /// The first bytes, escaped.
+        found: String,
+    },
+    /// A sound ELF file, but not one that this process can load.
+    Foreign {
+        /// The property, such as `machine`.
+        what: &'static str,
+        /// What this process needs.
+        expected: String,
+        /// What the file has.
+        found: String,
+    },
+    /// A header, table or string that contradicts itself or the file.
+    Malformed {
+        /// The field, such as `p_filesz of program header 2`.
+        what: String,
+        /// Where it stands.
+        at: At,
+        /// What a sound file has there.
+        expected: String,
+        /// What this one has.
+        found: String,
+    },
+    /// More of something than is ever sensible.
+    Limit {
+        /// What was counted.
+        what: &'static str,
+        /// The most that is accepted.
+        limit: u64,
+        /// What the file asks for.
+        found: u64,
+    },
+    /// References without a definition in any object of the scope.
+    UndefinedSymbols {
+        /// All of them, in table order.
+        symbols: Vec<Undefined>,
+        /// The objects that were asked, in order.
+        searched: Vec<PathBuf>,
+    },
+    /// A needed object lacks a version that this one was linked against.
+    MissingVersion {
+        /// The version.
+        version: String,
+        /// The object expected to define it.
+        provider: PathBuf,
+        /// A symbol that wants it.
+        symbol: Option<String>,
+    },
+    /// The library has no such symbol (or not in that version).
+    NoSuchSymbol {
+        /// What was asked for.
+        symbol: Undefined,
+    },
+    /// A relocation of a type that no loader of this machine applies to a shared object.
+    UnsupportedRelocation {
+        /// Its name in the psABI, or its number.
+        relocation: String,
+        /// The place it would change.
+        at: Vaddr,
+        /// The symbol it refers to.
+        symbol: Option<String>,
+    },
+    /// A relocation whose value does not fit its place.
+    RelocationOverflow {
+        /// Its name in the psABI.
+        relocation: String,
+        /// The place it would change.
+        at: Vaddr,
+        /// The value that does not fit.
+        value: u64,
+    },
+    /// A segment that is writable and executable at once.
+    WritableExecutable {
+        /// The index of its program header.
+        header: usize,
+    },
+    /// The object asks for an executable stack.
+    ExecutableStack,
+    /// Thread-local storage that this version cannot provide.
+    ThreadLocal {
+        /// What of it.
+        what: String,
+    },
+    /// No room for the object in the address space, or no memory for its writable part.
+    NoRoom {
+        /// Bytes asked for.
+        bytes: u64,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// A system call failed.
+    System {
+        /// Which one, and on what.
+        call: &'static str,
+        /// The system's error number.
+        errno: i32,
+    },
+    /// A part of the C library that only its own loader can load, and it refused.
+    Host {
+        /// What `dlerror` said.
+        message: String,
+    },
+    /// Asked not to load it, and it is not loaded.
+    NotLoaded,
+    /// The type asked of `get` is not the size of a pointer.
+    WrongSize {
+        /// The size of the type, in bytes.
+        found: usize,
+    },
+    /// A name that holds a NUL byte, so that no file or symbol can have it.
+    NulInName,
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotFound { tried } => {
+                write!(f, "library not found: expected it in one of {} places, found it in none", tried.len())
+            }
+            Self::Open { errno } => write!(f, "cannot open the file: {}", errno_text(*errno)),
+            Self::NotMappable { found } => {
+                write!(f, "file type: expected a regular file, found {found}, which cannot be mapped")
+            }
+            Self::LinkerScript => f.write_str("expected ELF magic, found a GNU ld script"),
+            Self::NotElf { found } => write!(f, "expected ELF magic, found {found}"),
+            Self::Foreign { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
+            Self::Malformed { what, at, expected, found } => write!(f, "{what}{at}: expected {expected}, found {found}"),
+            Self::Limit { what, limit, found } => write!(f, "{what}: expected at most {limit}, found {found}"),
+            Self::UndefinedSymbols { symbols, searched } => {
+                f.write_str("undefined symbol ")?;
+                match symbols.as_slice() {
+                    [] => f.write_str("?")?,
+                    [one] => write!(f, "{one}")?,
+                    [first, rest @ ..] => write!(f, "{first} and {} more", rest.len())?,
+                }
+                write!(f, ": expected a definition in one of {} objects, found none", searched.len())
+            }
+            Self::MissingVersion { version, provider, symbol } => {
+                write!(f, "version {} of {}", Escaped(version.as_bytes()), shown(provider))?;
+                if let Some(symbol) = symbol {
+                    write!(f, " (wanted by symbol {})", Escaped(symbol.as_bytes()))?;
+                }
+                f.write_str(": expected its definition, found none")
+            }
+            Self::NoSuchSymbol { symbol } => write!(f, "symbol {symbol}: expected a definition, found none"),
+            Self::UnsupportedRelocation { relocation, at, symbol } => {
+                write!(f, "relocation {relocation} at address {at}")?;
+                if let Some(symbol) = symbol {
+                    write!(f, " (symbol {})", Escaped(symbol.as_bytes()))?;
+                }
+                f.write_str(": expected one that shared objects may have, found one that cannot be applied")
+            }
+            Self::RelocationOverflow { relocation, at, value } => {
+                write!(f, "relocation {relocation} at address {at}: expected a value that fits 32 bits, found {value:#x}")
+            }
+            Self::WritableExecutable { header } => write!(
+                f,
+                "p_flags of program header {header}: expected a segment not both writable and executable, found RWX"
+            ),
+            Self::ExecutableStack => {
+                f.write_str("PT_GNU_STACK: expected a stack that is not executable, found a demand for an executable one")
+            }
+            Self::ThreadLocal { what } => write!(f, "thread-local storage: {what}"),
+            Self::NoRoom { bytes, errno } => {
+                write!(f, "address space: expected room for {bytes:#x} bytes, found {}", errno_text(*errno))
+            }
+            Self::System { call, errno } => write!(f, "{call}: {}", errno_text(*errno)),
+            Self::Host { message } => write!(f, "the C library's own loader refused: {message}"),
+            Self::NotLoaded => f.write_str("expected it to be loaded already, found that it is not"),
+            Self::WrongSize { found } => write!(
+                f,
+                "type of the symbol: expected the size of a pointer, {} bytes, found {found} bytes",
+                size_of::<*const ()>()
+            ),
+            Self::NulInName => f.write_str("name: expected no NUL byte, found one"),
+        }
+    }
+}
+
+impl ErrorKind {
+    /// A malformed field, with numbers shown as they are given.
+    pub(crate) fn malformed(
+        what: impl Into<String>,
+        at: At,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) -> Self {
+        Self::Malformed { what: what.into(), at, expected: expected.to_string(), found: found.to_string() }
+    }
+
+    fn help(&self, object: &Path) -> Option<String> {
+        let object = shown(object);
+        Some(match self {
+            Self::NotFound { .. } => {
+                "install the package that has it, or name its directory in LD_LIBRARY_PATH, RUNPATH or OpenOptions::search_dir".into()
+            }
+            Self::Open { errno: libc::ENOENT } => "check the spelling of the path".into(),
+            Self::Open { errno: libc::EACCES } => "check the permissions of the file and of its directories".into(),
+            Self::NotMappable { .. } => "only a regular file has pages; copy the content to one and open that".into(),
+            Self::LinkerScript => format!(
+                "this is a GNU ld script for the static linker; open the library it names instead (see `cat {object}`)"
+            ),
+            Self::Foreign { .. } => format!("`file {object}` tells what it was built for; get the build for this machine"),
+            Self::NotElf { .. } => format!("`file {object}` tells what it is"),
+            Self::Malformed { .. } | Self::Limit { .. } => {
+                format!("the file is damaged or was edited; compare with `readelf -lW {object}`")
+            }
+            Self::UndefinedSymbols { .. } => {
+                "link the library against what defines it, or open that first with OpenOptions::global".into()
+            }
+            Self::MissingVersion { provider, .. } => {
+                format!("{} is older than the one this was linked against; update it or rebuild", shown(provider))
+            }
+            Self::UnsupportedRelocation { relocation, .. } if relocation.ends_with("_COPY") => {
+                "copy relocations are for executables; compile with -fPIC and link with -shared".into()
+            }
+            Self::UnsupportedRelocation { .. } | Self::RelocationOverflow { .. } => {
+                "compile all of its sources with -fPIC".into()
+            }
+            Self::WritableExecutable { .. } => {
+                "relink without the option that merges segments (-N, --omagic), or allow it with OpenOptions::allow_writable_executable".into()
+            }
+            Self::ExecutableStack => {
+                "relink with -z noexecstack, or allow it with OpenOptions::allow_executable_stack".into()
+            }
+            Self::NotLoaded => "open it without OpenOptions::no_load".into(),
+            Self::WrongSize { .. } => "ask for a function pointer, or for a pointer to the variable".into(),
+            _ => return None,
+        })
+    }
+}
+
+/// The system's words for an error number.
+pub(crate) fn errno_text(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+/// A path as one line without control characters.
+pub(crate) fn shown(path: &Path) -> Escaped<'_> {
+    Escaped(path.as_os_str().as_encoded_bytes())
+}
+
+/// Bytes from a file, shown so that they cannot change a terminal or a line: text stays, the rest becomes `\xNN`.
+pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                if c.is_control() {
+                    write!(f, "{}", c.escape_default())?;
+                } else {
+                    write!(f, "{c}")?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        Ok(())
+    }
+}
