@@ -130,3 +130,32 @@ macro_rules! hexadecimal {
     )*};
 }
 hexadecimal!(FileOffset, Vaddr, Addr, PageSize);
+
+/// What may be done with the bytes of a mapping: `p_flags` of a segment, `prot` of `mmap`.
+///
+/// ```
+/// assert_eq!(soload::Protection { read: true, write: false, execute: true }.to_string(), "r-x");
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Protection {
+    /// May be read.
+    pub read: bool,
+    /// May be written.
+    pub write: bool,
+    /// May be executed.
+    pub execute: bool,
+}
+
+impl Protection {
+    /// Nothing at all: reserved addresses.
+    pub const NONE: Self = Self { read: false, write: false, execute: false };
+    /// Reading only.
+    pub const READ: Self = Self { read: true, write: false, execute: false };
+}
+
+impl fmt::Display for Protection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = |allowed, letter| if allowed { letter } else { '-' };
+        write!(f, "{}{}{}", letter(self.read, 'r'), letter(self.write, 'w'), letter(self.execute, 'x'))
+    }
+}

@@ -1,0 +1,208 @@
+//! The dynamic section: every tag that loading goes by, once, by name.
+
+use super::elf::tag;
+use super::view::View;
+use crate::addr::Vaddr;
+use crate::error::{At, ErrorKind};
+
+/// Needed libraries of one object.
+const NEEDED_MAX: usize = 4096;
+
+// Tags younger than the reader's constants (gABI: DT_RELR*).
+const DT_RELRSZ: u64 = 35;
+const DT_RELR: u64 = 36;
+const DT_RELRENT: u64 = 37;
+const DT_AUXILIARY: u64 = 0x7fff_fffd;
+const DT_FILTER: u64 = 0x7fff_ffff;
+const DT_AUDIT: u64 = 0x6fff_fefc;
+const DT_DEPAUDIT: u64 = 0x6fff_fefb;
+
+/// The dynamic section's entries, still as the file has them: addresses and sizes are claims.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dynamic {
+    pub(crate) strtab: Option<u64>,
+    pub(crate) strsz: Option<u64>,
+    pub(crate) symtab: Option<u64>,
+    pub(crate) syment: Option<u64>,
+    pub(crate) hash: Option<u64>,
+    pub(crate) gnu_hash: Option<u64>,
+    pub(crate) versym: Option<u64>,
+    pub(crate) verneed: Option<u64>,
+    pub(crate) verneednum: Option<u64>,
+    pub(crate) verdef: Option<u64>,
+    pub(crate) verdefnum: Option<u64>,
+    pub(crate) rela: Option<u64>,
+    pub(crate) relasz: Option<u64>,
+    pub(crate) relaent: Option<u64>,
+    pub(crate) rel: Option<u64>,
+    pub(crate) relsz: Option<u64>,
+    pub(crate) relent: Option<u64>,
+    pub(crate) relr: Option<u64>,
+    pub(crate) relrsz: Option<u64>,
+    pub(crate) relrent: Option<u64>,
+    pub(crate) jmprel: Option<u64>,
+    pub(crate) pltrelsz: Option<u64>,
+    pub(crate) pltrel: Option<u64>,
+    pub(crate) init: Option<u64>,
+    pub(crate) fini: Option<u64>,
+    pub(crate) init_array: Option<u64>,
+    pub(crate) init_arraysz: Option<u64>,
+    pub(crate) fini_array: Option<u64>,
+    pub(crate) fini_arraysz: Option<u64>,
+    pub(crate) soname: Option<u64>,
+    pub(crate) rpath: Option<u64>,
+    pub(crate) runpath: Option<u64>,
+    pub(crate) audit: Option<u64>,
+    pub(crate) depaudit: Option<u64>,
+    pub(crate) auxiliary: Option<u64>,
+    pub(crate) filter: Option<u64>,
+    pub(crate) needed: Vec<u64>,
+    pub(crate) flags: u64,
+    pub(crate) flags_1: u64,
+    pub(crate) textrel: bool,
+    pub(crate) symbolic: bool,
+    pub(crate) bind_now: bool,
+}
+
+impl Dynamic {
+    /// Collects the entries. Of a tag that stands twice the last counts, as in glibc.
+    pub(crate) fn collect(entries: impl IntoIterator<Item = (u64, u64)>) -> Result<Self, ErrorKind> {
+        let mut all = Self::default();
+        for (key, value) in entries {
+            let slot = match key {
+                tag::DT_NEEDED => {
+                    if all.needed.len() == NEEDED_MAX {
+                        let found = NEEDED_MAX as u64 + 1;
+                        return Err(ErrorKind::Limit { what: "DT_NEEDED entries", limit: NEEDED_MAX as u64, found });
+                    }
+                    all.needed.push(value);
+                    continue;
+                }
+                tag::DT_TEXTREL => {
+                    all.textrel = true;
+                    continue;
+                }
+                tag::DT_SYMBOLIC => {
+                    all.symbolic = true;
+                    continue;
+                }
+                tag::DT_BIND_NOW => {
+                    all.bind_now = true;
+                    continue;
+                }
+                tag::DT_FLAGS => {
+                    all.flags = value;
+                    continue;
+                }
+                tag::DT_FLAGS_1 => {
+                    all.flags_1 = value;
+                    continue;
+                }
+                tag::DT_STRTAB => &mut all.strtab,
+                tag::DT_STRSZ => &mut all.strsz,
+                tag::DT_SYMTAB => &mut all.symtab,
+                tag::DT_SYMENT => &mut all.syment,
+                tag::DT_HASH => &mut all.hash,
+                tag::DT_GNU_HASH => &mut all.gnu_hash,
+                tag::DT_VERSYM => &mut all.versym,
+                tag::DT_VERNEED => &mut all.verneed,
+                tag::DT_VERNEEDNUM => &mut all.verneednum,
+                tag::DT_VERDEF => &mut all.verdef,
+                tag::DT_VERDEFNUM => &mut all.verdefnum,
+                tag::DT_RELA => &mut all.rela,
+                tag::DT_RELASZ => &mut all.relasz,
+                tag::DT_RELAENT => &mut all.relaent,
+                tag::DT_REL => &mut all.rel,
+                tag::DT_RELSZ => &mut all.relsz,
+                tag::DT_RELENT => &mut all.relent,
+                DT_RELR => &mut all.relr,
+                DT_RELRSZ => &mut all.relrsz,
+                DT_RELRENT => &mut all.relrent,
+                tag::DT_JMPREL => &mut all.jmprel,
+                tag::DT_PLTRELSZ => &mut all.pltrelsz,
+                tag::DT_PLTREL => &mut all.pltrel,
+                tag::DT_INIT => &mut all.init,
+                tag::DT_FINI => &mut all.fini,
+                tag::DT_INIT_ARRAY => &mut all.init_array,
+                tag::DT_INIT_ARRAYSZ => &mut all.init_arraysz,
+                tag::DT_FINI_ARRAY => &mut all.fini_array,
+                tag::DT_FINI_ARRAYSZ => &mut all.fini_arraysz,
+                tag::DT_SONAME => &mut all.soname,
+                tag::DT_RPATH => &mut all.rpath,
+                tag::DT_RUNPATH => &mut all.runpath,
+                DT_AUDIT => &mut all.audit,
+                DT_DEPAUDIT => &mut all.depaudit,
+                DT_AUXILIARY => &mut all.auxiliary,
+                DT_FILTER => &mut all.filter,
+                _ => continue,
+            };
+            *slot = Some(value);
+        }
+        // The flags of DT_FLAGS say the same as the older tags (gABI chapter 5).
+        all.textrel |= all.flags & tag::DF_TEXTREL != 0;
+        all.symbolic |= all.flags & tag::DF_SYMBOLIC != 0;
+        all.bind_now |= all.flags & tag::DF_BIND_NOW != 0 || all.flags_1 & tag::DF_1_NOW != 0;
+        Ok(all)
+    }
+
+    pub(crate) fn nodelete(&self) -> bool {
+        self.flags_1 & tag::DF_1_NODELETE != 0
+    }
+
+    pub(crate) fn nodeflib(&self) -> bool {
+        self.flags_1 & tag::DF_1_NODEFLIB != 0
+    }
+
+    pub(crate) fn position_independent_executable(&self) -> bool {
+        self.flags_1 & tag::DF_1_PIE != 0
+    }
+
+    pub(crate) fn no_open(&self) -> bool {
+        self.flags_1 & tag::DF_1_NOOPEN != 0
+    }
+
+    pub(crate) fn static_tls(&self) -> bool {
+        self.flags & tag::DF_STATIC_TLS != 0
+    }
+}
+
+/// The strings that the dynamic section names.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Names {
+    pub(crate) soname: Option<Box<[u8]>>,
+    pub(crate) needed: Vec<Box<[u8]>>,
+    pub(crate) rpath: Option<Box<[u8]>>,
+    pub(crate) runpath: Option<Box<[u8]>>,
+    pub(crate) filters: Vec<Box<[u8]>>,
+    pub(crate) audits: Vec<Box<[u8]>>,
+}
+
+impl Names {
+    pub(crate) fn read(dynamic: &Dynamic, strings: &View) -> Result<Self, ErrorKind> {
+        let at = dynamic.strtab.map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
+        let read = |what: &str, offset: u64| match strings.str_at(offset) {
+            Some(name) => Ok(name.into()),
+            None => {
+                let expected = format!("a string inside DT_STRTAB of {:#x} bytes", strings.len());
+                Err(ErrorKind::malformed(what, at, expected, format_args!("offset {offset:#x}")))
+            }
+        };
+        let optional = |what: &'static str, offset: Option<u64>| offset.map(|offset| read(what, offset)).transpose();
+        let mut needed = Vec::with_capacity(dynamic.needed.len());
+        for offset in &dynamic.needed {
+            needed.push(read("DT_NEEDED", *offset)?);
+        }
+        let list = |entries: [(&'static str, Option<u64>); 2]| -> Result<Vec<_>, ErrorKind> {
+            entries.into_iter().filter_map(|(what, offset)| optional(what, offset).transpose()).collect()
+        };
+        Ok(Self {
+            soname: optional("DT_SONAME", dynamic.soname)?,
+            filters: list([("DT_FILTER", dynamic.filter), ("DT_AUXILIARY", dynamic.auxiliary)])?,
+            audits: list([("DT_AUDIT", dynamic.audit), ("DT_DEPAUDIT", dynamic.depaudit)])?,
+            needed,
+            rpath: optional("DT_RPATH", dynamic.rpath)?,
+            // DT_RPATH is ignored when DT_RUNPATH is present (gABI chapter 5); the search decides that.
+            runpath: optional("DT_RUNPATH", dynamic.runpath)?,
+        })
+    }
+}

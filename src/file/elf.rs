@@ -1,0 +1,209 @@
+//! The only place that names goblin: its readers of headers, turned into our own checked values.
+
+use goblin::container::{Container, Ctx, Endian};
+use goblin::elf::dynamic::Dynamic as Entries;
+use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG};
+use goblin::elf::program_header::ProgramHeader as Raw;
+pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, program_header as segment_type};
+
+use super::view::{ByteOrder, Class};
+use crate::addr::{FileOffset, Protection, Vaddr};
+use crate::error::{At, ErrorKind, Escaped};
+
+/// Program headers in one file: the kernel accepts no more than fit 64 KiB (`load_elf_phdrs`).
+const HEADERS_MAX: u64 = 1170;
+
+/// Entries of a dynamic section: the widest real closure has some hundreds of needed libraries.
+const DYNAMIC_MAX: u64 = 65_536;
+
+/// The ELF header, as far as loading goes by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) class: Class,
+    pub(crate) order: ByteOrder,
+    pub(crate) machine: u16,
+    pub(crate) kind: u16,
+    table: FileOffset,
+    count: u16,
+}
+
+/// One program header: an allegation about bytes of the file and of the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProgramHeader {
+    pub(crate) index: usize,
+    /// Where the header itself stands, for messages.
+    pub(crate) at: FileOffset,
+    pub(crate) kind: u32,
+    pub(crate) flags: Protection,
+    pub(crate) offset: u64,
+    pub(crate) vaddr: Vaddr,
+    pub(crate) file_size: u64,
+    pub(crate) memory_size: u64,
+    pub(crate) align: u64,
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, whatever machine it is for.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, ErrorKind> {
+        let ident = bytes.get(..16).filter(|ident| ident.starts_with(ELFMAG)).ok_or_else(|| not_elf(bytes))?;
+        let class = match ident[EI_CLASS] {
+            ELFCLASS32 => Class::Elf32,
+            ELFCLASS64 => Class::Elf64,
+            other => return Err(ErrorKind::malformed("EI_CLASS", At::File(FileOffset(4)), "1 or 2", other)),
+        };
+        let order = match ident[EI_DATA] {
+            ELFDATA2LSB => ByteOrder::Little,
+            ELFDATA2MSB => ByteOrder::Big,
+            other => return Err(ErrorKind::malformed("EI_DATA", At::File(FileOffset(5)), "1 or 2", other)),
+        };
+        let cut = || ErrorKind::malformed("ELF header", At::File(FileOffset(0)), "a whole one", "the end of the file");
+        let header = goblin::elf::Elf::parse_header(bytes).map_err(|_| cut())?;
+        let size = Raw::size(context(class, order));
+        // e_phentsize and e_phnum stand at fixed places of each class (gABI chapter 4).
+        let (entry_at, count_at) = if class == Class::Elf64 { (0x36, 0x38) } else { (0x2a, 0x2c) };
+        if header.e_phnum > 0 && usize::from(header.e_phentsize) != size {
+            let at = At::File(FileOffset(entry_at));
+            return Err(ErrorKind::malformed("e_phentsize", at, size, header.e_phentsize));
+        }
+        if u64::from(header.e_phnum) > HEADERS_MAX {
+            return Err(ErrorKind::Limit {
+                what: "program headers (e_phnum)",
+                limit: HEADERS_MAX,
+                found: header.e_phnum.into(),
+            });
+        }
+        let end = header.e_phoff.checked_add(u64::from(header.e_phnum) * size as u64);
+        if end.is_none_or(|end| end > bytes.len() as u64) {
+            let at = At::File(FileOffset(count_at));
+            let expected = format!("a table within the file of {:#x} bytes", bytes.len());
+            return Err(ErrorKind::malformed("program header table", at, expected, format!("{:#x}", header.e_phoff)));
+        }
+        Ok(Self {
+            class,
+            order,
+            machine: header.e_machine,
+            kind: header.e_type,
+            table: FileOffset(header.e_phoff),
+            count: header.e_phnum,
+        })
+    }
+
+    /// The program headers of the file this is the header of.
+    pub(crate) fn program_headers(&self, bytes: &[u8]) -> Result<Vec<ProgramHeader>, ErrorKind> {
+        let context = context(self.class, self.order);
+        let raw = Raw::parse(bytes, self.table.0 as usize, self.count.into(), context).map_err(|_| {
+            ErrorKind::malformed("program header table", At::File(self.table), "a table within the file", "its end")
+        })?;
+        let place = |index: usize| FileOffset(self.table.0 + (index * Raw::size(context)) as u64);
+        Ok(raw.iter().enumerate().map(|(index, raw)| ProgramHeader::of(index, place(index), raw)).collect())
+    }
+
+    /// Tag and value of each entry of the dynamic section, up to `DT_NULL`.
+    pub(crate) fn dynamic_entries(
+        &self,
+        bytes: &[u8],
+        header: &ProgramHeader,
+    ) -> Result<Vec<(u64, u64)>, ErrorKind> {
+        let context = context(self.class, self.order);
+        let limit = DYNAMIC_MAX * 2 * self.class.word();
+        if header.file_size > limit {
+            return Err(ErrorKind::Limit { what: "bytes of PT_DYNAMIC", limit, found: header.file_size });
+        }
+        let raw = Raw {
+            p_type: header.kind,
+            p_offset: header.offset,
+            p_filesz: header.file_size,
+            p_memsz: header.memory_size,
+            ..Raw::default()
+        };
+        let entries = Entries::parse(bytes, &[raw], context).ok().flatten().ok_or_else(|| {
+            let expected = "a table of whole entries within the file";
+            ErrorKind::malformed("PT_DYNAMIC", At::File(header.at), expected, format!("{:#x}", header.offset))
+        })?;
+        Ok(entries.dyns.iter().map(|entry| (entry.d_tag, entry.d_val)).take_while(|(tag, _)| *tag != 0).collect())
+    }
+}
+
+impl ProgramHeader {
+    fn of(index: usize, at: FileOffset, raw: &Raw) -> Self {
+        Self {
+            index,
+            at,
+            kind: raw.p_type,
+            flags: Protection {
+                read: raw.p_flags & segment_type::PF_R != 0,
+                write: raw.p_flags & segment_type::PF_W != 0,
+                execute: raw.p_flags & segment_type::PF_X != 0,
+            },
+            offset: raw.p_offset,
+            vaddr: Vaddr(raw.p_vaddr),
+            file_size: raw.p_filesz,
+            memory_size: raw.p_memsz,
+            align: raw.p_align,
+        }
+    }
+
+    /// A field of this header that cannot be.
+    pub(crate) fn malformed(&self, field: &str, expected: impl std::fmt::Display, found: u64) -> ErrorKind {
+        let what = format!("{field} of program header {}", self.index);
+        ErrorKind::malformed(what, At::File(self.at), expected, format_args!("{found:#x}"))
+    }
+
+    /// Where its bytes end in the file.
+    pub(crate) fn file_end(&self) -> Option<u64> {
+        self.offset.checked_add(self.file_size)
+    }
+
+    /// Where it ends in the image.
+    pub(crate) fn end(&self) -> Option<Vaddr> {
+        self.vaddr.checked_add(self.memory_size)
+    }
+}
+
+fn context(class: Class, order: ByteOrder) -> Ctx {
+    let container = if class == Class::Elf64 { Container::Big } else { Container::Little };
+    let endian = if order == ByteOrder::Little { Endian::Little } else { Endian::Big };
+    Ctx::new(container, endian)
+}
+
+/// Why a file without ELF magic is none.
+fn not_elf(bytes: &[u8]) -> ErrorKind {
+    // GNU ld scripts are text: a comment that says so, or one of the commands that name libraries.
+    let head = &bytes[..bytes.len().min(512)];
+    let has = |text: &[u8]| head.windows(text.len()).any(|window| window == text);
+    if head.starts_with(ELFMAG) {
+        return ErrorKind::malformed("ELF header", At::File(FileOffset(0)), "a whole one", "the end of the file");
+    }
+    if has(b"GNU ld script") || (!head.contains(&0) && [&b"GROUP"[..], b"INPUT", b"OUTPUT_FORMAT"].into_iter().any(has)) {
+        return ErrorKind::LinkerScript;
+    }
+    let found = match head {
+        [] => "an empty file".to_owned(),
+        _ => format!("\"{}\"", Escaped(&head[..head.len().min(4)])),
+    };
+    ErrorKind::NotElf { found }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linker_script_is_told_from_other_text() {
+        assert!(matches!(Header::read(b"/* GNU ld script */ GROUP ( libc.so.6 )"), Err(ErrorKind::LinkerScript)));
+        assert!(matches!(Header::read(b"INPUT(-lfoo) and so on"), Err(ErrorKind::LinkerScript)));
+        let text = Header::read(b"#!/bin/sh\n").unwrap_err();
+        assert_eq!(text.to_string(), "expected ELF magic, found \"#!/b\"");
+        assert_eq!(Header::read(b"").unwrap_err().to_string(), "expected ELF magic, found an empty file");
+    }
+
+    #[test]
+    fn a_header_cut_anywhere_is_an_error() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        for len in 0..64 {
+            assert!(Header::read(&own[..len]).is_err(), "{len}");
+        }
+        let header = Header::read(&own).unwrap();
+        assert!(header.program_headers(&own).unwrap().len() > 3);
+    }
+}

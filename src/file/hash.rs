@@ -1,0 +1,201 @@
+//! The two hash tables a symbol can be found by: `DT_GNU_HASH` and the gABI's `DT_HASH`.
+
+use super::Source;
+use super::dynamic::Dynamic;
+use super::view::{Class, View};
+use crate::addr::Vaddr;
+use crate::error::{At, ErrorKind};
+
+/// The hash that `DT_GNU_HASH` goes by.
+pub(crate) fn gnu(name: &[u8]) -> u32 {
+    name.iter().fold(5381, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+}
+
+/// The gABI's hash (chapter 5, "Hash Table"), also of version names.
+pub(crate) fn sysv(name: &[u8]) -> u32 {
+    name.iter().fold(0, |hash: u32, byte| {
+        let hash = (hash << 4).wrapping_add(u32::from(*byte));
+        let high = hash & 0xf000_0000;
+        (hash ^ (high >> 24)) & !high
+    })
+}
+
+/// The hash table of one object. Every walk ends: at the end of the chain, of the table, or of the symbols.
+#[derive(Clone)]
+pub(crate) enum Table {
+    Gnu {
+        bloom: View,
+        bloom_mask: u32,
+        bloom_shift: u32,
+        buckets: View,
+        bucket_count: u32,
+        /// Index of the first symbol that is in the table.
+        first: u32,
+        chain: View,
+    },
+    Sysv {
+        buckets: View,
+        bucket_count: u32,
+        chain: View,
+        count: u32,
+    },
+    None,
+}
+
+impl Table {
+    /// Reads the header and checks that every bucket leads into the table.
+    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source) -> Result<Self, ErrorKind> {
+        match (dynamic.gnu_hash, dynamic.hash) {
+            (Some(at), _) => Self::read_gnu(at, source),
+            (None, Some(at)) => Self::read_sysv(at, source),
+            (None, None) => Ok(Self::None),
+        }
+    }
+
+    fn read_gnu(at: u64, source: &impl Source) -> Result<Self, ErrorKind> {
+        let table = source.require("DT_GNU_HASH", at, None)?;
+        let bad = |expected: &str, found: u64| {
+            ErrorKind::malformed("DT_GNU_HASH", At::Vaddr(Vaddr(at)), expected, format_args!("{found:#x}"))
+        };
+        let cut = || bad("a header inside its segment", table.len());
+        let header = |index: u64| table.u32(index * 4).ok_or_else(cut);
+        let (bucket_count, first, bloom_count, bloom_shift) = (header(0)?, header(1)?, header(2)?, header(3)?);
+        if bucket_count == 0 {
+            return Err(bad("at least one bucket", 0));
+        }
+        // The bloom filter is addressed by a mask, so its size is a power of two.
+        if !bloom_count.is_power_of_two() {
+            return Err(bad("a number of bloom words that is a power of two", bloom_count.into()));
+        }
+        let bloom_len = u64::from(bloom_count) * table.class.word();
+        let buckets_at = 16 + bloom_len;
+        let chain_at = buckets_at + u64::from(bucket_count) * 4;
+        let (Some(bloom), Some(buckets), Some(chain)) =
+            (table.slice(16..buckets_at), table.slice(buckets_at..chain_at), table.slice(chain_at..table.len()))
+        else {
+            return Err(bad("tables inside its segment", bucket_count.into()));
+        };
+        for bucket in buckets.bytes().chunks_exact(4) {
+            let number = bucket.try_into().map_or(0, |bytes| match buckets.order {
+                super::view::ByteOrder::Little => u32::from_le_bytes(bytes),
+                super::view::ByteOrder::Big => u32::from_be_bytes(bytes),
+            });
+            if number != 0 && (number < first || u64::from(number - first) * 4 >= chain.len()) {
+                return Err(bad("a bucket that leads into the chains", number.into()));
+            }
+        }
+        let bloom_mask = bloom_count - 1;
+        let mut read = Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, bucket_count, first, chain };
+        // Cut the chains where the last one ends: no walk can then leave the symbols.
+        let count = read.count();
+        if let Self::Gnu { chain, first, .. } = &mut read {
+            let len = u64::from(count.saturating_sub(*first)) * 4;
+            *chain = chain.slice(0..len).unwrap_or_else(|| chain.clone());
+        }
+        Ok(read)
+    }
+
+    fn read_sysv(at: u64, source: &impl Source) -> Result<Self, ErrorKind> {
+        let table = source.require("DT_HASH", at, None)?;
+        let bad = |expected: &str, found: u64| {
+            ErrorKind::malformed("DT_HASH", At::Vaddr(Vaddr(at)), expected, format_args!("{found:#x}"))
+        };
+        let cut = || bad("a header inside its segment", table.len());
+        let (bucket_count, count) = (table.u32(0).ok_or_else(cut)?, table.u32(4).ok_or_else(cut)?);
+        if bucket_count == 0 {
+            return Err(bad("at least one bucket", 0));
+        }
+        let chain_at = 8 + u64::from(bucket_count) * 4;
+        let end = chain_at + u64::from(count) * 4;
+        match (table.slice(8..chain_at), table.slice(chain_at..end)) {
+            (Some(buckets), Some(chain)) => Ok(Self::Sysv { buckets, bucket_count, chain, count }),
+            _ => Err(bad("tables inside its segment", count.into())),
+        }
+    }
+
+    /// How many symbols the table knows of, the undefined ones before them included.
+    pub(crate) fn count(&self) -> u32 {
+        match self {
+            Self::Gnu { buckets, bucket_count, first, chain, .. } => {
+                // The highest bucket starts the last chain; its end is the last symbol.
+                let highest = (0..*bucket_count).filter_map(|b| buckets.u32(u64::from(b) * 4)).max().unwrap_or(0);
+                if highest < *first {
+                    return *first;
+                }
+                let mut index = highest;
+                while let Some(hash) = chain.u32(u64::from(index - first) * 4) {
+                    index += 1;
+                    if hash & 1 == 1 {
+                        break;
+                    }
+                }
+                index
+            }
+            Self::Sysv { count, .. } => *count,
+            Self::None => 0,
+        }
+    }
+
+    /// Calls `matches` with the index of each symbol that may have the name hashed, until it answers.
+    #[inline]
+    pub(crate) fn find<T>(
+        &self,
+        gnu_hash: u32,
+        sysv_hash: impl FnOnce() -> u32,
+        mut matches: impl FnMut(u32) -> Option<T>,
+    ) -> Option<T> {
+        match self {
+            Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, bucket_count, first, chain } => {
+                let bits = if bloom.class == Class::Elf64 { 64 } else { 32 };
+                let word = bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?;
+                let second = gnu_hash.checked_shr(*bloom_shift).unwrap_or(0);
+                if (word >> (gnu_hash % bits)) & (word >> (second % bits)) & 1 == 0 {
+                    return None;
+                }
+                let mut index = buckets.u32(u64::from(gnu_hash % bucket_count) * 4)?;
+                if index < *first {
+                    return None;
+                }
+                loop {
+                    let hash = chain.u32(u64::from(index - first) * 4)?;
+                    if hash | 1 == gnu_hash | 1
+                        && let found @ Some(_) = matches(index)
+                    {
+                        return found;
+                    }
+                    if hash & 1 == 1 {
+                        return None;
+                    }
+                    index += 1;
+                }
+            }
+            Self::Sysv { buckets, bucket_count, chain, count } => {
+                let mut index = buckets.u32(u64::from(sysv_hash() % bucket_count) * 4)?;
+                // A chain longer than the table goes round in a circle.
+                for _ in 0..*count {
+                    if index == 0 {
+                        return None;
+                    }
+                    if let found @ Some(_) = matches(index) {
+                        return found;
+                    }
+                    index = chain.u32(u64::from(index) * 4)?;
+                }
+                None
+            }
+            Self::None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hashes_are_those_of_the_specifications() {
+        // The gABI's own figure for the hash of "printf" and the empty name.
+        assert_eq!((sysv(b"printf"), sysv(b"")), (0x077905a6, 0));
+        assert_eq!((gnu(b"printf"), gnu(b"")), (0x156b2bb8, 5381));
+    }
+}

@@ -1,0 +1,317 @@
+//! An opened file whose headers and dynamic section have been checked; its tables are read when they are asked for.
+
+use std::path::{Path, PathBuf};
+
+use super::dynamic::{Dynamic, Names};
+use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
+use super::relocations::Relocations;
+use super::segments::{FileImage, Headers, Segment};
+use super::symbols::{self, Symbols};
+use super::view::{ByteOrder, Class, View};
+use super::{Source, notes};
+use crate::addr::{Protection, Vaddr};
+use crate::arch::Machine;
+use crate::error::{At, Error, ErrorKind};
+use crate::sys::{Identity, RegularFile};
+
+/// An ELF file of any machine, opened and validated; nothing of it is executed or mapped for execution.
+///
+/// ```
+/// let image = soload::Image::open("/proc/self/exe".as_ref())?;
+/// assert!(image.needed().any(|name| name.starts_with(b"libc.so")));
+/// # Ok::<(), soload::Error>(())
+/// ```
+pub struct Image {
+    path: PathBuf,
+    file: RegularFile,
+    header: Header,
+    headers: Headers,
+    view: View,
+    dynamic: Option<Dynamic>,
+    names: Names,
+}
+
+impl Image {
+    /// Opens and checks the file at `path`. Never waits for a FIFO or a device: only regular files are read.
+    ///
+    /// # Errors
+    /// The file cannot be opened, is no regular file, no ELF file, or contradicts itself.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let read = RegularFile::open(path).and_then(|file| Self::read(path.to_owned(), file));
+        read.map_err(|kind| Error::new(path, kind))
+    }
+
+    pub(crate) fn read(path: PathBuf, file: RegularFile) -> Result<Self, ErrorKind> {
+        let bytes = file.map()?;
+        let header = Header::read(&bytes)?;
+        let program_headers = header.program_headers(&bytes)?;
+        let headers = Headers::check(&program_headers, file.size)?;
+        let entries = match &headers.dynamic {
+            Some(at) => Some(header.dynamic_entries(&bytes, at)?),
+            None => None,
+        };
+        let dynamic = entries.map(Dynamic::collect).transpose()?;
+        let view = View::new(bytes, header.class, header.order);
+        let mut image = Self { path, file, header, headers, view, dynamic, names: Names::default() };
+        if let Some(dynamic) = &image.dynamic {
+            image.check_dynamic_place()?;
+            if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
+                image.names = Names::read(dynamic, &symbols::strings(dynamic, &image.source())?)?;
+            }
+            image.check_functions(dynamic)?;
+        }
+        Ok(image)
+    }
+
+    /// The dynamic section is read from the file but used in memory: both must be the same bytes.
+    fn check_dynamic_place(&self) -> Result<(), ErrorKind> {
+        match &self.headers.dynamic {
+            Some(header) if header.file_size > 0 && !self.headers.segments.is_empty() => {
+                let found = self.source().locate(header.vaddr).map(|(offset, _)| offset.0);
+                match found {
+                    Some(offset) if offset == header.offset => Ok(()),
+                    found => {
+                        let expected = format!("{:#x}, as p_vaddr lies in the file", found.unwrap_or(0));
+                        Err(header.malformed("p_offset", expected, header.offset))
+                    }
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The functions and arrays to run must lie in segments that allow it.
+    fn check_functions(&self, dynamic: &Dynamic) -> Result<(), ErrorKind> {
+        let segment = |vaddr: u64, len: u64| self.headers.segments.iter().find(|s| s.contains(Vaddr(vaddr), len));
+        for (what, function) in [("DT_INIT", dynamic.init), ("DT_FINI", dynamic.fini)] {
+            match function {
+                Some(at) if at != 0 && segment(at, 1).is_none_or(|segment| !segment.flags.execute) => {
+                    let expected = "an address in an executable segment";
+                    return Err(ErrorKind::malformed(what, At::Object, expected, format_args!("{at:#x}")));
+                }
+                _ => {}
+            }
+        }
+        let arrays = [
+            ("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz),
+            ("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz),
+        ];
+        for (what, at, size) in arrays {
+            if let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0))
+                && segment(at, size).is_none()
+            {
+                let found = format!("{at:#x} + {size:#x} bytes");
+                return Err(ErrorKind::malformed(what, At::Object, "an array inside one segment", found));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this process could load it: a shared object for this machine.
+    pub(crate) fn check_loadable(&self) -> Result<&Dynamic, ErrorKind> {
+        let foreign = |what, expected: &str, found: String| {
+            Err(ErrorKind::Foreign { what, expected: expected.to_owned(), found })
+        };
+        let Some(native) = Machine::native() else {
+            return foreign("machine of this process", "one that soload can load for", "another".into());
+        };
+        if self.header.class != native_class() {
+            return foreign("class", "64-bit", "32-bit".into());
+        }
+        if self.header.order != ByteOrder::Little {
+            return foreign("byte order", "little-endian", "big-endian".into());
+        }
+        if self.header.machine != native.number {
+            return foreign("machine", native.name, self.machine_name());
+        }
+        match (self.header.kind, &self.dynamic) {
+            (ET_DYN, Some(dynamic)) if dynamic.position_independent_executable() => {
+                foreign("type", "a shared object", "a position-independent executable".into())
+            }
+            (ET_DYN, Some(dynamic)) if dynamic.no_open() => {
+                foreign("type", "an object that may be opened at run time", "DF_1_NOOPEN".into())
+            }
+            (ET_DYN, Some(dynamic)) => Ok(dynamic),
+            (ET_DYN, None) => foreign("type", "a shared object", "an object without dynamic section".into()),
+            (ET_EXEC, _) => foreign("type", "a shared object", "an executable".into()),
+            (1, _) => foreign("type", "a shared object", "a relocatable object (.o)".into()),
+            (4, _) => foreign("type", "a shared object", "a core file".into()),
+            (other, _) => foreign("type", "a shared object", format!("e_type {other}")),
+        }
+    }
+
+    /// Tables by address, out of the file.
+    pub(crate) fn source(&self) -> FileImage<'_> {
+        FileImage { file: &self.view, segments: &self.headers.segments }
+    }
+
+    /// The symbol table, read through `source`. `None` without dynamic section.
+    pub(crate) fn symbols(&self, source: &impl Source) -> Result<Option<Symbols>, ErrorKind> {
+        self.dynamic.as_ref().map(|dynamic| Symbols::read(dynamic, source, self.header.class)).transpose()
+    }
+
+    pub(crate) fn relocations(&self, source: &impl Source) -> Result<Option<Relocations>, ErrorKind> {
+        let read = |dynamic| Relocations::read(dynamic, source, self.header.class, self.header.machine);
+        self.dynamic.as_ref().map(read).transpose()
+    }
+
+    pub(crate) fn file(&self) -> &RegularFile {
+        &self.file
+    }
+
+    pub(crate) fn identity(&self) -> Identity {
+        self.file.identity
+    }
+
+    pub(crate) fn dynamic(&self) -> Option<&Dynamic> {
+        self.dynamic.as_ref()
+    }
+
+    pub(crate) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    pub(crate) fn relro_header(&self) -> Option<&ProgramHeader> {
+        self.headers.relro.as_ref()
+    }
+
+    pub(crate) fn tls_header(&self) -> Option<&ProgramHeader> {
+        self.headers.tls.as_ref()
+    }
+
+    pub(crate) fn eh_frame_header(&self) -> Option<&ProgramHeader> {
+        self.headers.eh_frame.as_ref()
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
+    }
+
+    pub(crate) fn note_headers(&self) -> &[ProgramHeader] {
+        &self.headers.notes
+    }
+
+    /// The path it was opened by.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// 32-bit or 64-bit.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.header.class
+    }
+
+    /// Which byte of a number comes first.
+    #[must_use]
+    pub fn byte_order(&self) -> ByteOrder {
+        self.header.order
+    }
+
+    /// What its machine means for relocation, if it is one that soload knows.
+    #[must_use]
+    pub fn machine(&self) -> Option<&'static Machine> {
+        Machine::of(self.header.machine)
+    }
+
+    /// The machine's name, or its number (`e_machine`).
+    #[must_use]
+    pub fn machine_name(&self) -> String {
+        self.machine().map_or_else(|| format!("machine {}", self.header.machine), |machine| machine.name.to_owned())
+    }
+
+    /// `e_type`: 2 an executable at a fixed address, 3 a shared object or position-independent executable.
+    #[must_use]
+    pub fn elf_type(&self) -> u16 {
+        self.header.kind
+    }
+
+    /// The `PT_LOAD` segments, in order of address.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.headers.segments
+    }
+
+    /// The names of the libraries it needs (`DT_NEEDED`), in order.
+    pub fn needed(&self) -> impl Iterator<Item = &[u8]> {
+        self.names.needed.iter().map(|name| &**name)
+    }
+
+    /// Its own name (`DT_SONAME`).
+    #[must_use]
+    pub fn soname(&self) -> Option<&[u8]> {
+        self.names.soname.as_deref()
+    }
+
+    /// Where its needed libraries are looked for: `DT_RPATH`, inherited by them.
+    #[must_use]
+    pub fn rpath(&self) -> Option<&[u8]> {
+        self.names.rpath.as_deref()
+    }
+
+    /// Where its needed libraries are looked for: `DT_RUNPATH`, not inherited.
+    #[must_use]
+    pub fn runpath(&self) -> Option<&[u8]> {
+        self.names.runpath.as_deref()
+    }
+
+    /// The program that runs or loads it (`PT_INTERP`).
+    #[must_use]
+    pub fn interpreter(&self) -> Option<&[u8]> {
+        self.headers.interpreter.as_ref().and_then(|header| self.view.str_at(header.offset))
+    }
+
+    /// What the stack may be used for (`PT_GNU_STACK`); `None` leaves it to the machine's default.
+    #[must_use]
+    pub fn stack(&self) -> Option<Protection> {
+        self.headers.stack
+    }
+
+    /// Whether it asks for an executable stack, by `PT_GNU_STACK` or by leaving that out.
+    #[must_use]
+    pub fn wants_executable_stack(&self) -> bool {
+        self.headers.stack.is_none_or(|stack| stack.execute)
+    }
+
+    /// Whether segments that are not writable must be written to relocate it (`DT_TEXTREL`).
+    #[must_use]
+    pub fn has_text_relocations(&self) -> bool {
+        self.dynamic.as_ref().is_some_and(|dynamic| dynamic.textrel)
+    }
+
+    /// Whether it was linked to be bound at once (`-z now`).
+    #[must_use]
+    pub fn binds_now(&self) -> bool {
+        self.dynamic.as_ref().is_some_and(|dynamic| dynamic.bind_now)
+    }
+
+    /// Size and alignment of its thread-local storage, in bytes, if it has any.
+    #[must_use]
+    pub fn thread_local(&self) -> Option<(u64, u64)> {
+        self.headers.tls.as_ref().map(|header| (header.memory_size, header.align))
+    }
+
+    /// The build id that the linker gave it (`NT_GNU_BUILD_ID`).
+    #[must_use]
+    pub fn build_id(&self) -> Option<Vec<u8>> {
+        notes::build_id(self)
+    }
+
+    /// The range that is made read-only once relocation is done (`PT_GNU_RELRO`), as the file states it.
+    #[must_use]
+    pub fn relro(&self) -> Option<std::ops::Range<Vaddr>> {
+        let header = self.headers.relro.as_ref()?;
+        Some(header.vaddr..header.end()?)
+    }
+}
+
+impl std::fmt::Debug for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Image").field("path", &self.path).field("machine", &self.machine_name()).finish_non_exhaustive()
+    }
+}
+
+const fn native_class() -> Class {
+    if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
+}

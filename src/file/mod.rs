@@ -1,0 +1,33 @@
+//! What a file says: headers, segments, tables and strings, each checked once and then a value of its own type.
+
+pub(crate) mod dynamic;
+pub(crate) mod elf;
+pub(crate) mod hash;
+pub(crate) mod image;
+pub(crate) mod notes;
+pub(crate) mod relocations;
+pub(crate) mod segments;
+pub(crate) mod symbols;
+pub(crate) mod versions;
+pub(crate) mod view;
+
+use crate::addr::Vaddr;
+use crate::error::{At, ErrorKind};
+use view::View;
+
+/// Where tables are read from by the addresses the dynamic section gives: a file, or memory that nobody writes.
+pub(crate) trait Source {
+    /// The `len` bytes at `vaddr`; without `len`, all that follow it in its segment.
+    fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View>;
+
+    /// The same, with the error that says which table it was.
+    fn require(&self, what: &str, vaddr: u64, len: Option<u64>) -> Result<View, ErrorKind> {
+        self.table(Vaddr(vaddr), len).ok_or_else(|| {
+            let found = match len {
+                Some(len) => format!("{vaddr:#x} + {len:#x} bytes"),
+                None => format!("{vaddr:#x}"),
+            };
+            ErrorKind::malformed(what, At::Object, "a range inside one segment's bytes of the file", found)
+        })
+    }
+}

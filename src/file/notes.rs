@@ -1,0 +1,43 @@
+//! Notes: small records that tools leave in a file, read from the program headers alone.
+
+use super::image::Image;
+use super::view::View;
+
+const NT_GNU_BUILD_ID: u32 = 3;
+
+/// One note.
+pub(crate) struct Note<'a> {
+    pub(crate) owner: &'a [u8],
+    pub(crate) kind: u32,
+    pub(crate) content: View,
+}
+
+/// Calls `each` with every note of the image (gABI chapter 5, "Note Section"), until it answers.
+pub(crate) fn find<T>(image: &Image, mut each: impl FnMut(Note<'_>) -> Option<T>) -> Option<T> {
+    for header in image.note_headers() {
+        let Some(view) = header.file_end().and_then(|end| image.view().slice(header.offset..end)) else { continue };
+        // Names and contents are padded to 4 bytes, in a segment of 8-byte alignment to 8.
+        let pad = |size: u64| if header.align == 8 { size.next_multiple_of(8) } else { size.next_multiple_of(4) };
+        let mut at = 0;
+        while let (Some(name), Some(size), Some(kind)) = (view.u32(at), view.u32(at + 4), view.u32(at + 8)) {
+            let name_at = at + 12;
+            let content_at = at + pad(12 + u64::from(name));
+            let owner = view.bytes().get(name_at as usize..(name_at + u64::from(name)) as usize);
+            let (Some(owner), Some(content)) = (owner, view.slice(content_at..content_at + u64::from(size))) else {
+                break;
+            };
+            let owner = owner.strip_suffix(&[0]).unwrap_or(owner);
+            if let found @ Some(_) = each(Note { owner, kind, content }) {
+                return found;
+            }
+            at = content_at + pad(size.into());
+        }
+    }
+    None
+}
+
+pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
+    find(image, |note| {
+        (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec())
+    })
+}

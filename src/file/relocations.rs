@@ -1,0 +1,195 @@
+//! Relocations: `DT_RELR`, `DT_REL`, `DT_RELA` and `DT_JMPREL` as one sequence, in the order they are applied.
+
+use super::Source;
+use super::dynamic::Dynamic;
+use super::elf::tag;
+use super::view::{Class, View};
+use crate::addr::Vaddr;
+use crate::error::{At, ErrorKind};
+
+/// One relocation, whichever table it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Relocation {
+    pub(crate) place: Vaddr,
+    pub(crate) what: What,
+    pub(crate) symbol: u32,
+    /// `None`: the addend is the word that stands at the place.
+    pub(crate) addend: Option<i64>,
+    /// From `DT_JMPREL`: may wait for the first call.
+    pub(crate) plt: bool,
+}
+
+/// What the relocation does: a number of the machine's psABI, or the one thing that RELR can say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A packed relative relocation.
+    Relr,
+    /// A type of `DT_REL` or `DT_RELA`.
+    Type(u32),
+}
+
+/// The relocation tables of one object.
+#[derive(Clone)]
+pub(crate) struct Relocations {
+    relr: Option<View>,
+    tables: [Option<Table>; 3],
+    mips64: bool,
+}
+
+#[derive(Clone)]
+struct Table {
+    view: View,
+    has_addend: bool,
+    plt: bool,
+}
+
+const EM_MIPS: u16 = 8;
+
+impl Relocations {
+    pub(crate) fn read(
+        dynamic: &Dynamic,
+        source: &impl Source,
+        class: Class,
+        machine: u16,
+    ) -> Result<Self, ErrorKind> {
+        let word = class.word();
+        let table = |what: &str, at: Option<u64>, size: Option<u64>, entry: u64, stated: Option<u64>| {
+            let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0)) else { return Ok(None) };
+            if let Some(stated) = stated.filter(|stated| *stated != entry) {
+                return Err(ErrorKind::malformed(format!("{what}ENT"), At::Object, entry, stated));
+            }
+            if size % entry != 0 {
+                let expected = format!("a multiple of the entry size {entry}");
+                return Err(ErrorKind::malformed(format!("{what}SZ"), At::Object, expected, format_args!("{size:#x}")));
+            }
+            source.require(what, at, Some(size)).map(Some)
+        };
+        let plt_has_addend = match dynamic.pltrel {
+            Some(tag::DT_REL) => false,
+            Some(tag::DT_RELA) => true,
+            Some(other) if dynamic.jmprel.is_some() => {
+                return Err(ErrorKind::malformed("DT_PLTREL", At::Object, "DT_REL (17) or DT_RELA (7)", other));
+            }
+            _ => dynamic.rela.is_some() || dynamic.rel.is_none(),
+        };
+        // Some linkers count the PLT's relocations into the table before them; each is applied once.
+        let without_plt = |at: Option<u64>, size: Option<u64>, addend: bool| match (at, size, dynamic.jmprel) {
+            (Some(at), Some(size), Some(plt)) if addend == plt_has_addend => {
+                let covered = at.checked_add(size) == plt.checked_add(dynamic.pltrelsz.unwrap_or(0)) && plt >= at;
+                Some(if covered { plt - at } else { size })
+            }
+            _ => size,
+        };
+        let relasz = without_plt(dynamic.rela, dynamic.relasz, true);
+        let relsz = without_plt(dynamic.rel, dynamic.relsz, false);
+        let rela = table("DT_RELA", dynamic.rela, relasz, 3 * word, dynamic.relaent)?;
+        let rel = table("DT_REL", dynamic.rel, relsz, 2 * word, dynamic.relent)?;
+        let plt_entry = if plt_has_addend { 3 } else { 2 } * word;
+        let plt = table("DT_JMPREL", dynamic.jmprel, dynamic.pltrelsz, plt_entry, None)?;
+        Ok(Self {
+            relr: table("DT_RELR", dynamic.relr, dynamic.relrsz, word, dynamic.relrent)?,
+            tables: [
+                rel.map(|view| Table { view, has_addend: false, plt: false }),
+                rela.map(|view| Table { view, has_addend: true, plt: false }),
+                plt.map(|view| Table { view, has_addend: plt_has_addend, plt: true }),
+            ],
+            mips64: machine == EM_MIPS && class == Class::Elf64,
+        })
+    }
+
+    /// All of them, in the order in which they are applied.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Relocation> + '_ {
+        self.relr().chain(self.tables.iter().flatten().flat_map(|table| table.iter(self.mips64)))
+    }
+
+    /// Whether there is any.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.relr.is_none() && self.tables.iter().all(Option::is_none)
+    }
+
+    /// The packed relative ones: an even word is an address, an odd one a bitmap of the words that follow (gABI,
+    /// "Relative Relocation Table").
+    fn relr(&self) -> impl Iterator<Item = Relocation> + '_ {
+        let entries = self.relr.iter().flat_map(|view| {
+            let word = view.class.word();
+            (0..view.len() / word).filter_map(move |index| view.word(index * word))
+        });
+        let word = self.relr.as_ref().map_or(8, |view| view.class.word());
+        let mut next = 0u64;
+        entries.flat_map(move |entry| {
+            let (base, bitmap) = if entry & 1 == 0 {
+                next = entry.wrapping_add(word);
+                (entry, 1)
+            } else {
+                let base = next;
+                next = next.wrapping_add((word * 8 - 1) * word);
+                (base, entry >> 1)
+            };
+            SetBits(bitmap).map(move |bit| Relocation {
+                place: Vaddr(base.wrapping_add(u64::from(bit) * word)),
+                what: What::Relr,
+                symbol: 0,
+                addend: None,
+                plt: false,
+            })
+        })
+    }
+}
+
+impl Table {
+    fn iter(&self, mips64: bool) -> impl Iterator<Item = Relocation> + '_ {
+        let (view, word) = (&self.view, self.view.class.word());
+        let entry = if self.has_addend { 3 * word } else { 2 * word };
+        (0..view.len() / entry).filter_map(move |index| {
+            let at = index * entry;
+            let info = view.word(at + word)?;
+            let (symbol, number) = match view.class {
+                // MIPS packs a symbol and up to three types into the bytes of r_info, whatever the byte order.
+                Class::Elf64 if mips64 => (view.u32(at + word)?, u32::from(view.u8(at + word + 7)?)),
+                Class::Elf64 => ((info >> 32) as u32, info as u32),
+                Class::Elf32 => ((info >> 8) as u32, (info & 0xff) as u32),
+            };
+            Some(Relocation {
+                place: Vaddr(view.word(at)?),
+                what: What::Type(number),
+                symbol,
+                addend: if self.has_addend { Some(view.signed_word(at + 2 * word)?) } else { None },
+                plt: self.plt,
+            })
+        })
+    }
+}
+
+/// The numbers of the bits that are set, lowest first.
+struct SetBits(u64);
+
+impl Iterator for SetBits {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let lowest = (self.0 != 0).then(|| self.0.trailing_zeros())?;
+        self.0 &= self.0 - 1;
+        Some(lowest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::view::ByteOrder;
+
+    fn places(words: &[u64]) -> Vec<u64> {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let relr = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
+        let all = Relocations { relr: Some(relr), tables: [None, None, None], mips64: false };
+        all.iter().map(|relocation| relocation.place.0).collect()
+    }
+
+    #[test]
+    fn a_bitmap_continues_where_the_address_or_bitmap_before_it_ended() {
+        assert_eq!(places(&[0x1000, 0b1011]), [0x1000, 0x1008, 0x1018]);
+        // Bit 63 of the first bitmap is the 63rd word after the address; the second goes on from there.
+        assert_eq!(places(&[0x1000, 1 << 63 | 1, 0b11]), [0x1000, 0x1008 + 62 * 8, 0x1008 + 63 * 8]);
+        assert_eq!(places(&[0x1000, 1, 0x2000]), [0x1000, 0x2000]);
+    }
+}

@@ -1,0 +1,171 @@
+//! The segments of an image: program headers once their claims about the file have been checked.
+
+use super::elf::{ProgramHeader, segment_type as pt};
+use super::view::View;
+use crate::addr::{FileOffset, Protection, Vaddr};
+use crate::error::ErrorKind;
+
+/// A `PT_LOAD` whose bytes lie in the file and whose addresses follow those of the one before.
+///
+/// ```
+/// let image = soload::Image::open("/proc/self/exe".as_ref())?;
+/// assert!(image.segments().iter().any(|segment| segment.flags.execute));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Index of its program header.
+    pub header: usize,
+    /// Where its first byte is in the file (`p_offset`).
+    pub offset: FileOffset,
+    /// Where its first byte is in the image (`p_vaddr`).
+    pub vaddr: Vaddr,
+    /// Bytes that come from the file (`p_filesz`).
+    pub file_size: u64,
+    /// Bytes it has in memory (`p_memsz`); those past `file_size` are zero.
+    pub memory_size: u64,
+    /// `p_align`.
+    pub align: u64,
+    /// `p_flags`.
+    pub flags: Protection,
+}
+
+impl Segment {
+    /// The address after its last byte.
+    #[must_use]
+    pub fn end(&self) -> Vaddr {
+        Vaddr(self.vaddr.0 + self.memory_size)
+    }
+
+    /// The address after its last byte that comes from the file.
+    #[must_use]
+    pub fn file_end(&self) -> Vaddr {
+        Vaddr(self.vaddr.0 + self.file_size)
+    }
+
+    /// Whether `len` bytes from `vaddr` on lie in it.
+    #[must_use]
+    pub fn contains(&self, vaddr: Vaddr, len: u64) -> bool {
+        vaddr >= self.vaddr && vaddr.checked_add(len).is_some_and(|end| end <= self.end())
+    }
+}
+
+/// What the program headers say, checked.
+pub(super) struct Headers {
+    pub(super) segments: Vec<Segment>,
+    pub(super) dynamic: Option<ProgramHeader>,
+    pub(super) interpreter: Option<ProgramHeader>,
+    pub(super) tls: Option<ProgramHeader>,
+    pub(super) relro: Option<ProgramHeader>,
+    pub(super) eh_frame: Option<ProgramHeader>,
+    pub(super) notes: Vec<ProgramHeader>,
+    /// `None`: no `PT_GNU_STACK`, which leaves it to the machine's default.
+    pub(super) stack: Option<Protection>,
+}
+
+impl Headers {
+    pub(super) fn check(headers: &[ProgramHeader], file_size: u64) -> Result<Self, ErrorKind> {
+        let mut checked = Self {
+            segments: Vec::with_capacity(4),
+            dynamic: None,
+            interpreter: None,
+            tls: None,
+            relro: None,
+            eh_frame: None,
+            notes: Vec::new(),
+            stack: None,
+        };
+        for header in headers {
+            match header.kind {
+                pt::PT_LOAD if header.memory_size > 0 => {
+                    let segment = segment(header, file_size, checked.segments.last())?;
+                    checked.segments.push(segment);
+                }
+                pt::PT_GNU_STACK => checked.stack = Some(header.flags),
+                pt::PT_DYNAMIC => checked.dynamic = Some(in_file(header, file_size)?),
+                pt::PT_INTERP => checked.interpreter = Some(in_file(header, file_size)?),
+                pt::PT_TLS => checked.tls = Some(in_file(header, file_size)?),
+                pt::PT_GNU_RELRO if header.memory_size > 0 => checked.relro = Some(*header),
+                pt::PT_GNU_EH_FRAME => checked.eh_frame = Some(*header),
+                pt::PT_NOTE => checked.notes.push(*header),
+                _ => {}
+            }
+        }
+        // These three describe parts of segments; a part that sticks out would be read or protected elsewhere.
+        for header in [&checked.dynamic, &checked.tls, &checked.relro].into_iter().flatten() {
+            // A TLS template's zero part takes no room in the image, and RELRO may round up past the file's part.
+            let len = if header.kind == pt::PT_GNU_RELRO { header.memory_size } else { header.file_size };
+            let inside = |segment: &Segment| segment.contains(header.vaddr, len);
+            if len > 0 && !checked.segments.is_empty() && !checked.segments.iter().any(inside) {
+                return Err(header.malformed("p_vaddr", "an address inside a PT_LOAD segment", header.vaddr.0));
+            }
+        }
+        Ok(checked)
+    }
+}
+
+fn in_file(header: &ProgramHeader, file_size: u64) -> Result<ProgramHeader, ErrorKind> {
+    if header.file_end().is_none_or(|end| end > file_size) {
+        let expected = format!("bytes within the file of {file_size:#x} bytes");
+        return Err(header.malformed("p_offset + p_filesz", expected, header.offset.saturating_add(header.file_size)));
+    }
+    Ok(*header)
+}
+
+/// One `PT_LOAD`: gABI chapter 5, "Program Loading", plus what every linker does and every loader rests on.
+fn segment(header: &ProgramHeader, file_size: u64, before: Option<&Segment>) -> Result<Segment, ErrorKind> {
+    in_file(header, file_size)?;
+    if header.file_size > header.memory_size {
+        let expected = format!("at most p_memsz {:#x}", header.memory_size);
+        return Err(header.malformed("p_filesz", expected, header.file_size));
+    }
+    if header.align > 1 {
+        if !header.align.is_power_of_two() {
+            return Err(header.malformed("p_align", "a power of two", header.align));
+        }
+        if header.vaddr.0 % header.align != header.offset % header.align {
+            let expected = format!("p_offset {:#x} modulo p_align {:#x}", header.offset, header.align);
+            return Err(header.malformed("p_vaddr", expected, header.vaddr.0));
+        }
+    }
+    if header.end().is_none() {
+        return Err(header.malformed("p_memsz", "an end within the address space", header.memory_size));
+    }
+    if let Some(before) = before.filter(|before| header.vaddr < before.end()) {
+        let expected = format!("an address at or after {}, where the segment before ends", before.end());
+        return Err(header.malformed("p_vaddr", expected, header.vaddr.0));
+    }
+    Ok(Segment {
+        header: header.index,
+        offset: FileOffset(header.offset),
+        vaddr: header.vaddr,
+        file_size: header.file_size,
+        memory_size: header.memory_size,
+        align: header.align,
+        flags: header.flags,
+    })
+}
+
+/// Bytes of a file, found by the addresses that its segments give them.
+#[derive(Clone)]
+pub(crate) struct FileImage<'a> {
+    pub(crate) file: &'a View,
+    pub(crate) segments: &'a [Segment],
+}
+
+impl FileImage<'_> {
+    /// Where the byte at `vaddr` stands in the file, and how many follow it in the same segment.
+    pub(crate) fn locate(&self, vaddr: Vaddr) -> Option<(FileOffset, u64)> {
+        let segment = self.segments.iter().find(|segment| vaddr >= segment.vaddr && vaddr < segment.file_end())?;
+        let within = vaddr.0 - segment.vaddr.0;
+        Some((FileOffset(segment.offset.0 + within), segment.file_size - within))
+    }
+}
+
+impl super::Source for FileImage<'_> {
+    fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
+        let (offset, follows) = self.locate(vaddr)?;
+        let len = len.unwrap_or(follows);
+        (len <= follows).then(|| self.file.slice(offset.0..offset.0 + len)).flatten()
+    }
+}

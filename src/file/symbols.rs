@@ -1,0 +1,302 @@
+//! The dynamic symbol table of one object, and looking a name up in it the way glibc's `do_lookup_x` does.
+
+use std::cell::Cell;
+
+use super::Source;
+use super::dynamic::Dynamic;
+use super::hash::{self, Table};
+use super::versions::{Version, Versions};
+use super::view::{Class, View};
+use crate::addr::Vaddr;
+use crate::error::{At, ErrorKind};
+
+const STB_LOCAL: u8 = 0;
+const STB_GLOBAL: u8 = 1;
+const STB_WEAK: u8 = 2;
+const STB_GNU_UNIQUE: u8 = 10;
+const STT_TLS: u8 = 6;
+const STT_GNU_IFUNC: u8 = 10;
+const SHN_UNDEF: u16 = 0;
+const SHN_ABS: u16 = 0xfff1;
+const STV_PROTECTED: u8 = 3;
+
+/// One entry of the symbol table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Symbol {
+    pub(crate) name: u32,
+    info: u8,
+    other: u8,
+    section: u16,
+    pub(crate) value: u64,
+    pub(crate) size: u64,
+}
+
+impl Symbol {
+    fn bind(&self) -> u8 {
+        self.info >> 4
+    }
+
+    pub(crate) fn kind(&self) -> u8 {
+        self.info & 15
+    }
+
+    pub(crate) fn is_defined(&self) -> bool {
+        self.section != SHN_UNDEF
+    }
+
+    pub(crate) fn is_weak(&self) -> bool {
+        self.bind() == STB_WEAK
+    }
+
+    pub(crate) fn is_unique(&self) -> bool {
+        self.bind() == STB_GNU_UNIQUE
+    }
+
+    pub(crate) fn is_absolute(&self) -> bool {
+        self.section == SHN_ABS
+    }
+
+    pub(crate) fn is_ifunc(&self) -> bool {
+        self.kind() == STT_GNU_IFUNC
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.kind() == STT_TLS
+    }
+
+    pub(crate) fn is_protected(&self) -> bool {
+        self.other & 3 == STV_PROTECTED
+    }
+
+    /// Whether it is a definition that other objects can see.
+    pub(crate) fn is_exported(&self) -> bool {
+        self.is_defined() && !self.binds_locally()
+    }
+
+    /// A reference to it never leaves its own object: a local symbol, or one of hidden or internal visibility.
+    pub(crate) fn binds_locally(&self) -> bool {
+        self.bind() == STB_LOCAL || matches!(self.other & 3, 1 | 2)
+    }
+
+    /// Whether other objects may bind to it (`extensible` symbols of NOTYPE, OBJECT, FUNC, COMMON, TLS, IFUNC type).
+    fn is_candidate(&self, wanted: &Wanted<'_>) -> bool {
+        // Value 0 means "not here" except where 0 is a value: absolute symbols and the start of a TLS block.
+        let has_value = self.value != 0 || self.section == SHN_ABS || self.kind() == STT_TLS;
+        // An undefined symbol with a value is an executable's PLT entry: the function's address for everybody, but
+        // no target for another PLT slot.
+        let callable = self.is_defined() || !wanted.for_call;
+        let kind = matches!(self.kind(), 0..=2 | 5 | STT_TLS | STT_GNU_IFUNC);
+        has_value && callable && kind && matches!(self.bind(), STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE)
+    }
+}
+
+/// A symbol that is looked for.
+pub(crate) struct Wanted<'a> {
+    pub(crate) name: &'a [u8],
+    gnu_hash: u32,
+    sysv_hash: Cell<Option<u32>>,
+    pub(crate) version: Option<WantedVersion<'a>>,
+    /// A PLT slot or TLS reference: an undefined symbol with a value does not count.
+    pub(crate) for_call: bool,
+    /// `dlsym` takes the default version where a relocation without version takes the oldest.
+    default_version: bool,
+}
+
+/// The version a reference asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WantedVersion<'a> {
+    pub(crate) name: &'a [u8],
+    pub(crate) hash: u32,
+    /// No other version, not even an unversioned definition, will do.
+    pub(crate) exact: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// What a relocation asks for.
+    pub(crate) fn reference(name: &'a [u8], version: Option<WantedVersion<'a>>, for_call: bool) -> Self {
+        Self { for_call, default_version: false, ..Self::by_name(name, version) }
+    }
+
+    /// What `dlsym` and `dlvsym` ask for.
+    pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Self {
+        Self {
+            name,
+            gnu_hash: hash::gnu(name),
+            sysv_hash: Cell::new(None),
+            version,
+            for_call: false,
+            default_version: true,
+        }
+    }
+
+    fn sysv(&self) -> u32 {
+        self.sysv_hash.get().unwrap_or_else(|| {
+            let hash = hash::sysv(self.name);
+            self.sysv_hash.set(Some(hash));
+            hash
+        })
+    }
+}
+
+/// Everything of one object that binding goes by: symbols, names, versions, hash table.
+#[derive(Clone)]
+pub(crate) struct Symbols {
+    table: View,
+    strings: View,
+    pub(crate) versions: Versions,
+    hash: Table,
+}
+
+impl Symbols {
+    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, class: Class) -> Result<Self, ErrorKind> {
+        let strings = strings(dynamic, source)?;
+        let entry = entry_size(class);
+        if let Some(size) = dynamic.syment.filter(|size| *size != entry) {
+            return Err(ErrorKind::malformed("DT_SYMENT", At::Object, entry, size));
+        }
+        let at = dynamic.symtab.ok_or_else(|| ErrorKind::malformed("DT_SYMTAB", At::Object, "an address", "none"))?;
+        let table = source.require("DT_SYMTAB", at, None)?;
+        let hash = Table::read(dynamic, source)?;
+        let count = u64::from(hash.count());
+        if count * entry > table.len() {
+            let expected = format!("room for the {count} symbols of the hash table");
+            return Err(ErrorKind::malformed(
+                "DT_SYMTAB",
+                At::Vaddr(Vaddr(at)),
+                expected,
+                format_args!("{:#x} bytes", table.len()),
+            ));
+        }
+        let versions = Versions::read(dynamic, source, &strings)?;
+        Ok(Self { table, strings, versions, hash })
+    }
+
+    /// Symbol number `index`; `None` past the end of the table's segment.
+    #[inline]
+    pub(crate) fn get(&self, index: u32) -> Option<Symbol> {
+        let at = u64::from(index) * entry_size(self.table.class);
+        let table = &self.table;
+        Some(match table.class {
+            Class::Elf64 => Symbol {
+                name: table.u32(at)?,
+                info: table.u8(at + 4)?,
+                other: table.u8(at + 5)?,
+                section: table.u16(at + 6)?,
+                value: table.u64(at + 8)?,
+                size: table.u64(at + 16)?,
+            },
+            Class::Elf32 => Symbol {
+                name: table.u32(at)?,
+                value: table.u32(at + 4)?.into(),
+                size: table.u32(at + 8)?.into(),
+                info: table.u8(at + 12)?,
+                other: table.u8(at + 13)?,
+                section: table.u16(at + 14)?,
+            },
+        })
+    }
+
+    /// A string of the string table.
+    pub(crate) fn string(&self, offset: u32) -> Option<&[u8]> {
+        self.strings.str_at(offset.into())
+    }
+
+    pub(crate) fn strings(&self) -> &View {
+        &self.strings
+    }
+
+    /// How many symbols the hash table covers.
+    pub(crate) fn count(&self) -> u32 {
+        self.hash.count()
+    }
+
+    /// The version that a reference by symbol number `index` asks for, or its definition has.
+    pub(crate) fn version_of(&self, index: u32) -> Option<Version> {
+        self.versions.index(index).and_then(|index| self.versions.at(index.number))
+    }
+
+    /// A version of this object's tables, as others are asked for it.
+    pub(crate) fn wanted(&self, version: Version) -> Option<WantedVersion<'_>> {
+        let name = self.string(version.name)?;
+        Some(WantedVersion { name, hash: version.hash, exact: version.hidden })
+    }
+
+    /// The definition of `wanted` in this object, with its index.
+    #[inline]
+    pub(crate) fn find(&self, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
+        // A reference without version takes a definition of a later version only if there is just one of them.
+        let mut later: Option<(u32, Symbol)> = None;
+        let mut later_count = 0;
+        let direct = self.hash.find(
+            wanted.gnu_hash,
+            || wanted.sysv(),
+            |index| {
+                let symbol = self.get(index)?;
+                if !symbol.is_candidate(wanted) || !self.is_named(&symbol, wanted.name) {
+                    return None;
+                }
+                match self.suits(index, wanted) {
+                    Suits::Yes => Some((index, symbol)),
+                    Suits::No => None,
+                    Suits::IfAlone => {
+                        later_count += 1;
+                        later.get_or_insert((index, symbol));
+                        None
+                    }
+                }
+            },
+        );
+        direct.or(later.filter(|_| later_count == 1))
+    }
+
+    #[inline]
+    fn is_named(&self, symbol: &Symbol, name: &[u8]) -> bool {
+        let strings = self.strings.bytes();
+        let start = symbol.name as usize;
+        let end = start + name.len();
+        strings.get(start..end) == Some(name) && strings.get(end) == Some(&0)
+    }
+
+    fn suits(&self, index: u32, wanted: &Wanted<'_>) -> Suits {
+        // An object without versions satisfies every reference: it was versioned when the reference was linked.
+        let Some(own) = self.versions.index(index) else { return Suits::Yes };
+        match wanted.version {
+            Some(version) => {
+                let named = self.versions.at(own.number);
+                let same = named.is_some_and(|named| {
+                    named.hash == version.hash && self.string(named.name) == Some(version.name)
+                });
+                // A base definition, neither versioned nor hidden, also serves a reference that is not exact.
+                if same || (!version.exact && named.is_none() && !own.hidden) { Suits::Yes } else { Suits::No }
+            }
+            None => {
+                // Index 1 is the base; 2 is the first version, which old unversioned references mean.
+                let oldest = if wanted.default_version { 2 } else { 3 };
+                match own.number < oldest {
+                    true => Suits::Yes,
+                    false if own.hidden => Suits::No,
+                    false => Suits::IfAlone,
+                }
+            }
+        }
+    }
+}
+
+enum Suits {
+    Yes,
+    No,
+    IfAlone,
+}
+
+pub(crate) fn entry_size(class: Class) -> u64 {
+    match class {
+        Class::Elf64 => 24,
+        Class::Elf32 => 16,
+    }
+}
+
+/// The string table, every string of which ends inside it.
+pub(crate) fn strings(dynamic: &Dynamic, source: &impl Source) -> Result<View, ErrorKind> {
+    let at = dynamic.strtab.ok_or_else(|| ErrorKind::malformed("DT_STRTAB", At::Object, "an address", "none"))?;
+    source.require("DT_STRTAB", at, dynamic.strsz)
+}

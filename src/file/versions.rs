@@ -1,0 +1,185 @@
+//! Symbol versions: which versions an object defines and needs, and which one each of its symbols has.
+
+use super::Source;
+use super::dynamic::Dynamic;
+use super::view::View;
+use crate::addr::Vaddr;
+use crate::error::{At, ErrorKind};
+
+/// Version indices are 15 bits wide (LSB core, "Symbol Versioning").
+const INDEX_MASK: u16 = 0x7fff;
+const HIDDEN: u16 = 0x8000;
+const VER_FLG_BASE: u16 = 1;
+const VER_FLG_WEAK: u16 = 2;
+
+/// One version, as its index in `DT_VERSYM` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    /// ELF hash of the name; never 0 for an index that is in use.
+    pub(crate) hash: u32,
+    /// Offset of the name in the string table.
+    pub(crate) name: u32,
+    /// Only exact references match (`vna_other` bit 15).
+    pub(crate) hidden: bool,
+}
+
+/// A version that a needed object must define (`DT_VERNEED`).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requirement {
+    /// Offset of the needed object's name in the string table.
+    pub(crate) file: u32,
+    pub(crate) version: Version,
+    pub(crate) index: u16,
+    /// Missing is no error.
+    pub(crate) weak: bool,
+}
+
+/// The version tables of one object.
+#[derive(Clone, Default)]
+pub(crate) struct Versions {
+    /// `DT_VERSYM`: one half-word for each symbol. Looked at only if the object has any version, as glibc does.
+    of_symbols: Option<View>,
+    by_index: Vec<Option<Version>>,
+    pub(crate) requirements: Vec<Requirement>,
+    /// Names (offsets) of the versions defined here, the base version (the file's own name) left out.
+    defined: Vec<Version>,
+    pub(crate) defines_any: bool,
+}
+
+/// The version index of a symbol, and whether the definition is hidden from unversioned references.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Index {
+    pub(crate) number: u16,
+    pub(crate) hidden: bool,
+}
+
+impl Versions {
+    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, strings: &View) -> Result<Self, ErrorKind> {
+        let mut versions = Self::default();
+        if let Some(first) = dynamic.verdef {
+            versions.defines_any = true;
+            versions.read_definitions(first, dynamic.verdefnum, source, strings)?;
+        }
+        if let Some(first) = dynamic.verneed {
+            versions.read_requirements(first, dynamic.verneednum, source, strings)?;
+        }
+        if let (Some(versym), true) = (dynamic.versym, dynamic.verdef.is_some() || dynamic.verneed.is_some()) {
+            versions.of_symbols = Some(source.require("DT_VERSYM", versym, None)?);
+        }
+        Ok(versions)
+    }
+
+    fn read_definitions(
+        &mut self,
+        first: u64,
+        count: Option<u64>,
+        source: &impl Source,
+        strings: &View,
+    ) -> Result<(), ErrorKind> {
+        let table = source.require("DT_VERDEF", first, None)?;
+        let cut = |at: u64| malformed("DT_VERDEF", first.wrapping_add(at), "an entry inside its segment");
+        let mut at = 0u64;
+        // Offsets only go forward, so the count bounds the walk and the segment bounds the count.
+        for _ in 0..count.unwrap_or(u64::MAX) {
+            let flags = table.u16(at + 2).ok_or_else(|| cut(at))?;
+            let index = table.u16(at + 4).ok_or_else(|| cut(at))? & INDEX_MASK;
+            let hash = table.u32(at + 8).ok_or_else(|| cut(at))?;
+            let names = table.u32(at + 12).ok_or_else(|| cut(at))?;
+            let next = table.u32(at + 16).ok_or_else(|| cut(at))?;
+            if flags & VER_FLG_BASE == 0 {
+                let name = table.u32(at + u64::from(names)).ok_or_else(|| cut(at))?;
+                let version = Version { hash, name: check_name(strings, name, first)?, hidden: false };
+                self.set(index, version);
+                self.defined.push(version);
+            }
+            if next == 0 {
+                break;
+            }
+            at += u64::from(next);
+        }
+        Ok(())
+    }
+
+    fn read_requirements(
+        &mut self,
+        first: u64,
+        count: Option<u64>,
+        source: &impl Source,
+        strings: &View,
+    ) -> Result<(), ErrorKind> {
+        let table = source.require("DT_VERNEED", first, None)?;
+        let cut = |at: u64| malformed("DT_VERNEED", first.wrapping_add(at), "an entry inside its segment");
+        let mut at = 0u64;
+        for _ in 0..count.unwrap_or(u64::MAX) {
+            let entries = table.u16(at + 2).ok_or_else(|| cut(at))?;
+            let file = check_name(strings, table.u32(at + 4).ok_or_else(|| cut(at))?, first)?;
+            let mut entry = at + u64::from(table.u32(at + 8).ok_or_else(|| cut(at))?);
+            for _ in 0..entries {
+                let hash = table.u32(entry).ok_or_else(|| cut(entry))?;
+                let flags = table.u16(entry + 4).ok_or_else(|| cut(entry))?;
+                let other = table.u16(entry + 6).ok_or_else(|| cut(entry))?;
+                let name = check_name(strings, table.u32(entry + 8).ok_or_else(|| cut(entry))?, first)?;
+                let next = table.u32(entry + 12).ok_or_else(|| cut(entry))?;
+                let version = Version { hash, name, hidden: other & HIDDEN != 0 };
+                let index = other & INDEX_MASK;
+                self.set(index, version);
+                self.requirements.push(Requirement { file, version, index, weak: flags & VER_FLG_WEAK != 0 });
+                if next == 0 {
+                    break;
+                }
+                entry += u64::from(next);
+            }
+            let next = table.u32(at + 12).ok_or_else(|| cut(at))?;
+            if next == 0 {
+                break;
+            }
+            at += u64::from(next);
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, index: u16, version: Version) {
+        let index = usize::from(index);
+        if self.by_index.len() <= index {
+            self.by_index.resize(index + 1, None);
+        }
+        self.by_index[index] = Some(version);
+    }
+
+    /// Whether symbols have versions at all.
+    pub(crate) fn present(&self) -> bool {
+        self.of_symbols.is_some()
+    }
+
+    /// The version index of symbol number `symbol`.
+    pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
+        let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;
+        Some(Index { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 })
+    }
+
+    /// The version that an index stands for; indices 0 (local) and 1 (global) stand for none.
+    pub(crate) fn at(&self, index: u16) -> Option<Version> {
+        self.by_index.get(usize::from(index)).copied().flatten()
+    }
+
+    /// Whether a version of that name is defined here.
+    pub(crate) fn defines(&self, hash: u32, name: &[u8], strings: &View) -> bool {
+        self.defined.iter().any(|own| own.hash == hash && strings.str_at(own.name.into()) == Some(name))
+    }
+
+    /// The versions defined here, as offsets of names.
+    pub(crate) fn definitions(&self) -> &[Version] {
+        &self.defined
+    }
+}
+
+fn check_name(strings: &View, name: u32, table: u64) -> Result<u32, ErrorKind> {
+    match strings.str_at(name.into()) {
+        Some(_) => Ok(name),
+        None => Err(malformed("version name", table, "a string inside DT_STRTAB")),
+    }
+}
+
+fn malformed(what: &str, at: u64, expected: &str) -> ErrorKind {
+    ErrorKind::malformed(what, At::Vaddr(Vaddr(at)), expected, "none")
+}

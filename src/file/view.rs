@@ -1,0 +1,117 @@
+//! Bounded reading: numbers and strings of either class and byte order out of bytes that may end anywhere.
+
+use std::ffi::CStr;
+use std::ops::Range;
+
+use crate::sys::Bytes;
+
+/// 32-bit or 64-bit (`EI_CLASS`).
+///
+/// ```
+/// assert_eq!(soload::Class::Elf64.word(), 8);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// `ELFCLASS32`.
+    Elf32,
+    /// `ELFCLASS64`.
+    Elf64,
+}
+
+impl Class {
+    /// Bytes in an address.
+    #[must_use]
+    pub const fn word(self) -> u64 {
+        match self {
+            Self::Elf32 => 4,
+            Self::Elf64 => 8,
+        }
+    }
+}
+
+/// Which byte of a number comes first (`EI_DATA`).
+///
+/// ```
+/// assert_ne!(soload::ByteOrder::Little, soload::ByteOrder::Big);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ByteOrder {
+    /// Least significant first.
+    Little,
+    /// Most significant first.
+    Big,
+}
+
+/// Bytes and how to read them.
+#[derive(Clone)]
+pub(crate) struct View {
+    bytes: Bytes,
+    pub(crate) class: Class,
+    pub(crate) order: ByteOrder,
+}
+
+macro_rules! number {
+    ($name:ident, $type:ty) => {
+        #[inline]
+        pub(crate) fn $name(&self, at: u64) -> Option<$type> {
+            const SIZE: usize = size_of::<$type>();
+            let at = usize::try_from(at).ok()?;
+            let bytes: [u8; SIZE] = self.bytes.get(at..at.checked_add(SIZE)?)?.try_into().ok()?;
+            Some(match self.order {
+                ByteOrder::Little => <$type>::from_le_bytes(bytes),
+                ByteOrder::Big => <$type>::from_be_bytes(bytes),
+            })
+        }
+    };
+}
+
+impl View {
+    pub(crate) fn new(bytes: Bytes, class: Class, order: ByteOrder) -> Self {
+        Self { bytes, class, order }
+    }
+
+    number!(u16, u16);
+    number!(u32, u32);
+    number!(u64, u64);
+
+    pub(crate) fn u8(&self, at: u64) -> Option<u8> {
+        self.bytes.get(usize::try_from(at).ok()?).copied()
+    }
+
+    /// A number of the size of an address.
+    #[inline]
+    pub(crate) fn word(&self, at: u64) -> Option<u64> {
+        match self.class {
+            Class::Elf64 => self.u64(at),
+            Class::Elf32 => self.u32(at).map(u64::from),
+        }
+    }
+
+    /// A signed number of the size of an address.
+    #[inline]
+    pub(crate) fn signed_word(&self, at: u64) -> Option<i64> {
+        match self.class {
+            Class::Elf64 => self.u64(at).map(|word| word as i64),
+            Class::Elf32 => self.u32(at).map(|word| i64::from(word as i32)),
+        }
+    }
+
+    /// The string that starts at `at`, without its NUL; `None` if it does not end inside.
+    #[inline]
+    pub(crate) fn str_at(&self, at: u64) -> Option<&[u8]> {
+        let rest = self.bytes.get(usize::try_from(at).ok()?..)?;
+        CStr::from_bytes_until_nul(rest).ok().map(CStr::to_bytes)
+    }
+
+    pub(crate) fn slice(&self, range: Range<u64>) -> Option<Self> {
+        Some(Self { bytes: self.bytes.slice(range)?, class: self.class, order: self.order })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}

@@ -1,0 +1,251 @@
+//! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::{Asker, Found, Probe, Rule, Search};
+use crate::error::{Candidate, Error, ErrorKind};
+use crate::file::image::Image;
+use crate::sys::{Identity, RegularFile};
+
+/// Objects of one group: the widest real closure has some three hundred.
+const MEMBERS_MAX: usize = 4096;
+
+/// What is in the process already, as far as discovering a group goes by it.
+pub(crate) trait World {
+    /// An object that is there.
+    type Object: Clone + PartialEq;
+
+    /// The object that `name` means: one called or found by it before, or with that soname.
+    fn by_name(&self, name: &[u8]) -> Option<Self::Object>;
+
+    /// The object that was loaded from that file.
+    fn by_identity(&self, identity: Identity) -> Option<Self::Object>;
+
+    /// What an object that is there needs, in order.
+    fn needed(&self, object: &Self::Object) -> Vec<Self::Object>;
+
+    /// Whether only the host's own loader can load an object of that name: a part of the C library.
+    fn belongs_to_host(&self, name: &[u8]) -> bool;
+}
+
+/// An object of the group.
+pub(crate) struct Member<O> {
+    pub(crate) object: Object<O>,
+    /// What it needs: numbers of members, in the order of `DT_NEEDED`.
+    pub(crate) needed: Vec<usize>,
+}
+
+/// Whether it has to be loaded.
+pub(crate) enum Object<O> {
+    New(Box<New>),
+    Known(O),
+}
+
+/// A file that has to be loaded.
+pub(crate) struct New {
+    pub(crate) image: Image,
+    pub(crate) rule: Rule,
+    /// The candidates that lost, in order.
+    #[allow(dead_code)] // shown by the ldd command
+    pub(crate) lost: Vec<Candidate>,
+    /// The names it was asked for by.
+    pub(crate) names: Vec<Box<[u8]>>,
+    /// Its directory, for `$ORIGIN`.
+    pub(crate) origin: Option<PathBuf>,
+    loaded_by: Option<usize>,
+}
+
+impl New {
+    /// Itself, as one that asks for libraries.
+    fn asker<'a>(&'a self, loaded_by: &'a Asker<'a>) -> Asker<'a> {
+        Asker {
+            name: self.image.path(),
+            origin: self.origin.as_deref(),
+            rpath: self.image.rpath(),
+            runpath: self.image.runpath(),
+            nodeflib: self.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
+            loaded_by: Some(loaded_by),
+        }
+    }
+}
+
+/// The group of one open; member 0 is the object that was asked for.
+pub(crate) struct Graph<O> {
+    pub(crate) members: Vec<Member<O>>,
+    /// Names of parts of the C library that are not there yet: the host's loader has to bring them first.
+    pub(crate) for_host: Vec<PathBuf>,
+}
+
+/// What the one who opens wants.
+pub(crate) struct Request<'a> {
+    pub(crate) name: &'a OsStr,
+    /// Directories to search before all others.
+    pub(crate) search_dirs: &'a [PathBuf],
+    /// Who opens: the program, or a library of its.
+    pub(crate) caller: &'a Asker<'a>,
+}
+
+/// Finds `request` and everything it needs. Opens files, changes nothing.
+pub(crate) fn discover<W: World>(request: &Request<'_>, search: &Search, world: &W) -> Result<Graph<W::Object>, Error> {
+    search.refresh();
+    let mut discovery = Discovery {
+        graph: Graph { members: Vec::new(), for_host: Vec::new() },
+        by_name: HashMap::new(),
+        by_identity: HashMap::new(),
+        request,
+        search,
+        world,
+    };
+    discovery.name(request.name.as_bytes(), None).map_err(|kind| Error::new(request.name, kind))?;
+    let mut next = 0;
+    // Breadth first: what a member needs joins at the end of the list that is being gone through.
+    while next < discovery.graph.members.len() {
+        discovery.needs_of(next)?;
+        next += 1;
+    }
+    Ok(discovery.graph)
+}
+
+struct Discovery<'a, W: World> {
+    graph: Graph<W::Object>,
+    /// Names and sonames of new members.
+    by_name: HashMap<Box<[u8]>, usize>,
+    by_identity: HashMap<Identity, usize>,
+    request: &'a Request<'a>,
+    search: &'a Search,
+    world: &'a W,
+}
+
+/// What a candidate turned out to be.
+enum Opened<O> {
+    Known(O),
+    Member(usize),
+    New(Box<Image>),
+}
+
+impl<W: World> Discovery<'_, W> {
+    fn needs_of(&mut self, index: usize) -> Result<(), Error> {
+        let mut needed = Vec::new();
+        match &self.graph.members[index].object {
+            Object::Known(object) => {
+                for object in self.world.needed(object) {
+                    needed.push(self.known(object));
+                }
+            }
+            Object::New(new) => {
+                let names: Vec<Box<[u8]>> = new.image.names().needed.clone();
+                let path = new.image.path().to_owned();
+                for name in names {
+                    let found = self.name(&name, Some(index)).map_err(|kind| {
+                        Error::new(OsStr::from_bytes(&name), kind).with_needed_by(path.clone())
+                    })?;
+                    needed.extend(found);
+                }
+            }
+        }
+        self.graph.members[index].needed = needed;
+        Ok(())
+    }
+
+    /// The member that `name` means to member `asker` (or to the caller); `None` if the host has to bring it.
+    fn name(&mut self, name: &[u8], asker: Option<usize>) -> Result<Option<usize>, ErrorKind> {
+        // An object that is there already, or joins already, satisfies the name without any search.
+        if let Some(index) = self.by_name.get(name) {
+            return Ok(Some(*index));
+        }
+        if let Some(object) = self.world.by_name(name) {
+            return Ok(Some(self.known(object)));
+        }
+        if self.world.belongs_to_host(name) {
+            self.graph.for_host.push(OsStr::from_bytes(name).into());
+            return Ok(None);
+        }
+        let Found { file, path, rule, lost } = self.find(name, asker)?;
+        let image = match file {
+            Opened::Known(object) => return Ok(Some(self.known(object))),
+            Opened::Member(index) => {
+                self.by_name.insert(name.into(), index);
+                if let Object::New(new) = &mut self.graph.members[index].object {
+                    new.names.push(name.into());
+                }
+                return Ok(Some(index));
+            }
+            Opened::New(image) => *image,
+        };
+        if let Some(soname) = image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
+            // Its own copy of the C library, by path: the process's is the one to be used.
+            if let Some(object) = self.world.by_name(soname) {
+                return Ok(Some(self.known(object)));
+            }
+            self.graph.for_host.push(path);
+            return Ok(None);
+        }
+        image.check_loadable()?;
+        let index = self.graph.members.len();
+        if index == MEMBERS_MAX {
+            let found = MEMBERS_MAX as u64 + 1;
+            return Err(ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found });
+        }
+        self.by_name.insert(name.into(), index);
+        if let Some(soname) = image.soname() {
+            self.by_name.entry(soname.into()).or_insert(index);
+        }
+        self.by_identity.insert(image.identity(), index);
+        let origin = std::path::absolute(&path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let new = New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker };
+        self.graph.members.push(Member { object: Object::New(Box::new(new)), needed: Vec::new() });
+        Ok(Some(index))
+    }
+
+    /// The member for an object that is there, made if need be.
+    fn known(&mut self, object: W::Object) -> usize {
+        let same = |member: &Member<W::Object>| matches!(&member.object, Object::Known(known) if *known == object);
+        self.graph.members.iter().position(same).unwrap_or_else(|| {
+            self.graph.members.push(Member { object: Object::Known(object), needed: Vec::new() });
+            self.graph.members.len() - 1
+        })
+    }
+
+    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Found<Opened<W::Object>>, ErrorKind> {
+        let mut probe = |path: &Path| self.probe(path);
+        let directories = self.request.search_dirs;
+        self.with_chain(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe))
+    }
+
+    /// Calls `then` with member `index` as the asker, its loaders behind it up to the caller.
+    fn with_chain<T>(&self, index: Option<usize>, then: &mut dyn FnMut(&Asker<'_>) -> T) -> T {
+        match index.map(|index| &self.graph.members[index].object) {
+            Some(Object::New(new)) => self.with_chain(new.loaded_by, &mut |loader| then(&new.asker(loader))),
+            _ => then(self.request.caller),
+        }
+    }
+
+    fn probe(&self, path: &Path) -> Probe<Opened<W::Object>> {
+        let file = match RegularFile::open(path) {
+            Ok(file) => file,
+            Err(ErrorKind::Open { errno: libc::ENOENT }) => return Probe::Absent("no such file".into()),
+            Err(kind @ ErrorKind::Open { errno: libc::EACCES }) => return Probe::Absent(kind.to_string()),
+            Err(kind @ ErrorKind::Open { .. }) => return Probe::Unreachable(kind.to_string()),
+            Err(kind) => return Probe::Fatal(kind),
+        };
+        if let Some(index) = self.by_identity.get(&file.identity) {
+            return Probe::Found(Opened::Member(*index));
+        }
+        if let Some(object) = self.world.by_identity(file.identity) {
+            return Probe::Found(Opened::Known(object));
+        }
+        let image = match Image::read(path.to_owned(), file) {
+            Ok(image) => image,
+            Err(kind) => return Probe::Fatal(kind),
+        };
+        match image.check_loadable() {
+            // A library for another machine or class may stand beside ours; any other oddity ends the search.
+            Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Probe::Unsuitable(kind.to_string()),
+            Err(kind) => Probe::Fatal(kind),
+            Ok(_) => Probe::Found(Opened::New(Box::new(image))),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What the processor offers, in the names glibc gives to subdirectories and cache entries: `x86-64-v3`, `haswell`, `tls`.
+
+/// The capabilities that decide between several builds of one library.
+///
+/// glibc 2.33 brought the directory `glibc-hwcaps` with one subdirectory per level. 2.36 still looks into the older
+/// ones too, for every combination of capabilities, platform and `tls` (`elf/dl-hwcaps.c`); 2.37 dropped them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hwcaps {
+    /// The usable subdirectories of `glibc-hwcaps`, best first.
+    pub(crate) levels: Vec<&'static str>,
+    /// The older capabilities: name and bit in a cache entry, lowest bit first.
+    pub(crate) legacy: Vec<(&'static str, u64)>,
+    /// The value of `$PLATFORM`, which is a subdirectory too.
+    pub(crate) platform: Option<Vec<u8>>,
+}
+
+/// The levels of the x86-64 psABI above the baseline, best first.
+const X86_64_LEVELS: [&str; 3] = ["x86-64-v4", "x86-64-v3", "x86-64-v2"];
+/// The bits of a cache entry that name a platform, and those platforms that x86-64 glibc knows.
+const PLATFORMS: u64 = 0xf << 48;
+const X86_64_PLATFORMS: [(&[u8], u64); 2] = [(b"haswell", 1 << 50), (b"xeon_phi", 1 << 51)];
+/// The bit of the subdirectory `tls`, which every processor has.
+const TLS: u64 = 1 << 63;
+
+impl Hwcaps {
+    /// An x86-64 processor of a level from 1 (baseline) to 4.
+    pub(crate) fn x86_64(level: usize, avx512_1: bool, platform: Option<&[u8]>) -> Self {
+        let levels = X86_64_LEVELS[4_usize.saturating_sub(level).min(3)..].to_vec();
+        let mut legacy = vec![("x86_64", 1 << 1)];
+        if avx512_1 {
+            legacy.push(("avx512_1", 1 << 2));
+        }
+        Self { levels, legacy, platform: platform.map(<[u8]>::to_vec) }
+    }
+
+    /// The processor this process runs on. `platform` is what the kernel says (`AT_PLATFORM`).
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn of_this_processor(platform: Option<&[u8]>) -> Self {
+        let avx512 = is_x86_feature_detected!("avx512cd")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        // As psABI and glibc define the levels. LAHF and SAHF cannot be asked for here; no processor that has SSE 4.2
+        // lacks them.
+        let v2 = is_x86_feature_detected!("cmpxchg16b")
+            && is_x86_feature_detected!("popcnt")
+            && is_x86_feature_detected!("sse3")
+            && is_x86_feature_detected!("ssse3")
+            && is_x86_feature_detected!("sse4.1")
+            && is_x86_feature_detected!("sse4.2");
+        let haswell = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("movbe")
+            && is_x86_feature_detected!("popcnt");
+        let v3 = v2 && haswell && is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c");
+        let v4 = v3 && avx512 && is_x86_feature_detected!("avx512f");
+        let level = 1 + usize::from(v2) + usize::from(v3) + usize::from(v4);
+        // The two older names are for Intel's processors only, whatever others can do.
+        let intel = (haswell || avx512) && made_by_intel();
+        let platform = if intel && haswell { Some(b"haswell".as_slice()) } else { platform };
+        Self::x86_64(level, intel && avx512, platform)
+    }
+
+    /// The processor this process runs on. `platform` is what the kernel says (`AT_PLATFORM`).
+    #[cfg(not(target_arch = "x86_64"))]
+    pub(crate) fn of_this_processor(platform: Option<&[u8]>) -> Self {
+        Self { levels: Vec::new(), legacy: Vec::new(), platform: platform.map(<[u8]>::to_vec) }
+    }
+
+    /// Where to look in every directory: subdirectories with a slash at the end, best first; the last is the
+    /// directory itself, an empty string.
+    pub(crate) fn subdirectories(&self) -> Vec<Vec<u8>> {
+        let mut all: Vec<Vec<u8>> = self.levels.iter().map(|level| format!("glibc-hwcaps/{level}/").into()).collect();
+        let mut names: Vec<&[u8]> = self.legacy.iter().map(|(name, _)| name.as_bytes()).collect();
+        names.extend(self.platform.as_deref());
+        names.push(b"tls");
+        // Every subset of the names, largest first, the last name of a subset in front.
+        for subset in (0..1_u32 << names.len()).rev() {
+            let mut path = Vec::new();
+            for (_, name) in names.iter().enumerate().rev().filter(|(bit, _)| subset >> bit & 1 == 1) {
+                path.extend_from_slice(name);
+                path.push(b'/');
+            }
+            // AMD's platform is called as the first capability is: `x86_64`.
+            if !all.contains(&path) {
+                all.push(path);
+            }
+        }
+        all
+    }
+
+    /// The rank of a subdirectory of `glibc-hwcaps`: 0 is best, `None` is not for this processor.
+    pub(crate) fn rank(&self, level: &[u8]) -> Option<usize> {
+        self.levels.iter().position(|name| name.as_bytes() == level)
+    }
+
+    /// Whether this processor runs code that is marked with this instruction set level (0 is the baseline).
+    pub(crate) fn runs(&self, level: u32) -> bool {
+        level as usize <= self.levels.len()
+    }
+
+    /// Whether a cache entry with these older capability bits is for this processor.
+    pub(crate) fn fits(&self, bits: u64) -> bool {
+        let capabilities = self.legacy.iter().fold(0, |all, (_, bit)| all | bit);
+        let platform = X86_64_PLATFORMS.iter().find(|(name, _)| Some(*name) == self.platform.as_deref());
+        bits & !(capabilities | PLATFORMS | TLS) == 0
+            && (bits & PLATFORMS == 0 || Some(bits & PLATFORMS) == platform.map(|(_, bit)| *bit))
+    }
+}
+
+/// Whether the kernel counts the processor as Intel's: vendor 0 in the alias it has for its drivers.
+#[cfg(target_arch = "x86_64")]
+fn made_by_intel() -> bool {
+    std::fs::read("/sys/devices/system/cpu/modalias").is_ok_and(|alias| alias.starts_with(b"cpu:type:x86,ven0000"))
+}

@@ -1,0 +1,62 @@
+//! What a search depends on besides the object that asks: the loader's built-in directories, the environment, the processor.
+
+use std::path::{Path, PathBuf};
+
+use super::dirs::{Look, look};
+use super::hwcaps::Hwcaps;
+use super::tokens;
+
+/// Everything a search depends on besides the object that asks.
+pub(crate) struct Settings {
+    /// The value of `LD_LIBRARY_PATH`.
+    pub(crate) library_path: Vec<u8>,
+    /// The directory of the program: what `$ORIGIN` means in `LD_LIBRARY_PATH`.
+    pub(crate) program_origin: Option<PathBuf>,
+    /// The index that `ldconfig` writes.
+    pub(crate) cache: PathBuf,
+    /// The flags that its entries for this machine have.
+    pub(crate) cache_flags: u32,
+    /// The directories built into the loader; a set-user-ID program trusts them.
+    pub(crate) default_dirs: Vec<PathBuf>,
+    /// The value of `$LIB`.
+    pub(crate) lib: Vec<u8>,
+    /// What the processor offers, and `$PLATFORM`.
+    pub(crate) hwcaps: Hwcaps,
+    /// Whether the program is set-user-ID or the like (`AT_SECURE`).
+    pub(crate) secure: bool,
+    /// How to ask whether a directory exists.
+    pub(crate) look: Look,
+}
+
+impl Settings {
+    /// Those of the loader that started this process. `platform` is what the kernel says (`AT_PLATFORM`).
+    pub(crate) fn of_this_process(library_path: Option<&[u8]>, secure: bool, platform: Option<&[u8]>) -> Self {
+        let library_path = if secure { &[] } else { library_path.unwrap_or_default() };
+        let program_origin = || Some(std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_path_buf());
+        let machine = std::env::consts::ARCH;
+        // Debian's glibc has its own directories built in; the others' (upstream's default) end in lib64.
+        let debian = format!("lib/{machine}-linux-gnu");
+        let (lib, default_dirs) = if look(&Path::new("/").join(&debian)).is_ok() {
+            let multiarch = [format!("/{debian}"), format!("/usr/{debian}"), "/lib".into(), "/usr/lib".into()];
+            (debian, multiarch.map(PathBuf::from).to_vec())
+        } else {
+            ("lib64".into(), ["/lib64", "/usr/lib64"].map(PathBuf::from).to_vec())
+        };
+        Self {
+            program_origin: if tokens::has_token(library_path) { program_origin() } else { None },
+            library_path: library_path.to_vec(),
+            cache: "/etc/ld.so.cache".into(),
+            // 3 is glibc's own kind of library; the upper byte tells the machines that share one cache apart.
+            cache_flags: match machine {
+                "x86_64" => 0x303,
+                "aarch64" => 0xa03,
+                _ => 0x3,
+            },
+            default_dirs,
+            lib: lib.into(),
+            hwcaps: Hwcaps::of_this_processor(platform),
+            secure,
+            look: Box::new(look),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Loads ELF shared objects into a running Linux process by itself, without `dlopen`.
+//!
+//! Segments are mapped privately from the file, so that all processes share the pages of a library until one writes;
+//! they are relocated and bound to what is in the process already, the C library above all. Using it is as easy as
+//! `libloading`:
+//!
+//! ```
+//! // SAFETY: libm's constructors are sound, and `cos` has that type.
+//! unsafe {
+//!     let library = soload::Library::new("libm.so.6")?;
+//!     let cos = library.get::<extern "C" fn(f64) -> f64>(b"cos")?;
+//!     assert_eq!(cos(0.0), 1.0);
+//! }
+//! # Ok::<(), soload::Error>(())
+//! ```
+//!
+//! # The parts, in the order a library travels
+//!
+//! `file` reads what a file says, `find` decides which files are meant, `load` maps and relocates them, `process` knows
+//! what is loaded, and `loader` is the pipeline on one screen. Modules marked with `allow(unsafe_code)` below are all
+//! that hold unsafe code; each says at its head what it owns.
+
+mod addr;
+mod arch;
+mod error;
+mod file;
+mod find;
+#[allow(unsafe_code)] // the caller's handle: a symbol is a pointer that the caller gives a type
+mod library;
+#[allow(unsafe_code)] // load::map writes relocated words, load::call runs foreign code; the rest of it has none
+mod load;
+mod loader;
+#[allow(unsafe_code)] // process::host reads other objects' memory, process::hooks the process's start; the rest has none
+mod process;
+mod share;
+mod stages;
+#[allow(unsafe_code)] // owns every mapping that we create
+mod sys;
+
+pub use addr::{Addr, Bias, FileOffset, PageSize, Protection, Vaddr};
+pub use arch::{Kind, Machine, RelocationType, TlsVariant};
+pub use error::{At, Candidate, Error, ErrorKind, Undefined};
+pub use file::image::Image;
+pub use file::segments::Segment;
+pub use file::view::{ByteOrder, Class};
+pub use library::{AsSymbolName, Closed, Export, ExportKind, Library, OpenOptions, OwnedSymbol, Symbol};
+pub use load::plan::{Plan, PlannedMap};
+pub use process::registry::Reason;
+pub use share::{Page, PageMap, PageState};

@@ -1,0 +1,99 @@
+//! The objects that one open brings in, as one value that moves through the stages of loading.
+
+use crate::error::Error;
+
+/// One member: in the process already, or on its way in, at stage `T`.
+pub(crate) enum Slot<K, T> {
+    Known(K),
+    New(T),
+}
+
+/// A group at stage `T`. Dropping it undoes whatever its members have done.
+pub(crate) struct Group<K, T> {
+    /// In breadth-first order; member 0 is the object that was asked for.
+    pub(crate) members: Vec<Slot<K, T>>,
+    /// For each member the numbers of those it needs, in order.
+    pub(crate) needed: Vec<Vec<usize>>,
+}
+
+impl<K, T> Group<K, T> {
+    /// Takes every new member to the next stage, or none.
+    pub(crate) fn advance<U>(self, mut step: impl FnMut(usize, T) -> Result<U, Error>) -> Result<Group<K, U>, Error> {
+        let mut members = Vec::with_capacity(self.members.len());
+        for (index, member) in self.members.into_iter().enumerate() {
+            members.push(match member {
+                Slot::Known(known) => Slot::Known(known),
+                Slot::New(new) => Slot::New(step(index, new)?),
+            });
+        }
+        Ok(Group { members, needed: self.needed })
+    }
+
+    /// The new members with their numbers.
+    pub(crate) fn new_members(&self) -> impl Iterator<Item = (usize, &T)> {
+        self.members.iter().enumerate().filter_map(|(index, member)| match member {
+            Slot::New(new) => Some((index, new)),
+            Slot::Known(_) => None,
+        })
+    }
+
+    /// The numbers of the new members, each after those it needs, as constructors run: see [`init_order`].
+    pub(crate) fn init_order(&self) -> Vec<usize> {
+        let mut order = init_order(&self.needed);
+        order.retain(|index| matches!(self.members[*index], Slot::New(_)));
+        order
+    }
+}
+
+/// An order in which each object comes after those it needs; in a circle, the one found later comes first.
+///
+/// glibc 2.36 (`_dl_sort_maps`, the depth-first sort): the objects are visited from the last found to the first, each
+/// after what it needs, in the order of its `DT_NEEDED`.
+pub(crate) fn init_order(needed: &[Vec<usize>]) -> Vec<usize> {
+    let mut order = Vec::with_capacity(needed.len());
+    let mut seen = vec![false; needed.len()];
+    // A stack of our own: the depth is the file's to choose.
+    let mut stack: Vec<(usize, usize)> = Vec::new();
+    for root in (0..needed.len()).rev() {
+        if !std::mem::replace(&mut seen[root], true) {
+            stack.push((root, 0));
+        }
+        while let Some((object, next)) = stack.last_mut() {
+            match needed[*object].get(*next) {
+                Some(&need) => {
+                    *next += 1;
+                    if !std::mem::replace(&mut seen[need], true) {
+                        stack.push((need, 0));
+                    }
+                }
+                None => {
+                    order.push(*object);
+                    stack.pop();
+                }
+            }
+        }
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::init_order;
+
+    #[test]
+    fn each_object_comes_after_those_it_needs() {
+        // 0 needs 1 and 2, both need 3.
+        assert_eq!(init_order(&[vec![1, 2], vec![3], vec![3], vec![]]), [3, 2, 1, 0]);
+    }
+
+    #[test]
+    fn a_circle_is_broken_at_the_object_found_last() {
+        assert_eq!(init_order(&[vec![1], vec![2], vec![1]]), [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_chain_of_any_depth_needs_no_stack() {
+        let chain: Vec<Vec<usize>> = (1..=100_000).map(|next| if next < 100_000 { vec![next] } else { vec![] }).collect();
+        assert_eq!(init_order(&chain)[0], 99_999);
+    }
+}

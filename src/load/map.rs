@@ -1,0 +1,214 @@
+//! A plan carried out: one reservation, the image's segments inside it, and words read and written with their bounds checked.
+//!
+//! # Safety
+//! Relocation writes memory that no Rust reference ever points to. Two rules keep it so: [`Mapping::write`] checks that
+//! its target lies in a segment that is writable now, and [`MappedImage`] hands out bytes of segments that are never
+//! writable.
+
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::plan::Plan;
+use crate::addr::{Addr, Bias, Protection, Vaddr};
+use crate::error::{At, ErrorKind};
+use crate::file::Source;
+use crate::file::image::Image;
+use crate::file::view::View;
+use crate::sys::{Bytes, Reservation};
+
+/// An image in memory. Dropping the last owner unmaps it.
+pub(crate) struct Mapping {
+    reservation: Arc<Reservation>,
+    bias: Bias,
+    parts: Vec<Part>,
+    relro: Option<Range<Vaddr>>,
+    /// Segments that are not writable are writable (and not executable) now, for text relocations.
+    text_is_open: AtomicBool,
+}
+
+/// The pages of one segment: what comes from the file and the zero pages after it.
+struct Part {
+    range: Range<u64>,
+    protection: Protection,
+}
+
+impl Mapping {
+    /// Reserves and maps what `plan` says. Whatever fails, nothing of it stays.
+    pub(crate) fn new(plan: &Plan, image: &Image) -> Result<Self, ErrorKind> {
+        let start = plan.span.start;
+        let reservation = Reservation::new(plan.span.end.0 - start.0, plan.align)?;
+        let bias = Bias::between(reservation.start(), start);
+        let mut parts: Vec<Part> = Vec::with_capacity(plan.maps.len());
+        for map in &plan.maps {
+            let (offset, len) = (map.range.start.0 - start.0, map.range.end.0 - map.range.start.0);
+            match map.file {
+                Some(from) => reservation.map_file(offset, len, map.protection, &image.file().fd, from.0)?,
+                None => reservation.map_zeros(offset, len, map.protection)?,
+            }
+            match parts.last_mut() {
+                // File pages and zero pages of one segment are one range: a word may lie across.
+                Some(part) if part.range.end == map.range.start.0 && part.protection == map.protection => {
+                    part.range.end = map.range.end.0;
+                }
+                _ => parts.push(Part { range: map.range.start.0..map.range.end.0, protection: map.protection }),
+            }
+        }
+        let mapping =
+            Self { reservation: Arc::new(reservation), bias, parts, relro: plan.relro.clone(), text_is_open: AtomicBool::new(false) };
+        for zeros in &plan.zeros {
+            mapping.clear(plan, zeros)?;
+        }
+        Ok(mapping)
+    }
+
+    /// Clears the rest of a segment's last file page.
+    fn clear(&self, plan: &Plan, zeros: &Range<Vaddr>) -> Result<(), ErrorKind> {
+        let Some(map) = plan.map_at(zeros.start).filter(|map| zeros.end <= map.range.end) else { return Ok(()) };
+        let page = plan.page.down(zeros.start.0);
+        let (offset, len) = (page - plan.span.start.0, map.range.end.0 - page);
+        // A zero part in a segment that is not writable is odd but sound: open it for the moment.
+        let writable = Protection { read: true, write: true, execute: false };
+        if !map.protection.write {
+            self.reservation.protect(offset, len, writable)?;
+        }
+        let at = self.bias.at(zeros.start).0 as *mut u8;
+        // SAFETY: the plan's zeros lie in the last file page of a segment that `new` has mapped into our reservation,
+        // writable now; nobody has been handed a reference to it yet.
+        unsafe { at.write_bytes(0, (zeros.end.0 - zeros.start.0) as usize) };
+        if !map.protection.write {
+            self.reservation.protect(offset, len, map.protection)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn bias(&self) -> Bias {
+        self.bias
+    }
+
+    /// All addresses of the object, holes included.
+    pub(crate) fn range(&self) -> Range<Addr> {
+        let start = self.reservation.start();
+        start..Addr(start.0 + self.reservation.len())
+    }
+
+    pub(crate) fn contains(&self, addr: Addr) -> bool {
+        self.reservation.contains(addr)
+    }
+
+    /// Whether `addr` is in a segment that may be executed.
+    pub(crate) fn is_code(&self, addr: Addr) -> bool {
+        let vaddr = self.bias.vaddr(addr).0;
+        self.parts.iter().any(|part| part.protection.execute && part.range.contains(&vaddr))
+    }
+
+    /// The word at `at`, which must lie in a segment that is writable now.
+    #[inline]
+    pub(crate) fn read(&self, at: Vaddr, bytes: u8) -> Result<u64, ErrorKind> {
+        let place = self.place(at, bytes)?;
+        // SAFETY: `place` proved the bytes to lie in a mapped segment of ours that no reference points to.
+        Ok(unsafe {
+            match bytes {
+                4 => place.cast::<u32>().read_unaligned().into(),
+                _ => place.cast::<u64>().read_unaligned(),
+            }
+        })
+    }
+
+    /// Writes the low `bytes` (4 or 8) bytes of `value` at `at`, which must lie in a segment that is writable now.
+    #[inline]
+    pub(crate) fn write(&self, at: Vaddr, bytes: u8, value: u64) -> Result<(), ErrorKind> {
+        let place = self.place(at, bytes)?;
+        // SAFETY: `place` proved the bytes to lie in a writable segment of ours that no reference points to; until the
+        // group is published no other code knows of it.
+        unsafe {
+            match bytes {
+                4 => place.cast::<u32>().write_unaligned(value as u32),
+                _ => place.cast::<u64>().write_unaligned(value),
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn place(&self, at: Vaddr, bytes: u8) -> Result<*mut u8, ErrorKind> {
+        let inside = |part: &Part| {
+            (part.protection.write || self.text_is_open.load(Ordering::Relaxed))
+                && at.0 >= part.range.start
+                && at.0 < part.range.end
+                && part.range.end - at.0 >= bytes.into()
+        };
+        if self.parts.iter().any(inside) {
+            return Ok(self.bias.at(at).0 as *mut u8);
+        }
+        Err(ErrorKind::malformed("relocated place", At::Vaddr(at), "an address in a writable segment", "none there"))
+    }
+
+    /// The words of an array inside one segment, as relocation has left them.
+    pub(crate) fn words(&self, at: u64, size: u64) -> Vec<usize> {
+        let inside = |part: &Part| {
+            part.protection.read && at >= part.range.start && at.checked_add(size).is_some_and(|end| end <= part.range.end)
+        };
+        if !self.parts.iter().any(inside) {
+            return Vec::new();
+        }
+        let first = self.bias.at(Vaddr(at)).0 as *const usize;
+        // SAFETY: the whole array lies in a readable segment of ours; it is read before any code of the object runs.
+        (0..size as usize / size_of::<usize>()).map(|index| unsafe { first.add(index).read_unaligned() }).collect()
+    }
+
+    /// Makes every segment writable, and none executable, so that text relocations can be applied.
+    pub(crate) fn open_text(&self) -> Result<(), ErrorKind> {
+        self.text_is_open.store(true, Ordering::Relaxed);
+        self.protect_text(|_| Protection { read: true, write: true, execute: false })
+    }
+
+    /// Gives every segment its own protection back.
+    pub(crate) fn close_text(&self) -> Result<(), ErrorKind> {
+        self.text_is_open.store(false, Ordering::Relaxed);
+        self.protect_text(|own| own)
+    }
+
+    fn protect_text(&self, wanted: impl Fn(Protection) -> Protection) -> Result<(), ErrorKind> {
+        for part in self.parts.iter().filter(|part| !part.protection.write) {
+            self.protect(&(Vaddr(part.range.start)..Vaddr(part.range.end)), wanted(part.protection))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the pages of `PT_GNU_RELRO` read-only.
+    pub(crate) fn seal(&self) -> Result<(), ErrorKind> {
+        match &self.relro {
+            Some(range) => self.protect(range, Protection::READ),
+            None => Ok(()),
+        }
+    }
+
+    fn protect(&self, range: &Range<Vaddr>, protection: Protection) -> Result<(), ErrorKind> {
+        let start = self.bias.vaddr(self.reservation.start()).0;
+        self.reservation.protect(range.start.0.wrapping_sub(start), range.end.0 - range.start.0, protection)
+    }
+}
+
+/// Tables of an image that has been mapped: out of its own memory where that is never written, else out of the file.
+pub(crate) struct MappedImage<'a> {
+    pub(crate) mapping: &'a Mapping,
+    pub(crate) image: &'a Image,
+}
+
+impl Source for MappedImage<'_> {
+    fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
+        let from_file = self.image.source().table(vaddr, len)?;
+        let constant = |part: &&Part| part.range.contains(&vaddr.0) && part.protection.read && !part.protection.write;
+        if self.image.has_text_relocations() || !self.mapping.parts.iter().any(|part| constant(&part)) {
+            return Some(from_file);
+        }
+        let start = NonNull::new(self.mapping.bias.at(vaddr).0 as *mut u8)?;
+        let owner = Arc::clone(&self.mapping.reservation);
+        // SAFETY: the file has that many bytes at `vaddr` in one segment, which is mapped readable and, being neither
+        // writable nor subject to text relocations, is never written; `owner` keeps it mapped.
+        let bytes = unsafe { Bytes::new(start, from_file.len() as usize, owner) };
+        Some(View::new(bytes, from_file.class, from_file.order))
+    }
+}

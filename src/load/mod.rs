@@ -1,0 +1,9 @@
+//! Doing it: a plan is mapped, relocated, sealed and called into.
+
+pub(crate) mod call;
+pub(crate) mod group;
+pub(crate) mod map;
+pub(crate) mod plan;
+pub(crate) mod relocate;
+pub(crate) mod scope;
+pub(crate) mod seal;

@@ -1,0 +1,311 @@
+//! Relocation: every plain word of a group is computed and written; what needs foreign code to run is put off.
+
+use std::path::PathBuf;
+
+use super::map::Mapping;
+use super::scope::{Definition, Provider, Providers};
+use crate::addr::{Addr, Vaddr};
+use crate::arch::{Kind, Machine, RelocationType};
+use crate::error::{ErrorKind, Escaped, Undefined};
+use crate::file::relocations::{Relocation, Relocations, What};
+use crate::file::symbols::{Symbol, Symbols, Wanted};
+
+/// Undefined symbols listed in one error.
+const UNDEFINED_MAX: usize = 256;
+
+/// One object to be relocated.
+pub(crate) struct Unit<'a> {
+    /// Its number among the providers.
+    pub(crate) provider: usize,
+    pub(crate) mapping: &'a Mapping,
+    pub(crate) symbols: &'a Symbols,
+    pub(crate) relocations: &'a Relocations,
+    /// The providers its references are looked for in, in order.
+    pub(crate) scope: &'a [usize],
+}
+
+/// A word that an IFUNC resolver decides.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    pub(crate) place: Vaddr,
+    pub(crate) bytes: u8,
+    /// Where the resolver is.
+    pub(crate) resolver: Addr,
+    /// The object that has the resolver, by its number among the providers.
+    pub(crate) provider: usize,
+    /// What is added to its answer.
+    pub(crate) plus: u64,
+}
+
+/// What relocating one object has left to do and to remember.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    pub(crate) pending: Vec<Pending>,
+    /// Which providers it is bound to now, by number.
+    pub(crate) bound_to: Vec<bool>,
+}
+
+/// Writes all words of `unit` that can be computed without running anything.
+pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result<Outcome, ErrorKind> {
+    let Some(machine) = Machine::native() else {
+        return Err(ErrorKind::Foreign {
+            what: "machine of this process",
+            expected: "one that soload can load for".into(),
+            found: "another".into(),
+        });
+    };
+    let mut work = Work {
+        machine,
+        unit,
+        outcome: Outcome { pending: Vec::new(), bound_to: vec![false; providers.all.len()] },
+        providers,
+        last: None,
+        undefined: Vec::new(),
+    };
+    for relocation in unit.relocations.iter() {
+        match relocation.what {
+            What::Relr => work.relative(&relocation)?,
+            What::Type(number) => match machine.relocation(number) {
+                Some(of_type) => work.apply(&relocation, of_type)?,
+                None => {
+                    let relocation_name = format!("type {number}");
+                    return Err(work.unsupported(&relocation, relocation_name));
+                }
+            },
+        }
+    }
+    work.finish()
+}
+
+fn is_thread_local(kind: Kind) -> bool {
+    use Kind::{NegatedThreadOffset, ThreadOffset, TlsDescriptor, TlsModule, TlsOffset};
+    matches!(kind, TlsModule | TlsOffset | ThreadOffset | NegatedThreadOffset | TlsDescriptor)
+}
+
+struct Work<'a, 'b, 'p> {
+    machine: &'static Machine,
+    unit: &'a Unit<'b>,
+    providers: &'a mut Providers<'p>,
+    outcome: Outcome,
+    /// The symbol resolved last: linkers sort relocations by symbol, so the next one often wants it again.
+    last: Option<(u32, bool, Option<Definition>)>,
+    undefined: Vec<Undefined>,
+}
+
+impl Work<'_, '_, '_> {
+    fn relative(&self, relocation: &Relocation) -> Result<(), ErrorKind> {
+        let mapping = self.unit.mapping;
+        let addend = self.addend(relocation, 8)?;
+        mapping.write(relocation.place, 8, (mapping.bias().get() as u64).wrapping_add(addend))
+    }
+
+    /// The addend: stated, or the word at the place.
+    fn addend(&self, relocation: &Relocation, bytes: u8) -> Result<u64, ErrorKind> {
+        match relocation.addend {
+            Some(addend) => Ok(addend as u64),
+            None => self.unit.mapping.read(relocation.place, bytes),
+        }
+    }
+
+    /// S, A, B, P and Z are the psABI's: symbol, addend, base, place and size.
+    fn apply(&mut self, relocation: &Relocation, of_type: &RelocationType) -> Result<(), ErrorKind> {
+        let base = self.unit.mapping.bias().get() as u64;
+        match of_type.kind {
+            Kind::None => Ok(()),
+            Kind::Relative => self.relative(relocation),
+            Kind::Absolute { bytes } => {
+                let addend = self.addend(relocation, bytes)?;
+                self.symbolic(relocation, of_type, bytes, addend)
+            }
+            Kind::Slot => self.symbolic(relocation, of_type, 8, 0),
+            Kind::PcRelative { bytes } => {
+                let place = base.wrapping_add(relocation.place.0);
+                let addend = self.addend(relocation, bytes)?.wrapping_sub(place);
+                self.symbolic(relocation, of_type, bytes, addend)
+            }
+            Kind::Size { bytes } => {
+                let addend = self.addend(relocation, bytes)?;
+                let size = self.definition(relocation, of_type)?.map_or(0, |found| found.symbol.size);
+                self.store(relocation, of_type, bytes, size.wrapping_add(addend))
+            }
+            Kind::Irelative => {
+                let resolver = Addr(base.wrapping_add(self.addend(relocation, 8)?) as usize);
+                self.put_off(relocation, 8, resolver, self.unit.provider, 0)
+            }
+            kind if is_thread_local(kind) => self.thread_local(relocation, of_type),
+            Kind::Copy | Kind::Unsupported | _ => Err(self.unsupported(relocation, of_type.name.to_owned())),
+        }
+    }
+
+    /// S + `plus`.
+    fn symbolic(
+        &mut self,
+        relocation: &Relocation,
+        of_type: &RelocationType,
+        bytes: u8,
+        plus: u64,
+    ) -> Result<(), ErrorKind> {
+        match self.definition(relocation, of_type)? {
+            Some(found) if found.symbol.is_ifunc() && found.symbol.is_defined() => {
+                self.put_off(relocation, bytes, found.value, found.provider, plus)
+            }
+            // An undefined weak symbol is 0.
+            found => {
+                let symbol = found.map_or(0, |found| found.value.0 as u64);
+                self.store(relocation, of_type, bytes, symbol.wrapping_add(plus))
+            }
+        }
+    }
+
+    fn store(
+        &self,
+        relocation: &Relocation,
+        of_type: &RelocationType,
+        bytes: u8,
+        value: u64,
+    ) -> Result<(), ErrorKind> {
+        // A difference is signed, everything else is not.
+        let fits = match (bytes, of_type.kind) {
+            (4, Kind::PcRelative { .. }) => i32::try_from(value as i64).is_ok(),
+            (4, _) => u32::try_from(value).is_ok(),
+            _ => true,
+        };
+        if !fits {
+            let relocation_name = of_type.name.to_owned();
+            return Err(ErrorKind::RelocationOverflow { relocation: relocation_name, at: relocation.place, value });
+        }
+        self.unit.mapping.write(relocation.place, bytes, value)
+    }
+
+    fn put_off(
+        &mut self,
+        relocation: &Relocation,
+        bytes: u8,
+        resolver: Addr,
+        provider: usize,
+        plus: u64,
+    ) -> Result<(), ErrorKind> {
+        // Fails now, while that is still easy, rather than when the resolver has run.
+        self.unit.mapping.read(relocation.place, bytes)?;
+        self.outcome.pending.push(Pending { place: relocation.place, bytes, resolver, provider, plus });
+        Ok(())
+    }
+
+    fn thread_local(&mut self, relocation: &Relocation, of_type: &RelocationType) -> Result<(), ErrorKind> {
+        let what = format!("relocation {} at address {} is not supported yet", of_type.name, relocation.place);
+        Err(ErrorKind::ThreadLocal { what })
+    }
+
+    /// What the relocation's symbol binds to; `None` if it may be undefined, or has been noted as undefined.
+    fn definition(
+        &mut self,
+        relocation: &Relocation,
+        of_type: &RelocationType,
+    ) -> Result<Option<Definition>, ErrorKind> {
+        let for_call = of_type.number == self.machine.jump_slot || is_thread_local(of_type.kind);
+        if let Some((index, class, found)) = self.last
+            && index == relocation.symbol
+            && class == for_call
+        {
+            return Ok(found);
+        }
+        let symbols = self.unit.symbols;
+        let own = symbols.get(relocation.symbol).ok_or_else(|| {
+            let found = format!("symbol {}", relocation.symbol);
+            ErrorKind::malformed(
+                format!("r_info of relocation {}", of_type.name),
+                crate::At::Vaddr(relocation.place),
+                "a symbol inside DT_SYMTAB",
+                found,
+            )
+        })?;
+        let name = symbols.string(own.name).ok_or_else(|| {
+            let found = format!("offset {:#x}", own.name);
+            ErrorKind::malformed(
+                format!("st_name of symbol {}", relocation.symbol),
+                crate::At::Object,
+                "a string inside DT_STRTAB",
+                found,
+            )
+        })?;
+        let version = symbols.version_of(relocation.symbol).and_then(|version| symbols.wanted(version));
+        let wanted = Wanted::reference(name, version, for_call);
+        let scope = self.unit.scope.iter().copied();
+        let found = self.providers.bind(self.unit.provider, &own, &wanted, scope);
+        match found {
+            Some(found) => self.outcome.bound_to[found.provider] = true,
+            None if own.is_weak() => {}
+            None => self.note_undefined(&own, &wanted)?,
+        }
+        self.last = Some((relocation.symbol, for_call, found));
+        Ok(found)
+    }
+
+    /// Collects undefined symbols, so that one error names them all.
+    fn note_undefined(&mut self, own: &Symbol, wanted: &Wanted<'_>) -> Result<(), ErrorKind> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let symbol = Undefined {
+            name: text(wanted.name),
+            version: wanted.version.map(|version| text(version.name)),
+        };
+        debug_assert!(!own.is_weak());
+        if !self.undefined.contains(&symbol) {
+            self.undefined.push(symbol);
+        }
+        if self.undefined.len() == UNDEFINED_MAX { Err(self.undefined_error()) } else { Ok(()) }
+    }
+
+    fn undefined_error(&mut self) -> ErrorKind {
+        let searched = self.unit.scope.iter().map(|provider| self.providers.all[*provider].path.to_owned());
+        ErrorKind::UndefinedSymbols { symbols: std::mem::take(&mut self.undefined), searched: searched.collect() }
+    }
+
+    fn unsupported(&self, relocation: &Relocation, name: String) -> ErrorKind {
+        let symbols = self.unit.symbols;
+        let symbol = symbols
+            .get(relocation.symbol)
+            .filter(|_| relocation.symbol != 0)
+            .and_then(|own| symbols.string(own.name))
+            .map(|name| Escaped(name).to_string());
+        ErrorKind::UnsupportedRelocation { relocation: name, at: relocation.place, symbol }
+    }
+
+    fn finish(mut self) -> Result<Outcome, ErrorKind> {
+        if self.undefined.is_empty() { Ok(self.outcome) } else { Err(self.undefined_error()) }
+    }
+}
+
+/// Checks that every version `symbols` was linked against is still defined by the object that had it (`DT_VERNEED`).
+///
+/// `provider_named` gives the object of the group or process that a name in `DT_VERNEED` means.
+pub(crate) fn check_versions<'p>(
+    symbols: &Symbols,
+    provider_named: impl Fn(&[u8]) -> Option<Provider<'p>>,
+) -> Result<(), ErrorKind> {
+    for need in &symbols.versions.requirements {
+        let (Some(file), Some(name)) = (symbols.string(need.file), symbols.string(need.version.name)) else { continue };
+        let provider = provider_named(file);
+        let satisfied = match &provider {
+            // Old libraries have no versions at all; every definition of theirs serves.
+            Some(provider) => {
+                !provider.symbols.versions.defines_any
+                    || provider.symbols.versions.defines(need.version.hash, name, provider.symbols.strings())
+            }
+            None => false,
+        };
+        if satisfied || need.weak {
+            continue;
+        }
+        let user = (0..symbols.count()).find(|index| {
+            symbols.versions.index(*index).is_some_and(|own| own.number == need.index)
+        });
+        let user = user.and_then(|index| symbols.get(index)).and_then(|symbol| symbols.string(symbol.name));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        return Err(ErrorKind::MissingVersion {
+            version: text(name),
+            provider: provider.map_or_else(|| PathBuf::from(text(file)), |provider| provider.path.to_owned()),
+            symbol: user.map(text),
+        });
+    }
+    Ok(())
+}

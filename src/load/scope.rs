@@ -1,0 +1,99 @@
+//! Which definition a reference binds to: the objects of a scope, asked in order, by glibc's rules.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::addr::{Addr, Bias};
+use crate::file::symbols::{Symbol, Symbols, Wanted};
+
+/// An object that may define symbols for others.
+#[derive(Clone, Copy)]
+pub(crate) struct Provider<'a> {
+    pub(crate) symbols: &'a Symbols,
+    pub(crate) bias: Bias,
+    pub(crate) path: &'a Path,
+}
+
+/// A definition: which provider has it (its number in the list of all providers), and the symbol.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Definition {
+    pub(crate) provider: usize,
+    pub(crate) symbol: Symbol,
+    /// Where it is in this process. Of a thread-local symbol: its offset in its block.
+    pub(crate) value: Addr,
+}
+
+impl Provider<'_> {
+    /// Where `symbol` of this object lies: absolute symbols do not move with it.
+    pub(crate) fn address(&self, symbol: &Symbol) -> Addr {
+        match symbol.is_absolute() || symbol.is_tls() {
+            true => Addr(symbol.value as usize),
+            false => self.bias.at(crate::addr::Vaddr(symbol.value)),
+        }
+    }
+}
+
+/// `STB_GNU_UNIQUE` definitions: one for the whole process, whichever scope it was first found in.
+pub(crate) type Unique<Owner> = HashMap<Box<[u8]>, (Addr, Symbol, Owner)>;
+
+/// All objects that references of one group may bind to.
+pub(crate) struct Providers<'a> {
+    pub(crate) all: Vec<Provider<'a>>,
+    /// Unique symbols that this group is the first to use.
+    pub(crate) unique: HashMap<Box<[u8]>, Definition>,
+    /// Unique symbols that earlier groups have settled. Their owners stay for good.
+    pub(crate) settled: &'a dyn Fn(&[u8]) -> Option<(Addr, Symbol)>,
+    /// Definitions that no provider shows, by name and version: those only the host's own lookup finds.
+    pub(crate) elsewhere: &'a dyn Fn(&Wanted<'_>) -> Option<Addr>,
+}
+
+impl Providers<'_> {
+    /// The first definition of `wanted` in the objects `order` names.
+    #[inline]
+    pub(crate) fn find(&mut self, wanted: &Wanted<'_>, order: impl Iterator<Item = usize>) -> Option<Definition> {
+        for provider in order {
+            let object = &self.all[provider];
+            if let Some((_, symbol)) = object.symbols.find(wanted) {
+                let value = object.address(&symbol);
+                let found = Definition { provider, symbol, value };
+                return Some(if symbol.is_unique() { self.find_unique(wanted.name, found) } else { found });
+            }
+        }
+        None
+    }
+
+    /// The definition that everybody uses: the one found first, now or at an earlier load.
+    fn find_unique(&mut self, name: &[u8], found: Definition) -> Definition {
+        if let Some((value, symbol)) = (self.settled)(name) {
+            return Definition { value, symbol, ..found };
+        }
+        *self.unique.entry(name.into()).or_insert(found)
+    }
+
+    /// What a reference by symbol `own` of object `from` binds to (`_dl_lookup_symbol_x`).
+    pub(crate) fn bind(
+        &mut self,
+        from: usize,
+        own: &Symbol,
+        wanted: &Wanted<'_>,
+        order: impl Iterator<Item = usize>,
+    ) -> Option<Definition> {
+        let itself = |all: &[Provider<'_>]| Definition { provider: from, symbol: *own, value: all[from].address(own) };
+        if own.binds_locally() {
+            return Some(itself(&self.all));
+        }
+        let found = self.find(wanted, order).or_else(|| {
+            // It belongs to an object that cannot be named: as far as use goes, to the asker.
+            Some(Definition { provider: from, symbol: *own, value: (self.elsewhere)(wanted)? })
+        });
+        // A protected definition serves its own object, except that the address of a function is the one that an
+        // executable's PLT entry has made its address for everybody.
+        match found {
+            Some(found) if own.is_protected() && own.is_defined() && found.provider != from => {
+                let canonical = !wanted.for_call && !found.symbol.is_defined();
+                Some(if canonical { found } else { itself(&self.all) })
+            }
+            found => found,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! The `soload` command.
+fn main() {}

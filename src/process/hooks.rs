@@ -1,0 +1,138 @@
+//! What the process does that a loader must know of: how it was started, that it forks, that it exits.
+//!
+//! # Safety
+//! Code of loaded objects is run from here, on behalf of whoever opened them and promised that it may run.
+
+use std::cell::UnsafeCell;
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr;
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
+use super::module::Module;
+use super::registry::{self, Held};
+use crate::load::call::{Arguments, Code};
+
+static COUNT: AtomicI32 = AtomicI32::new(0);
+static VALUES: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
+static LIBRARY_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+
+/// glibc calls what stands in `.init_array` with the process's arguments: the only public way to learn them.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static START: unsafe extern "C" fn(c_int, *mut *const c_char, *mut *const c_char) = start;
+
+unsafe extern "C" fn start(count: c_int, values: *mut *const c_char, environment: *mut *const c_char) {
+    COUNT.store(count, Ordering::Relaxed);
+    VALUES.store(values, Ordering::Relaxed);
+    let prefix = c"LD_LIBRARY_PATH=".to_bytes();
+    let mut entry = environment;
+    // SAFETY: a null-terminated list of NUL-terminated strings on the initial stack, which stays.
+    unsafe {
+        while !entry.is_null() && !(*entry).is_null() {
+            if CStr::from_ptr(*entry).to_bytes().starts_with(prefix) {
+                LIBRARY_PATH.store((*entry).add(prefix.len()).cast_mut(), Ordering::Relaxed);
+            }
+            entry = entry.add(1);
+        }
+    }
+}
+
+/// `LD_LIBRARY_PATH` as it was when the process started: the loader goes by that, whatever is set later.
+pub(crate) fn library_path() -> Option<&'static [u8]> {
+    let at = LIBRARY_PATH.load(Ordering::Relaxed);
+    // SAFETY: set once by `start`, to a string on the initial stack.
+    (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) }.to_bytes())
+}
+
+/// What constructors are called with: the process's own arguments, and its environment as it is now.
+fn arguments() -> Arguments {
+    unsafe extern "C" {
+        static environ: *const *const c_char;
+    }
+    static NONE: [usize; 1] = [0];
+    let values = VALUES.load(Ordering::Relaxed).cast_const();
+    // SAFETY: a pointer that the C library keeps; reading it races with `setenv` no more than in any constructor.
+    let environment = unsafe { environ };
+    match values.is_null() {
+        true => Arguments { count: 0, values: NONE.as_ptr().cast(), environment },
+        false => Arguments { count: COUNT.load(Ordering::Relaxed), values, environment },
+    }
+}
+
+/// Runs the constructors of a module that has been published.
+pub(crate) fn initialise(module: &Module) {
+    /// Says that they have run even if one of them throws, so that nobody waits for ever.
+    struct Done<'a>(&'a Module);
+    impl Drop for Done<'_> {
+        fn drop(&mut self) {
+            registry::initialised(self.0);
+        }
+    }
+    install();
+    let _done = Done(module);
+    let arguments = arguments();
+    for constructor in &module.constructors {
+        // SAFETY: the module is published; whoever opened it promised that its code may run (`Library::new`).
+        unsafe { constructor.initialise(arguments) };
+    }
+}
+
+/// Runs the destructors of a module whose constructors have run.
+pub(crate) fn finish(module: &Module) {
+    for destructor in &module.destructors {
+        // SAFETY: the module is still mapped: we hold it. Its constructors have run.
+        unsafe { destructor.finish() };
+    }
+}
+
+/// Runs an IFUNC resolver of an object whose plain words are all relocated.
+pub(crate) fn resolve(resolver: Code) -> crate::Addr {
+    // SAFETY: the loader calls it in the order of dependency, after plain relocation; whoever opens the library has
+    // promised that its code may run.
+    unsafe { resolver.resolve() }
+}
+
+/// Registers what is to happen at exit and around a fork, once, before the first constructor of ours: so our
+/// destructors run after everything that constructors register, as glibc's do.
+fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: all four are plain functions that never unwind.
+        unsafe {
+            libc::atexit(at_exit);
+            libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child));
+        }
+    });
+}
+
+extern "C" fn at_exit() {
+    registry::finish_all();
+}
+
+/// The registry's lock, while a fork is under way.
+struct OverFork(UnsafeCell<Option<Held>>);
+
+// SAFETY: written by `before_fork` and emptied by the same thread right after, in parent and child; C libraries run fork
+// handlers one fork at a time, and the lock itself keeps a second forking thread out.
+unsafe impl Sync for OverFork {}
+
+static OVER_FORK: OverFork = OverFork(UnsafeCell::new(None));
+
+extern "C" fn before_fork() {
+    let held = registry::hold();
+    // SAFETY: the lock is ours, so no other thread is between here and the end of its fork.
+    unsafe { *OVER_FORK.0.get() = Some(held) };
+}
+
+extern "C" fn after_fork_in_parent() {
+    // SAFETY: as in `before_fork`; the guard is taken out before it is dropped.
+    let held = unsafe { (*OVER_FORK.0.get()).take() };
+    drop(held);
+}
+
+extern "C" fn after_fork_in_child() {
+    // SAFETY: as in `before_fork`; the child's only thread is the one that forked.
+    let held = unsafe { (*OVER_FORK.0.get()).take() };
+    held.into_iter().for_each(registry::forget_other_threads);
+}

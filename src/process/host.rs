@@ -1,0 +1,436 @@
+//! The objects that the C library's own loader has loaded: seen, adopted, held, and opened through it where need be.
+//!
+//! # Safety
+//! What is read here is memory of other objects. It is read while glibc's list is locked (`dl_iterate_phdr`), or for an
+//! object that a [`Pin`] or the program's start keeps loaded; and only inside segments that its program headers name.
+
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use crate::addr::{Addr, Bias, Protection, Vaddr};
+use crate::error::ErrorKind;
+use crate::file::Source;
+use crate::file::dynamic::{Dynamic, Names};
+use crate::file::symbols::{self, Symbols};
+use crate::file::view::{ByteOrder, Class, View};
+use crate::sys::{Bytes, Identity};
+
+/// Entries of a dynamic section in memory.
+const DYNAMIC_MAX: usize = 65_536;
+
+/// Parts of the C library, which only its own loader can load: they share its private data (`GLIBC_PRIVATE`).
+const PARTS: [&[u8]; 20] = [
+    b"ld-linux-x86-64.so.2",
+    b"libc.so.6",
+    b"libm.so.6",
+    b"libmvec.so.1",
+    b"libpthread.so.0",
+    b"libdl.so.2",
+    b"librt.so.1",
+    b"libutil.so.1",
+    b"libanl.so.1",
+    b"libresolv.so.2",
+    b"libBrokenLocale.so.1",
+    b"libthread_db.so.1",
+    b"libnss_files.so.2",
+    b"libnss_dns.so.2",
+    b"libnss_compat.so.2",
+    b"libnss_db.so.2",
+    b"libnss_hesiod.so.2",
+    b"libc_malloc_debug.so.0",
+    b"libmemusage.so",
+    b"libpcprofile.so",
+];
+
+/// Whether `name` is that of a part of the C library.
+pub(crate) fn is_part_of_libc(name: &[u8]) -> bool {
+    PARTS.contains(&name)
+}
+
+/// An object of the host, as it was when it was first seen.
+pub(crate) struct HostObject {
+    /// The path that the loader opened; empty for the program.
+    name: CString,
+    pub(crate) path: PathBuf,
+    pub(crate) bias: Bias,
+    segments: Vec<(Range<u64>, Protection)>,
+    dynamic: Dynamic,
+    pub(crate) names: Names,
+    symbols: OnceLock<Option<Symbols>>,
+    identity: OnceLock<Option<Identity>>,
+    /// Loaded at the program's start, and so in the global scope, and for good.
+    pub(crate) at_start: bool,
+    /// Its thread-local storage, as `__tls_get_addr` knows it; 0 if it has none.
+    pub(crate) tls_module: usize,
+    pin: Mutex<Weak<Pin>>,
+}
+
+/// Keeps an object of the host loaded.
+pub(crate) struct Pin(NonNull<c_void>);
+
+// SAFETY: a handle of `dlopen`, good on any thread.
+unsafe impl Send for Pin {}
+// SAFETY: as above; nothing is done with it through a shared reference.
+unsafe impl Sync for Pin {}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `dlopen` and is closed once.
+        unsafe { libc::dlclose(self.0.as_ptr()) };
+    }
+}
+
+/// The host's objects in the order of its list: the program first.
+pub(crate) struct Host {
+    pub(crate) objects: Vec<Arc<HostObject>>,
+    /// How many objects were ever added and removed: the list has changed when these have.
+    changes: (u64, u64),
+}
+
+impl Host {
+    /// The host's objects as they are now.
+    pub(crate) fn look() -> Arc<Self> {
+        static LAST: Mutex<Option<Arc<Host>>> = Mutex::new(None);
+        let before = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let changes = changes();
+        if let Some(before) = before.as_ref().filter(|before| before.changes == changes) {
+            return Arc::clone(before);
+        }
+        let mut collected = Collected {
+            objects: Vec::new(),
+            changes,
+            // An address may have been given back and taken again: with removals, only what is there for good is kept.
+            before: before.as_ref().map_or(&[], |before| &before.objects),
+            keep_all: before.as_ref().is_some_and(|before| before.changes.1 == changes.1),
+        };
+        iterate(&mut |info| collected.add(info));
+        let host = Arc::new(Host { objects: collected.finish(), changes: collected.changes });
+        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&host));
+        host
+    }
+
+    /// The program itself.
+    pub(crate) fn program(&self) -> Option<&Arc<HostObject>> {
+        self.objects.first()
+    }
+
+    pub(crate) fn by_name(&self, name: &[u8]) -> Option<&Arc<HostObject>> {
+        self.objects.iter().skip(1).find(|object| object.is_called(name))
+    }
+
+    pub(crate) fn by_identity(&self, identity: Identity) -> Option<&Arc<HostObject>> {
+        self.objects.iter().find(|object| object.identity() == Some(identity))
+    }
+
+    /// The object that has `addr` in one of its segments.
+    pub(crate) fn by_address(&self, addr: Addr) -> Option<&Arc<HostObject>> {
+        self.objects.iter().find(|object| {
+            let vaddr = object.bias.vaddr(addr).0;
+            object.segments.iter().any(|(range, _)| range.contains(&vaddr))
+        })
+    }
+}
+
+impl HostObject {
+    /// Whether a `DT_NEEDED` or `dlopen` of that name means it.
+    fn is_called(&self, name: &[u8]) -> bool {
+        let path = self.name.to_bytes();
+        match &self.names.soname {
+            Some(soname) if **soname == *name => true,
+            Some(_) => path == name,
+            None => path == name || path.rsplit(|byte| *byte == b'/').next() == Some(name),
+        }
+    }
+
+    /// Which file it is, as long as its path still leads there.
+    pub(crate) fn identity(&self) -> Option<Identity> {
+        *self.identity.get_or_init(|| {
+            let meta = std::fs::metadata(&self.path).ok()?;
+            Some(Identity { device: meta.dev(), inode: meta.ino() })
+        })
+    }
+
+    /// Its symbols. Only to be asked while it is sure to stay: loaded at the start, or pinned.
+    pub(crate) fn symbols(&self) -> Option<&Symbols> {
+        let read = || Symbols::read(&self.dynamic, self, native_class()).ok();
+        self.symbols.get_or_init(read).as_ref()
+    }
+
+    /// Keeps it loaded; `None` if it is there for good. An error means that it has gone meanwhile.
+    pub(crate) fn pin(&self) -> Result<Option<Arc<Pin>>, ErrorKind> {
+        if self.at_start {
+            return Ok(None);
+        }
+        let mut pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pin) = pin.upgrade() {
+            return Ok(Some(pin));
+        }
+        let made = Arc::new(dlopen(&self.name, libc::RTLD_NOW | libc::RTLD_NOLOAD)?);
+        *pin = Arc::downgrade(&made);
+        Ok(Some(made))
+    }
+
+    /// Whether `addr` is in one of its segments that may be executed.
+    pub(crate) fn is_code(&self, addr: Addr) -> bool {
+        let vaddr = self.bias.vaddr(addr).0;
+        self.segments.iter().any(|(range, protection)| protection.execute && range.contains(&vaddr))
+    }
+
+    pub(crate) fn nodeflib(&self) -> bool {
+        self.dynamic.nodeflib()
+    }
+
+    /// The addresses from its first segment to its last.
+    pub(crate) fn range(&self) -> Range<Addr> {
+        let at = |vaddr| self.bias.at(Vaddr(vaddr));
+        let (first, last) = (self.segments.first(), self.segments.last());
+        at(first.map_or(0, |(range, _)| range.start))..at(last.map_or(0, |(range, _)| range.end))
+    }
+}
+
+impl Source for HostObject {
+    fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
+        let (range, _) = self.segments.iter().find(|(range, flags)| flags.read && range.contains(&vaddr.0))?;
+        let follows = range.end - vaddr.0;
+        let len = len.unwrap_or(follows);
+        let start = NonNull::new(self.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows)?;
+        // SAFETY: the bytes lie in a readable segment of an object that stays loaded while anybody asks for its
+        // symbols (`symbols`), or while glibc's list is locked (`Collected::add`). Nobody writes an object's tables.
+        let bytes = unsafe { Bytes::new(start, len as usize, Arc::new(())) };
+        Some(View::new(bytes, native_class(), native_order()))
+    }
+}
+
+/// What is gathered while glibc's list is locked.
+struct Collected<'a> {
+    objects: Vec<Entry>,
+    changes: (u64, u64),
+    before: &'a [Arc<HostObject>],
+    keep_all: bool,
+}
+
+/// An object seen before, or a new one.
+enum Entry {
+    Seen(Arc<HostObject>),
+    New(Box<HostObject>),
+}
+
+impl Collected<'_> {
+    fn add(&mut self, info: &libc::dl_phdr_info) {
+        self.changes = (info.dlpi_adds, info.dlpi_subs);
+        let bias = Bias::between(Addr(info.dlpi_addr as usize), Vaddr(0));
+        // SAFETY: glibc gives a NUL-terminated name, or null.
+        let name = if info.dlpi_name.is_null() { c"" } else { unsafe { CStr::from_ptr(info.dlpi_name) } };
+        let same = |seen: &&Arc<HostObject>| {
+            (self.keep_all || seen.at_start) && seen.bias == bias && seen.name.as_c_str() == name
+        };
+        if let Some(seen) = self.before.iter().find(same) {
+            self.objects.push(Entry::Seen(Arc::clone(seen)));
+            return;
+        }
+        if let Some(object) = HostObject::read(info, bias, name, self.objects.is_empty()) {
+            self.objects.push(Entry::New(Box::new(object)));
+        }
+    }
+
+    /// Tells which objects the program started with.
+    fn finish(&mut self) -> Vec<Arc<HostObject>> {
+        let objects = std::mem::take(&mut self.objects);
+        let view: Vec<&HostObject> = objects
+            .iter()
+            .map(|object| match object {
+                Entry::Seen(object) => &**object,
+                Entry::New(object) => &**object,
+            })
+            .collect();
+        let at_start = started_with(&view);
+        let mut finished = Vec::with_capacity(objects.len());
+        for (object, at_start) in objects.into_iter().zip(at_start) {
+            finished.push(match object {
+                Entry::Seen(object) => object,
+                Entry::New(mut object) => {
+                    object.at_start = at_start;
+                    Arc::from(object)
+                }
+            });
+        }
+        finished
+    }
+}
+
+/// Which objects of the list the program started with.
+///
+/// glibc does not say, but its list does: start-up puts the program, preloaded libraries and all they need in front of
+/// everything opened later, and everything the program needs was there at the start.
+fn started_with(objects: &[&HostObject]) -> Vec<bool> {
+    let mut started = vec![false; objects.len()];
+    let mut todo = vec![0usize];
+    while let Some(index) = todo.pop() {
+        let Some(object) = objects.get(index).filter(|_| !std::mem::replace(&mut started[index], true)) else { continue };
+        for name in &object.names.needed {
+            todo.extend(objects.iter().position(|other| other.is_called(name)));
+        }
+        // Whatever stands before the last one found stood there at the start: preloaded libraries.
+        if todo.is_empty() {
+            let last = started.iter().rposition(|started| *started).unwrap_or(0);
+            todo.extend((0..last).filter(|index| !started[*index]));
+        }
+    }
+    started
+}
+
+impl HostObject {
+    fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr, is_program: bool) -> Option<Self> {
+        // SAFETY: glibc gives the program headers that it loaded the object by.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        let segments: Vec<_> = headers
+            .iter()
+            .filter(|header| header.p_type == libc::PT_LOAD)
+            .map(|header| {
+                let flag = |flag| header.p_flags & flag != 0;
+                let protection = Protection { read: flag(libc::PF_R), write: flag(libc::PF_W), execute: flag(libc::PF_X) };
+                (header.p_vaddr..header.p_vaddr + header.p_memsz, protection)
+            })
+            .collect();
+        let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
+        let mut object = Self {
+            name: name.to_owned(),
+            path: if is_program { program_path() } else { OsStr::from_bytes(name.to_bytes()).into() },
+            bias,
+            segments,
+            dynamic: Dynamic::default(),
+            names: Names::default(),
+            symbols: OnceLock::new(),
+            identity: OnceLock::new(),
+            at_start: false,
+            tls_module: info.dlpi_tls_modid,
+            pin: Mutex::default(),
+        };
+        let table = object.table(Vaddr(dynamic.p_vaddr), Some(dynamic.p_memsz))?;
+        let entries = (0..DYNAMIC_MAX as u64)
+            .map_while(|index| Some((table.word(index * 16)?, table.word(index * 16 + 8)?)))
+            .take_while(|(tag, _)| *tag != 0)
+            // glibc has added the bias to some of the addresses in place; no address of an object is as large as that.
+            .map(|(tag, value)| match is_address(tag) && bias.get() != 0 && value >= bias.get() as u64 {
+                true => (tag, bias.vaddr(Addr(value as usize)).0),
+                false => (tag, value),
+            });
+        object.dynamic = Dynamic::collect(entries).ok()?;
+        let strings = symbols::strings(&object.dynamic, &object).ok()?;
+        object.names = Names::read(&object.dynamic, &strings).ok()?;
+        Some(object)
+    }
+
+    /// The kernel's own object: no file, and no definitions for anybody.
+    pub(crate) fn is_kernels(&self) -> bool {
+        self.name.to_bytes().starts_with(b"linux-vdso") || self.name.to_bytes().starts_with(b"linux-gate")
+    }
+}
+
+/// Whether a dynamic tag's value is an address (gABI chapter 5, `d_ptr`).
+fn is_address(tag: u64) -> bool {
+    use crate::file::elf::tag as dt;
+    matches!(
+        tag,
+        dt::DT_HASH
+            | dt::DT_STRTAB
+            | dt::DT_SYMTAB
+            | dt::DT_RELA
+            | dt::DT_REL
+            | dt::DT_JMPREL
+            | dt::DT_GNU_HASH
+            | dt::DT_VERSYM
+            | dt::DT_VERDEF
+            | dt::DT_VERNEED
+            | dt::DT_INIT
+            | dt::DT_FINI
+            | dt::DT_INIT_ARRAY
+            | dt::DT_FINI_ARRAY
+    )
+}
+
+fn program_path() -> PathBuf {
+    std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"))
+}
+
+fn changes() -> (u64, u64) {
+    let mut changes = (0, 0);
+    let mut first = true;
+    iterate(&mut |info| {
+        if std::mem::take(&mut first) {
+            changes = (info.dlpi_adds, info.dlpi_subs);
+        }
+    });
+    changes
+}
+
+fn iterate(each: &mut dyn FnMut(&libc::dl_phdr_info)) {
+    unsafe extern "C" fn call(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
+        // SAFETY: `data` is the closure below, glibc's `info` is good for the call; a panic cannot leave `extern "C"`.
+        unsafe { (*data.cast::<&mut dyn FnMut(&libc::dl_phdr_info)>())(&*info) };
+        0
+    }
+    let mut each = each;
+    // SAFETY: `call` takes exactly this pointer, during this call only.
+    unsafe { libc::dl_iterate_phdr(Some(call), (&raw mut each).cast()) };
+}
+
+/// Opens a part of the C library through its own loader.
+pub(crate) fn open_part(path: &Path) -> Result<Pin, ErrorKind> {
+    let name = CString::new(path.as_os_str().as_bytes()).map_err(|_| ErrorKind::NulInName)?;
+    dlopen(&name, libc::RTLD_NOW | libc::RTLD_LOCAL)
+}
+
+fn dlopen(name: &CStr, flags: c_int) -> Result<Pin, ErrorKind> {
+    // SAFETY: runs constructors of a part of the C library at most, which it would run for the program too.
+    let handle = unsafe { libc::dlopen(name.as_ptr(), flags) };
+    NonNull::new(handle).map(Pin).ok_or_else(|| {
+        // SAFETY: glibc keeps the text for this thread until its next call.
+        let message = unsafe {
+            let text: *const c_char = libc::dlerror();
+            if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+        };
+        ErrorKind::Host { message: if message.is_empty() { "it is no longer loaded".into() } else { message } }
+    })
+}
+
+/// A definition that only glibc's own lookup sees: of an object that the host opened `RTLD_GLOBAL` after the start.
+pub(crate) fn global_symbol(name: &[u8], version: Option<&[u8]>) -> Option<Addr> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: two look-ups in glibc's tables.
+    let found = unsafe {
+        match version {
+            Some(version) => libc::dlvsym(libc::RTLD_DEFAULT, name.as_ptr(), CString::new(version).ok()?.as_ptr()),
+            None => libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()),
+        }
+    };
+    (!found.is_null()).then_some(Addr(found as usize))
+}
+
+/// Where thread-local storage of module `module` has `offset` in this thread.
+pub(crate) fn thread_local_address(module: usize, offset: u64) -> Addr {
+    #[repr(C)]
+    struct Index {
+        module: usize,
+        offset: usize,
+    }
+    unsafe extern "C" {
+        fn __tls_get_addr(index: *const Index) -> *mut c_void;
+    }
+    let index = Index { module, offset: offset as usize };
+    // SAFETY: the module is one that glibc numbered, of an object that stays loaded.
+    Addr(unsafe { __tls_get_addr(&raw const index) } as usize)
+}
+
+const fn native_class() -> Class {
+    if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
+}
+
+const fn native_order() -> ByteOrder {
+    if cfg!(target_endian = "little") { ByteOrder::Little } else { ByteOrder::Big }
+}

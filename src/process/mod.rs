@@ -1,0 +1,7 @@
+//! What lives in this process: objects the C library loaded, our modules, and who uses whom.
+
+pub(crate) mod hooks;
+pub(crate) mod host;
+pub(crate) mod module;
+pub(crate) mod registry;
+pub(crate) mod world;

@@ -1,0 +1,107 @@
+//! A loaded object: published, seen by every later load, gone when nothing uses it any more.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::host::{HostObject, Pin};
+use crate::addr::Addr;
+use crate::file::symbols::Symbols;
+use crate::load::call::Code;
+use crate::load::map::Mapping;
+use crate::load::scope::Provider;
+use crate::sys::Identity;
+
+/// Numbers modules in the order in which their constructors run; destructors run the other way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Id(pub(crate) u64);
+
+/// A module. Dropping the last owner unmaps it.
+pub(crate) struct Module {
+    pub(crate) id: Id,
+    pub(crate) path: PathBuf,
+    pub(crate) identity: Identity,
+    pub(crate) soname: Option<Box<[u8]>>,
+    pub(crate) symbols: Symbols,
+    pub(crate) mapping: Mapping,
+    /// What it needs, in the order of `DT_NEEDED`.
+    pub(crate) needed: Vec<Dependency>,
+    /// Modules that words of it refer to.
+    pub(crate) bound_to: Vec<Id>,
+    /// Objects of the host that it needs or refers to, held.
+    pub(crate) pins: Vec<Arc<Pin>>,
+    pub(crate) constructors: Vec<Code>,
+    pub(crate) destructors: Vec<Code>,
+}
+
+/// An object that another one needs.
+#[derive(Clone)]
+pub(crate) enum Dependency {
+    Host(Arc<HostObject>),
+    Module(Id),
+}
+
+/// An object in the process, whoever loaded it.
+#[derive(Clone)]
+pub(crate) enum Object {
+    Host(Arc<HostObject>),
+    Module(Arc<Module>),
+}
+
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Host(a), Self::Host(b)) => Arc::ptr_eq(a, b),
+            (Self::Module(a), Self::Module(b)) => a.id == b.id,
+            _ => false,
+        }
+    }
+}
+
+impl Object {
+    pub(crate) fn path(&self) -> &std::path::Path {
+        match self {
+            Self::Host(object) => &object.path,
+            Self::Module(module) => &module.path,
+        }
+    }
+
+    /// Its symbols, if they can be read.
+    pub(crate) fn symbols(&self) -> Option<&Symbols> {
+        match self {
+            Self::Host(object) => object.symbols(),
+            Self::Module(module) => Some(&module.symbols),
+        }
+    }
+
+    /// Itself as a provider of definitions; `None` if it has none to give.
+    pub(crate) fn provider(&self) -> Option<Provider<'_>> {
+        let (symbols, bias) = match self {
+            Self::Host(object) => (object.symbols()?, object.bias),
+            Self::Module(module) => (&module.symbols, module.mapping.bias()),
+        };
+        Some(Provider { symbols, bias, path: self.path() })
+    }
+
+    /// Whether `addr` is code of it.
+    pub(crate) fn is_code(&self, addr: Addr) -> bool {
+        match self {
+            Self::Host(object) => object.is_code(addr),
+            Self::Module(module) => module.mapping.is_code(addr),
+        }
+    }
+
+    /// The number of the module; `None` for an object of the host.
+    pub(crate) fn id(&self) -> Option<Id> {
+        match self {
+            Self::Host(_) => None,
+            Self::Module(module) => Some(module.id),
+        }
+    }
+
+    pub(crate) fn dependency(&self) -> Dependency {
+        match self {
+            Self::Host(object) => Dependency::Host(Arc::clone(object)),
+            Self::Module(module) => Dependency::Module(module.id),
+        }
+    }
+}

@@ -1,0 +1,474 @@
+//! Which modules there are, who uses them, and when one may go: the only state that loads share.
+//!
+//! The lock is held for look-ups and changes of these tables alone, never while foreign code or the C library's loader
+//! runs: either could wait for another thread that waits for us.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ThreadId;
+
+use super::hooks;
+use super::module::{Dependency, Id, Module, Object};
+use crate::addr::Addr;
+use crate::file::symbols::Symbol;
+use crate::load::scope::Unique;
+use crate::sys::Identity;
+
+/// All modules, in order of their ids.
+#[derive(Clone, Default)]
+pub(crate) struct State {
+    entries: Vec<Entry>,
+    /// Made global by an open, in order; what the program started with is not among them.
+    pub(crate) global: Vec<Object>,
+    pub(crate) unique: Unique<Object>,
+    next: u64,
+    /// A thread waits until another has finished something.
+    waiting: HashMap<ThreadId, ThreadId>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    module: Arc<Module>,
+    /// Names it was asked for by.
+    names: Vec<Box<[u8]>>,
+    handles: usize,
+    phase: Phase,
+    /// Why it is never unloaded, if so.
+    keep: Option<Keep>,
+}
+
+/// Where a module is in its life.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A thread runs its constructors.
+    Initialising(ThreadId),
+    Ready,
+    /// A thread runs its destructors.
+    Finishing(ThreadId),
+    /// Its destructors have run at the process's exit.
+    Finished,
+}
+
+/// Why a module stays for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// It asks for that (`DF_1_NODELETE`), or the one who opened it did.
+    NoDelete,
+    /// It has the definition of a unique symbol that everybody uses.
+    Unique(Box<[u8]>),
+}
+
+/// Why a library is still mapped after its handle was closed.
+///
+/// ```
+/// let reason = soload::Reason::OtherHandles(2);
+/// assert_eq!(reason.to_string(), "2 other handles are open");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// So many other handles to it are open.
+    OtherHandles(usize),
+    /// That library needs it.
+    NeededBy(PathBuf),
+    /// That library refers to symbols of it.
+    BoundBy(PathBuf),
+    /// It was linked (`-z nodelete`) or opened to stay.
+    NoDelete,
+    /// It defines that `STB_GNU_UNIQUE` symbol, which must stay the only one.
+    UniqueSymbol(String),
+    /// Its constructors are still running.
+    Initialising,
+    /// The process is exiting.
+    Exiting,
+    /// The C library's own loader loaded it, and keeps it as long as it likes.
+    OfTheHost,
+}
+
+impl std::fmt::Display for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        use crate::error::{Escaped, shown};
+        match self {
+            Self::OtherHandles(1) => f.write_str("1 other handle is open"),
+            Self::OtherHandles(count) => write!(f, "{count} other handles are open"),
+            Self::NeededBy(path) => write!(f, "{} needs it", shown(path)),
+            Self::BoundBy(path) => write!(f, "{} refers to symbols of it", shown(path)),
+            Self::NoDelete => f.write_str("it was linked or opened to stay (nodelete)"),
+            Self::UniqueSymbol(name) => {
+                write!(f, "it defines the process-wide unique symbol {}", Escaped(name.as_bytes()))
+            }
+            Self::Initialising => f.write_str("its constructors are still running"),
+            Self::Exiting => f.write_str("the process is exiting"),
+            Self::OfTheHost => f.write_str("the C library's loader loaded it"),
+        }
+    }
+}
+
+static REGISTRY: Mutex<Option<Arc<State>>> = Mutex::new(None);
+static CHANGED: Condvar = Condvar::new();
+
+type Guard = MutexGuard<'static, Option<Arc<State>>>;
+
+fn lock() -> Guard {
+    // Every change of the tables is complete before anything that could panic.
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The tables, to be changed: those that somebody else looks at are copied first.
+fn edit(guard: &mut Guard) -> &mut State {
+    Arc::make_mut(guard.get_or_insert_default())
+}
+
+/// The tables as they are now.
+pub(crate) fn state() -> Arc<State> {
+    Arc::clone(lock().get_or_insert_default())
+}
+
+/// What a group was made to fit: if the process has changed in one of these, it has to be made anew.
+pub(crate) struct Fit {
+    /// The files its new modules were loaded from: nobody else may have loaded them meanwhile.
+    pub(crate) identities: Vec<Identity>,
+    /// Modules of the process that it rests on: they must still be there.
+    pub(crate) rests_on: Vec<Id>,
+    /// Unique symbols it was first to define.
+    pub(crate) unique: Vec<NewUnique>,
+}
+
+/// A unique symbol: its name, where it is, and who has it.
+pub(crate) struct NewUnique {
+    pub(crate) name: Box<[u8]>,
+    pub(crate) addr: Addr,
+    pub(crate) symbol: Symbol,
+    pub(crate) owner: UniqueOwner,
+}
+
+/// Who has a unique symbol.
+pub(crate) enum UniqueOwner {
+    /// A new module, by its place in the group's order of initialisation.
+    New(usize),
+    Known(Object),
+}
+
+/// A module on its way into the registry.
+pub(crate) struct Newcomer {
+    pub(crate) module: Module,
+    /// The names it was asked for by.
+    pub(crate) names: Vec<Box<[u8]>>,
+    pub(crate) keep: Option<Keep>,
+}
+
+/// Puts a group into the registry, with one handle to member `root`; from here on it is there for everybody.
+///
+/// `make` gives the modules in the order in which their constructors run, numbered from the id it is given on. `None`
+/// if the process has changed meanwhile so that the group does not fit any more.
+pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcomer>) -> Option<Vec<Arc<Module>>> {
+    let mut guard = lock();
+    let state = edit(&mut guard);
+    let gone = |id: &Id| state.entry(*id).is_none_or(|entry| !entry.is_live());
+    if fit.rests_on.iter().any(gone)
+        || fit.identities.iter().any(|identity| state.by_identity(*identity).is_some())
+        || fit.unique.iter().any(|unique| state.unique.contains_key(&unique.name))
+    {
+        return None;
+    }
+    let phase = Phase::Initialising(std::thread::current().id());
+    let mut modules = Vec::new();
+    for (index, Newcomer { module, names, keep }) in make(Id(state.next)).into_iter().enumerate() {
+        let module = Arc::new(module);
+        state.next += 1;
+        let handles = usize::from(index == root);
+        state.entries.push(Entry { module: Arc::clone(&module), names, handles, phase, keep });
+        modules.push(module);
+    }
+    for NewUnique { name, addr, symbol, owner } in fit.unique {
+        let owner = match owner {
+            UniqueOwner::New(index) => Object::Module(Arc::clone(&modules[index])),
+            UniqueOwner::Known(object) => object,
+        };
+        if let Object::Module(module) = &owner
+            && let Some(entry) = state.entry_mut(module.id)
+        {
+            entry.keep.get_or_insert(Keep::Unique(name.clone()));
+        }
+        state.unique.insert(name, (addr, symbol, owner));
+    }
+    Some(modules)
+}
+
+/// One more handle to a module that is there; `false` if it is going.
+pub(crate) fn retain(module: &Module, name: &[u8]) -> bool {
+    let mut guard = lock();
+    let Some(entry) = edit(&mut guard).entry_mut(module.id).filter(|entry| entry.is_live()) else { return false };
+    entry.handles += 1;
+    if !entry.names.iter().any(|known| **known == *name) {
+        entry.names.push(name.into());
+    }
+    true
+}
+
+/// Marks a module as one that stays for good.
+pub(crate) fn keep(module: &Module) {
+    if let Some(entry) = edit(&mut lock()).entry_mut(module.id) {
+        entry.keep.get_or_insert(Keep::NoDelete);
+    }
+}
+
+/// Adds objects to the global scope, for all loads to come.
+pub(crate) fn make_global(objects: impl IntoIterator<Item = Object>) {
+    let mut guard = lock();
+    let state = edit(&mut guard);
+    for object in objects {
+        if !matches!(&object, Object::Host(host) if host.at_start) && !state.global.contains(&object) {
+            state.global.push(object);
+        }
+    }
+}
+
+/// Says that the constructors of a module have run.
+pub(crate) fn initialised(module: &Module) {
+    if let Some(entry) = edit(&mut lock()).entry_mut(module.id) {
+        entry.phase = Phase::Ready;
+    }
+    CHANGED.notify_all();
+}
+
+/// Waits until other threads have initialised `modules`; those that this thread is initialising itself do not count.
+pub(crate) fn wait_until_initialised(modules: &[Id]) {
+    let me = std::thread::current().id();
+    let mut guard = lock();
+    loop {
+        let state = edit(&mut guard);
+        state.waiting.remove(&me);
+        let busy = modules.iter().find_map(|id| match state.entry(*id)?.phase {
+            Phase::Initialising(thread) if thread != me => Some(thread),
+            _ => None,
+        });
+        // Whoever waits for us, directly or through others, will not get on if we wait for it in turn.
+        match busy {
+            Some(thread) if !state.waits_for(thread, me) => {
+                state.waiting.insert(me, thread);
+                guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Waits until another thread has finished unloading what was loaded from these files.
+pub(crate) fn wait_until_gone(identities: &[Identity]) {
+    let me = std::thread::current().id();
+    let mut guard = lock();
+    loop {
+        let state = edit(&mut guard);
+        state.waiting.remove(&me);
+        let busy = state.entries.iter().find_map(|entry| match entry.phase {
+            Phase::Finishing(thread) if thread != me && identities.contains(&entry.module.identity) => Some(thread),
+            _ => None,
+        });
+        match busy {
+            Some(thread) if !state.waits_for(thread, me) => {
+                state.waiting.insert(me, thread);
+                guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Gives one handle back and unloads whatever is not used any more. Answers why the module itself is still there.
+pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
+    let me = std::thread::current().id();
+    let (unused, reasons) = {
+        let mut guard = lock();
+        let state = edit(&mut guard);
+        if let Some(entry) = state.entry_mut(module.id) {
+            entry.handles = entry.handles.saturating_sub(1);
+        }
+        let used = state.used();
+        let mut unused = Vec::new();
+        for entry in state.entries.iter_mut().filter(|entry| !used.contains(&entry.module.id)) {
+            entry.phase = Phase::Finishing(me);
+            unused.push(Arc::clone(&entry.module));
+        }
+        let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
+        state.global.retain(|object| !going(object));
+        (unused, state.reasons(&module))
+    };
+    finish(&unused);
+    {
+        let mut guard = lock();
+        edit(&mut guard).entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
+    }
+    CHANGED.notify_all();
+    // The last owners of `unused` are here: unmapping happens outside the lock.
+    reasons
+}
+
+/// Runs the destructors of everything that is still loaded, at the process's exit.
+pub(crate) fn finish_all() {
+    let me = std::thread::current().id();
+    loop {
+        // A destructor may load something: until nothing is left.
+        let ready: Vec<Arc<Module>> = {
+            let mut guard = lock();
+            let ready = edit(&mut guard).entries.iter_mut().filter(|entry| entry.phase == Phase::Ready);
+            ready
+                .map(|entry| {
+                    entry.phase = Phase::Finishing(me);
+                    Arc::clone(&entry.module)
+                })
+                .collect()
+        };
+        if ready.is_empty() {
+            return;
+        }
+        finish(&ready);
+        let mut guard = lock();
+        for module in &ready {
+            if let Some(entry) = edit(&mut guard).entry_mut(module.id) {
+                entry.phase = Phase::Finished;
+            }
+        }
+    }
+}
+
+/// Runs destructors, last initialised first.
+fn finish(modules: &[Arc<Module>]) {
+    for module in modules.iter().rev() {
+        hooks::finish(module);
+    }
+}
+
+impl State {
+    fn entry(&self, id: Id) -> Option<&Entry> {
+        let at = self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()?;
+        self.entries.get(at)
+    }
+
+    fn entry_mut(&mut self, id: Id) -> Option<&mut Entry> {
+        let at = self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()?;
+        self.entries.get_mut(at)
+    }
+
+    /// The module of that number.
+    pub(crate) fn module(&self, id: Id) -> Option<Arc<Module>> {
+        self.entry(id).map(|entry| Arc::clone(&entry.module))
+    }
+
+    /// The module that was asked for by that name before, or that calls itself so.
+    pub(crate) fn by_name(&self, name: &[u8]) -> Option<Arc<Module>> {
+        let called = |entry: &&Entry| {
+            entry.is_live()
+                && (entry.names.iter().any(|known| **known == *name) || entry.module.soname.as_deref() == Some(name))
+        };
+        self.entries.iter().find(called).map(|entry| Arc::clone(&entry.module))
+    }
+
+    /// The module that was loaded from that file.
+    pub(crate) fn by_identity(&self, identity: Identity) -> Option<Arc<Module>> {
+        let same = |entry: &&Entry| entry.is_live() && entry.module.identity == identity;
+        self.entries.iter().find(same).map(|entry| Arc::clone(&entry.module))
+    }
+
+    /// The modules in use: open, kept, still being initialised, or needed or referred to by one in use.
+    fn used(&self) -> Vec<Id> {
+        let root = |entry: &&Entry| entry.handles > 0 || entry.keep.is_some() || entry.phase != Phase::Ready;
+        let mut used: Vec<Id> = self.entries.iter().filter(root).map(|entry| entry.module.id).collect();
+        let mut next = 0;
+        while next < used.len() {
+            if let Some(entry) = self.entry(used[next]) {
+                for id in entry.module.uses() {
+                    if !used.contains(&id) {
+                        used.push(id);
+                    }
+                }
+            }
+            next += 1;
+        }
+        used
+    }
+
+    fn reasons(&self, module: &Module) -> Vec<Reason> {
+        let Some(entry) = self.entry(module.id) else { return Vec::new() };
+        let mut reasons = Vec::new();
+        match entry.phase {
+            Phase::Finishing(_) => return reasons,
+            Phase::Finished => reasons.push(Reason::Exiting),
+            Phase::Initialising(_) => reasons.push(Reason::Initialising),
+            Phase::Ready => {}
+        }
+        if entry.handles > 0 {
+            reasons.push(Reason::OtherHandles(entry.handles));
+        }
+        match &entry.keep {
+            Some(Keep::NoDelete) => reasons.push(Reason::NoDelete),
+            Some(Keep::Unique(name)) => {
+                reasons.push(Reason::UniqueSymbol(String::from_utf8_lossy(name).into_owned()));
+            }
+            None => {}
+        }
+        for other in self.entries.iter().filter(|other| other.module.id != module.id && other.is_live()) {
+            if other.module.needs(module.id) {
+                reasons.push(Reason::NeededBy(other.module.path.clone()));
+            } else if other.module.bound_to.contains(&module.id) {
+                reasons.push(Reason::BoundBy(other.module.path.clone()));
+            }
+        }
+        reasons
+    }
+
+    fn waits_for(&self, from: ThreadId, whom: ThreadId) -> bool {
+        let mut thread = from;
+        // A circle that we are not part of cannot arise: each closes only over a thread that then does not wait.
+        for _ in 0..=self.waiting.len() {
+            match self.waiting.get(&thread) {
+                Some(next) if *next == whom => return true,
+                Some(next) => thread = *next,
+                None => return false,
+            }
+        }
+        false
+    }
+}
+
+impl Entry {
+    fn is_live(&self) -> bool {
+        !matches!(self.phase, Phase::Finishing(_))
+    }
+}
+
+impl Module {
+    fn needs(&self, id: Id) -> bool {
+        self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))
+    }
+
+    fn uses(&self) -> impl Iterator<Item = Id> {
+        let needed = self.needed.iter().filter_map(|dependency| match dependency {
+            Dependency::Module(id) => Some(*id),
+            Dependency::Host(_) => None,
+        });
+        needed.chain(self.bound_to.iter().copied())
+    }
+}
+
+/// The lock, held over a fork so that the child finds the tables whole.
+pub(crate) struct Held(#[allow(dead_code)] Guard);
+
+/// Locks the registry for a fork.
+pub(crate) fn hold() -> Held {
+    Held(lock())
+}
+
+/// In the child: the other threads are gone, and nobody will finish what they had begun.
+pub(crate) fn forget_other_threads(mut held: Held) {
+    let me = std::thread::current().id();
+    let state = edit(&mut held.0);
+    state.waiting.clear();
+    for entry in &mut state.entries {
+        match entry.phase {
+            Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Ready,
+            _ => {}
+        }
+    }
+}

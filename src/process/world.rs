@@ -1,0 +1,75 @@
+//! One look at the process: the host's objects and our modules at one moment, for one open to decide by.
+
+use std::sync::Arc;
+
+use super::host::{Host, is_part_of_libc};
+use super::module::{Dependency, Object};
+use super::registry::{State, state};
+use crate::find::graph::World;
+use crate::sys::Identity;
+
+/// The process as one open saw it.
+pub(crate) struct Look {
+    pub(crate) host: Arc<Host>,
+    pub(crate) state: Arc<State>,
+}
+
+impl Look {
+    pub(crate) fn now() -> Self {
+        Self { state: state(), host: Host::look() }
+    }
+
+    /// The objects every reference is looked for in first: what the program started with, then what was made global.
+    pub(crate) fn global_scope(&self) -> Vec<Object> {
+        let started = self.host.objects.iter().filter(|object| object.at_start && !object.is_kernels());
+        started.cloned().map(Object::Host).chain(self.state.global.iter().cloned()).collect()
+    }
+
+    /// `object` and all it needs, breadth first.
+    pub(crate) fn closure(&self, object: &Object) -> Vec<Object> {
+        let mut closure = vec![object.clone()];
+        let mut next = 0;
+        while next < closure.len() {
+            for need in self.needed(&closure[next]) {
+                if !closure.contains(&need) {
+                    closure.push(need);
+                }
+            }
+            next += 1;
+        }
+        closure
+    }
+}
+
+impl World for Look {
+    type Object = Object;
+
+    fn by_name(&self, name: &[u8]) -> Option<Object> {
+        let module = self.state.by_name(name).map(Object::Module);
+        module.or_else(|| self.host.by_name(name).cloned().map(Object::Host))
+    }
+
+    fn by_identity(&self, identity: Identity) -> Option<Object> {
+        let module = self.state.by_identity(identity).map(Object::Module);
+        module.or_else(|| self.host.by_identity(identity).cloned().map(Object::Host))
+    }
+
+    fn needed(&self, object: &Object) -> Vec<Object> {
+        match object {
+            Object::Host(object) => {
+                object.names.needed.iter().filter_map(|name| self.host.by_name(name)).cloned().map(Object::Host).collect()
+            }
+            Object::Module(module) => {
+                let object = |dependency: &Dependency| match dependency {
+                    Dependency::Host(object) => Some(Object::Host(Arc::clone(object))),
+                    Dependency::Module(id) => self.state.module(*id).map(Object::Module),
+                };
+                module.needed.iter().filter_map(object).collect()
+            }
+        }
+    }
+
+    fn belongs_to_host(&self, name: &[u8]) -> bool {
+        is_part_of_libc(name)
+    }
+}

@@ -1,0 +1,342 @@
+//! The system calls soload rests on, typed: files opened and mapped, addresses reserved, protected and given back.
+//!
+//! # Safety
+//! This module owns every mapping that soload creates. A [`Reservation`] is a range of addresses that nobody else
+//! uses; all other mappings are made inside one, so no call here can change memory of the rest of the program.
+
+use std::any::Any;
+use std::ffi::{CStr, c_void};
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, Range};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+use std::ptr::NonNull;
+use std::sync::{Arc, OnceLock};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use nix::sys::stat::Mode;
+
+use crate::addr::{Addr, PageSize, Protection};
+use crate::error::ErrorKind;
+
+/// The page size of this machine, as the kernel reports it.
+pub(crate) fn page_size() -> PageSize {
+    static PAGE: OnceLock<PageSize> = OnceLock::new();
+    *PAGE.get_or_init(|| {
+        let reported = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+        reported.and_then(|bytes| PageSize::new(bytes as u64)).unwrap_or(const { PageSize::new(4096).unwrap() })
+    })
+}
+
+/// Which file it is, whatever it is called: two equal identities are one object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+}
+
+/// A regular file, open for reading.
+#[derive(Debug)]
+pub(crate) struct RegularFile {
+    pub(crate) fd: OwnedFd,
+    pub(crate) identity: Identity,
+    pub(crate) size: u64,
+}
+
+impl RegularFile {
+    /// Opens `path` without ever waiting for it: whatever is not a regular file is refused, by its type.
+    pub(crate) fn open(path: &Path) -> Result<Self, ErrorKind> {
+        if path.as_os_str().as_bytes().contains(&0) {
+            return Err(ErrorKind::NulInName);
+        }
+        // O_NONBLOCK: a FIFO without a writer would otherwise block right here, before its type is known.
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let opened = fault::point("open").and_then(|()| nix::fcntl::open(path, flags, Mode::empty()));
+        let fd = opened.map_err(|errno| match errno {
+            // A socket cannot be opened at all; say what it is instead of ENXIO.
+            Errno::ENXIO => std::fs::metadata(path)
+                .ok()
+                .and_then(|meta| not_regular(meta.file_type()))
+                .map_or(ErrorKind::Open { errno: errno as i32 }, |found| ErrorKind::NotMappable { found }),
+            errno => ErrorKind::Open { errno: errno as i32 },
+        })?;
+        let file = File::from(fd);
+        let meta = file.metadata().map_err(|e| ErrorKind::Open { errno: e.raw_os_error().unwrap_or(libc::EIO) })?;
+        match not_regular(meta.file_type()) {
+            Some(found) => Err(ErrorKind::NotMappable { found }),
+            None => Ok(Self {
+                fd: file.into(),
+                identity: Identity { device: meta.dev(), inode: meta.ino() },
+                size: meta.len(),
+            }),
+        }
+    }
+
+    /// The whole file, mapped read-only; reading it copies nothing.
+    pub(crate) fn map(&self) -> Result<Bytes, ErrorKind> {
+        let Some(len) = usize::try_from(self.size).ok().and_then(NonZeroUsize::new) else {
+            return Ok(Bytes::from_static(&[]));
+        };
+        fault::point("mmap")
+            // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
+            .and_then(|()| unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, &self.fd, 0) })
+            .map(|start| {
+                let map = Map { start, len };
+                // SAFETY: the range is mapped readable until `map`, its owner, is dropped. The kernel keeps a private
+                // file mapping readable; a file truncated by somebody else meanwhile is outside what can be promised.
+                unsafe { Bytes::new(start.cast(), len.get(), Arc::new(map)) }
+            })
+            .map_err(|errno| ErrorKind::NoRoom { bytes: self.size, errno: errno as i32 })
+    }
+}
+
+/// What a file is, unless it is a regular one.
+fn not_regular(kind: std::fs::FileType) -> Option<&'static str> {
+    let kinds = [
+        (kind.is_dir(), "a directory"),
+        (kind.is_fifo(), "a FIFO"),
+        (kind.is_socket(), "a socket"),
+        (kind.is_char_device(), "a character device (a terminal or the like)"),
+        (kind.is_block_device(), "a block device"),
+    ];
+    if kind.is_file() { None } else { Some(kinds.iter().find(|(is, _)| *is).map_or("something else", |(_, name)| name)) }
+}
+
+/// Bytes that do not move or change while they are held, shared with whoever keeps them mapped.
+#[derive(Clone)]
+pub(crate) struct Bytes {
+    start: NonNull<u8>,
+    len: usize,
+    owner: Arc<dyn Any + Send + Sync>,
+}
+
+// SAFETY: `Bytes` is a shared, read-only view; `Bytes::new` demands that its memory stays readable on any thread.
+unsafe impl Send for Bytes {}
+// SAFETY: as above.
+unsafe impl Sync for Bytes {}
+
+impl Bytes {
+    /// # Safety
+    /// `start..start + len` stays readable, and is not written, until `owner` is dropped.
+    pub(crate) unsafe fn new(start: NonNull<u8>, len: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { start, len, owner }
+    }
+
+    pub(crate) fn from_static(bytes: &'static [u8]) -> Self {
+        Self { start: NonNull::from(bytes).cast(), len: bytes.len(), owner: Arc::new(()) }
+    }
+
+    /// A part of them, if it is one.
+    pub(crate) fn slice(&self, range: Range<u64>) -> Option<Self> {
+        let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
+        let part = self.get(start..end)?;
+        Some(Self { start: NonNull::from(part).cast(), len: part.len(), owner: Arc::clone(&self.owner) })
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `Bytes::new`'s caller guarantees the range for as long as `owner`, which we hold, lives.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        let owner: Arc<Vec<u8>> = Arc::new(bytes);
+        // SAFETY: a `Vec` behind an `Arc` that nobody else has neither moves its bytes nor changes them.
+        unsafe { Self::new(NonNull::from(owner.as_slice()).cast(), owner.len(), owner) }
+    }
+}
+
+/// A mapping that is given back when dropped.
+struct Map {
+    start: NonNull<c_void>,
+    len: NonZeroUsize,
+}
+
+// SAFETY: it is a range of addresses; only `Drop` acts on it.
+unsafe impl Send for Map {}
+// SAFETY: as above; nothing can be done through a shared reference.
+unsafe impl Sync for Map {}
+
+impl Drop for Map {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by us and its owner is going away. Failure (a split at the limit of mappings)
+        // would only leave it mapped.
+        let _ = unsafe { munmap(self.start, self.len.get()) };
+    }
+}
+
+/// A range of addresses that belongs to one object: whatever is mapped inside goes away with it.
+pub(crate) struct Reservation {
+    map: Map,
+}
+
+impl Reservation {
+    /// Reserves `len` bytes of address space, inaccessible, at a multiple of `align`.
+    pub(crate) fn new(len: u64, align: PageSize) -> Result<Self, ErrorKind> {
+        let page = page_size();
+        // Over-reserve so that an aligned start lies inside, then give the rest back.
+        let slack = align.bytes().saturating_sub(page.bytes());
+        let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 };
+        let total = len.checked_add(slack).and_then(|total| usize::try_from(total).ok()).and_then(NonZeroUsize::new);
+        let total = total.ok_or(no_room(Errno::ENOMEM))?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
+        let start = fault::point("mmap")
+            // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
+            .and_then(|()| unsafe { mmap_anonymous(None, total, ProtFlags::PROT_NONE, flags) })
+            .map_err(no_room)?;
+        let mut map = Map { start, len: total };
+        if slack > 0 {
+            let first = start.as_ptr() as usize;
+            let aligned = align.up(first as u64).map_or(first, |up| up as usize);
+            map.keep(aligned - first, len as usize);
+        }
+        Ok(Self { map })
+    }
+
+    pub(crate) fn start(&self) -> Addr {
+        Addr(self.map.start.as_ptr() as usize)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len.get()
+    }
+
+    pub(crate) fn contains(&self, addr: Addr) -> bool {
+        addr.0.wrapping_sub(self.start().0) < self.len()
+    }
+
+    /// Maps `len` bytes of a file from `from` at `offset` into the reservation, privately: a write copies the page.
+    pub(crate) fn map_file(
+        &self,
+        offset: u64,
+        len: u64,
+        protection: Protection,
+        file: &impl AsFd,
+        from: u64,
+    ) -> Result<(), ErrorKind> {
+        let (at, size) = self.inside(offset, len)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        fault::point("mmap")
+            // SAFETY: `inside` proved the range to be ours; nothing but this object's own pages is replaced.
+            .and_then(|()| unsafe { mmap(Some(at), size, prot(protection), flags, file, from as libc::off_t) })
+            .map(drop)
+            .map_err(|errno| refused("mmap of a segment", len, errno))
+    }
+
+    /// Maps `len` zero bytes at `offset` into the reservation.
+    pub(crate) fn map_zeros(&self, offset: u64, len: u64, protection: Protection) -> Result<(), ErrorKind> {
+        let (at, size) = self.inside(offset, len)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        fault::point("mmap")
+            // SAFETY: as in `map_file`.
+            .and_then(|()| unsafe { mmap_anonymous(Some(at), size, prot(protection), flags) })
+            .map(drop)
+            .map_err(|errno| refused("mmap of zero pages", len, errno))
+    }
+
+    /// Changes what may be done with `len` bytes at `offset`.
+    pub(crate) fn protect(&self, offset: u64, len: u64, protection: Protection) -> Result<(), ErrorKind> {
+        let (at, size) = self.inside(offset, len)?;
+        let start = NonNull::new(at.get() as *mut c_void).unwrap_or(self.map.start);
+        fault::point("mprotect")
+            // SAFETY: `inside` proved the range to be ours. Rust references into it exist only for segments that are
+            // never written (`load::map`), and those stay readable.
+            .and_then(|()| unsafe { mprotect(start, size.get(), prot(protection)) })
+            .map_err(|errno| refused("mprotect of a segment", len, errno))
+    }
+
+    /// The range as an address and a size, if it lies inside.
+    fn inside(&self, offset: u64, len: u64) -> Result<(NonZeroUsize, NonZeroUsize), ErrorKind> {
+        let end = offset.checked_add(len).filter(|end| *end <= self.len() as u64);
+        let at = NonZeroUsize::new(self.start().0.wrapping_add(offset as usize));
+        match (end, at, NonZeroUsize::new(len as usize)) {
+            (Some(_), Some(at), Some(len)) => Ok((at, len)),
+            _ => Err(ErrorKind::Limit { what: "bytes of a reservation", limit: self.len() as u64, found: len }),
+        }
+    }
+}
+
+impl Map {
+    /// Gives back all but `len` bytes from `skip` on.
+    fn keep(&mut self, skip: usize, len: usize) {
+        let (first, total) = (self.start.as_ptr() as usize, self.len.get());
+        for (start, size) in [(first, skip), (first + skip + len, total - skip - len)] {
+            if let (Some(start), true) = (NonNull::new(start as *mut c_void), size > 0) {
+                // SAFETY: both ranges are ends of our own mapping that nobody has used yet. If it fails they stay
+                // reserved, which costs nothing but addresses.
+                let _ = unsafe { munmap(start, size) };
+            }
+        }
+        if let (Some(start), Some(len)) = (NonNull::new((first + skip) as *mut c_void), NonZeroUsize::new(len)) {
+            (self.start, self.len) = (start, len);
+        }
+    }
+}
+
+fn prot(protection: Protection) -> ProtFlags {
+    let mut flags = ProtFlags::PROT_NONE;
+    flags.set(ProtFlags::PROT_READ, protection.read);
+    flags.set(ProtFlags::PROT_WRITE, protection.write);
+    flags.set(ProtFlags::PROT_EXEC, protection.execute);
+    flags
+}
+
+fn refused(call: &'static str, bytes: u64, errno: Errno) -> ErrorKind {
+    match errno {
+        Errno::ENOMEM => ErrorKind::NoRoom { bytes, errno: errno as i32 },
+        errno => ErrorKind::System { call, errno: errno as i32 },
+    }
+}
+
+/// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
+pub(crate) fn auxiliary(key: libc::c_ulong) -> u64 {
+    // SAFETY: reads a table that does not change.
+    unsafe { libc::getauxval(key) }
+}
+
+/// The string of the auxiliary vector under `key`, such as `AT_PLATFORM`.
+pub(crate) fn auxiliary_str(key: libc::c_ulong) -> Option<&'static CStr> {
+    let at = auxiliary(key) as *const libc::c_char;
+    // SAFETY: for keys that hold strings the kernel put a NUL-terminated one on the initial stack, which stays.
+    (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) })
+}
+
+/// Points where a test makes the n-th system call fail.
+pub(crate) mod fault {
+    #[cfg(test)]
+    use std::cell::Cell;
+
+    #[cfg(test)]
+    thread_local! {
+        /// How many more calls succeed; `None` leaves everything alone.
+        pub(crate) static SUCCEED: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    #[cfg(test)]
+    pub(crate) fn point(_call: &str) -> nix::Result<()> {
+        match SUCCEED.get() {
+            Some(0) => Err(nix::errno::Errno::ENOMEM),
+            Some(more) => {
+                SUCCEED.set(Some(more - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[cfg(not(test))]
+    #[inline]
+    pub(crate) fn point(_call: &str) -> nix::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,18 @@
+// A constructor may call anything, such as the loader.
+// needs: journal
+// build: life_hook
+// build: life_hook_other
+
+#include "journal.h"
+
+int constructed;
+
+__attribute__((constructor)) static void start(void) {
+    journal("hook+");
+    if (journal_hook)
+        journal_hook();
+    constructed = 1;
+}
+__attribute__((destructor)) static void stop(void) { journal("hook-"); }
+
+int is_constructed(void) { return constructed; }

@@ -1,0 +1,13 @@
+// A library's reference to its own symbol goes to the outer library's definition, unless something makes it its own.
+// build: own_inner -DINNER -Wl,-z,now
+// build: own_outer
+// needs: own_inner
+
+#if defined INNER
+int own_answer(void) { return 2; }
+int inner_answer(void) { return own_answer(); }
+#else
+int inner_answer(void);
+int own_answer(void) { return 1; }
+int outer_answer(void) { return inner_answer(); }
+#endif

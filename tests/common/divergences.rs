@@ -1,0 +1,19 @@
+//! Where ours does on purpose what glibc does not. Each constant is its reason.
+
+/// A difference that is meant.
+pub(crate) struct Divergence(#[allow(dead_code)] pub(crate) &'static str);
+
+pub(crate) const DIVERGENCE_COPY: Divergence = Divergence(
+    "glibc applies a copy relocation in a shared object; it belongs in executables, and here it overwrites other objects' idea of a variable",
+);
+pub(crate) const DIVERGENCE_WRITABLE_EXECUTABLE: Divergence =
+    Divergence("glibc maps a segment that is writable and executable; ours only if the caller allows it");
+pub(crate) const DIVERGENCE_EXECUTABLE_STACK: Divergence =
+    Divergence("glibc makes every thread's stack executable when a library asks; ours only if the caller allows it");
+pub(crate) const DIVERGENCE_OVERFLOW: Divergence =
+    Divergence("glibc prints a line about a 32-bit relocation that overflows, and stores the truncated value");
+pub(crate) const DIVERGENCE_REL: Divergence =
+    Divergence("glibc ignores DT_REL on x86-64, where linkers make only DT_RELA; ours applies what the file says");
+pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
+    "glibc calls a resolver when its relocation's turn comes, and crashes if it uses a word whose turn is later; ours calls it after all plain ones",
+);

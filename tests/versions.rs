@@ -1,0 +1,115 @@
+//! Symbol versions: a reference gets the version it asks for, or an error.
+
+mod common;
+
+use common::elf::Elf;
+use common::*;
+use object::LittleEndian as LE;
+use object::elf::{VER_FLG_WEAK, hash};
+
+#[test]
+fn a_reference_gets_its_version() {
+    on_both_loaders(|loader| {
+        assert_eq!(loader.open("versions_old").call("call_foo"), 1);
+        assert_eq!(loader.open("versions_default").call("call_foo"), 2);
+    });
+}
+
+#[test]
+fn a_lookup_gets_the_default_version_or_the_one_it_names() {
+    on_both_loaders(|loader| {
+        let provider = loader.open("versions_provider");
+        assert_eq!(provider.call("foo"), 2);
+        assert_eq!(provider.call_version("foo", "V1"), 1);
+        assert_eq!(provider.call_version("foo", "V2"), 2);
+        provider.try_address_of_version("foo", "V3").expect_err("no such version");
+    });
+}
+
+#[test]
+fn a_lookup_without_a_version_does_not_see_a_name_without_default() {
+    on_both_loaders(|loader| {
+        let provider = loader.open("versions_provider");
+        provider.try_address("old_only").expect_err("only old_only@V1");
+        assert_eq!(provider.call_version("old_only", "V1"), 10);
+    });
+}
+
+#[test]
+fn a_missing_version_is_an_error_that_names_it() {
+    on_both_loaders(|loader| {
+        let error = loader.try_open("versions_missing").err().expect("an error");
+        assert!(error.contains("V3"), "{error}");
+    });
+}
+
+#[test]
+fn the_error_about_a_missing_version_names_the_symbol_that_wants_it() {
+    on_ours(|_| {
+        let error = ours("versions_missing").err().expect("an error");
+        let soload::ErrorKind::MissingVersion { version, provider, symbol } = error.kind() else { panic!("{error}") };
+        assert_eq!((version.as_str(), symbol.as_deref()), ("V3", Some("fresh")));
+        assert_eq!(provider.file_name().unwrap(), "libversions_provider.so");
+    });
+}
+
+#[test]
+fn a_missing_version_that_is_needed_weakly_is_none() {
+    on_both_loaders(|loader| {
+        let mut elf = Elf::of("versions_missing_weak");
+        elf.needed_version("V3").vna_flags.set(LE, VER_FLG_WEAK);
+        link("versions_provider", "libversions_provider.so");
+        assert_eq!(loader.open(elf.save("weakly.so")).call("call_foo"), 100);
+    });
+}
+
+#[test]
+fn a_reference_without_version_gets_the_oldest() {
+    on_both_loaders(|loader| assert_eq!(loader.open("versions_unversioned").call("call_foo"), 1));
+}
+
+#[test]
+fn a_versioned_reference_is_content_with_a_library_without_versions() {
+    Child::default().env("LD_LIBRARY_PATH", "$LIBS/unversioned").on_both_loaders(|loader| {
+        assert_eq!(loader.open("versions_default").call("call_foo"), 9);
+    });
+}
+
+#[test]
+fn a_definition_without_versions_stands_in_for_any_version() {
+    on_both_loaders(|loader| {
+        let _interposer = loader.open_with("interposer_unversioned", GLOBAL);
+        assert_eq!(loader.open("versions_default").call("call_foo"), 7);
+    });
+}
+
+#[test]
+fn a_definition_of_another_version_does_not_stand_in() {
+    on_both_loaders(|loader| {
+        let _interposer = loader.open_with("interposer_other", GLOBAL);
+        assert_eq!(loader.open("versions_default").call("call_foo"), 2);
+    });
+}
+
+#[test]
+fn a_version_of_the_c_library_that_does_not_exist_is_an_error() {
+    on_both_loaders(|loader| {
+        let mut elf = Elf::of("bss");
+        elf.needed_version("GLIBC_2.2.5").vna_hash.set(LE, hash(b"GLIBC_9.9.9"));
+        elf.rename("GLIBC_2.2.5", "GLIBC_9.9.9");
+        let error = loader.try_open(elf.save("future.so")).err().expect("an error");
+        assert!(error.contains("GLIBC_9.9.9"), "{error}");
+    });
+}
+
+#[test]
+fn exports_tell_the_version_of_each_name() {
+    on_ours(|_| {
+        let library = ours("versions_provider").unwrap();
+        let mut found: Vec<_> =
+            library.exports().map(|export| (export.name().to_vec(), export.version().is_some())).collect();
+        found.retain(|(name, _)| name == b"foo" || name == b"old_only");
+        assert_eq!(found.len(), 3, "foo@V1, foo@@V2, old_only@V1: {found:?}");
+        assert!(found.iter().all(|(_, has_version)| *has_version));
+    });
+}
