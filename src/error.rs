@@ -298,7 +298,9 @@ impl fmt::Display for ErrorKind {
             Self::LinkerScript => f.write_str("expected ELF magic, found a GNU ld script"),
             Self::NotElf { found } => write!(f, "expected ELF magic, found {found}"),
             Self::Foreign { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
-            Self::Malformed { what, at, expected, found } => write!(f, "{what}{at}: expected {expected}, found {found}"),
+            Self::Malformed { what, at, expected, found } => {
+                write!(f, "{what}{at}: expected {expected}, found {found}")
+            }
             Self::Limit { what, limit, found } => write!(f, "{what}: expected at most {limit}, found {found}"),
             Self::UndefinedSymbols { symbols, searched } => {
                 f.write_str("undefined symbol ")?;
@@ -325,15 +327,18 @@ impl fmt::Display for ErrorKind {
                 f.write_str(": expected one that shared objects may have, found one that cannot be applied")
             }
             Self::RelocationOverflow { relocation, at, value } => {
-                write!(f, "relocation {relocation} at address {at}: expected a value that fits 32 bits, found {value:#x}")
+                write!(
+                    f,
+                    "relocation {relocation} at address {at}: expected a value that fits 32 bits, found {value:#x}"
+                )
             }
             Self::WritableExecutable { header } => write!(
                 f,
                 "p_flags of program header {header}: expected a segment not both writable and executable, found RWX"
             ),
-            Self::ExecutableStack => {
-                f.write_str("PT_GNU_STACK: expected a stack that is not executable, found a demand for an executable one")
-            }
+            Self::ExecutableStack => f.write_str(
+                "PT_GNU_STACK: expected a stack that is not executable, found a demand for an executable one",
+            ),
             Self::ThreadLocal { what } => write!(f, "thread-local storage: {what}"),
             Self::NoRoom { bytes, errno } => {
                 write!(f, "address space: expected room for {bytes:#x} bytes, found {}", errno_text(*errno))

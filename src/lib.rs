@@ -20,6 +20,8 @@
 //! what is loaded, and `loader` is the pipeline on one screen. Modules marked with `allow(unsafe_code)` below are all
 //! that hold unsafe code; each says at its head what it owns.
 
+#![deny(unsafe_code)]
+
 mod addr;
 mod arch;
 mod error;
@@ -30,7 +32,8 @@ mod library;
 #[allow(unsafe_code)] // load::map writes relocated words, load::call runs foreign code; the rest of it has none
 mod load;
 mod loader;
-#[allow(unsafe_code)] // process::host reads other objects' memory, process::hooks the process's start; the rest has none
+#[allow(unsafe_code)]
+// process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
 mod share;
 mod stages;

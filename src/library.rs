@@ -17,11 +17,11 @@ use crate::file::hash;
 use crate::file::symbols::{Symbol as Entry, Symbols, Wanted, WantedVersion};
 use crate::load::call::Code;
 use crate::loader::{self, Opened, Wishes};
+use crate::process::hooks;
 use crate::process::host::thread_local_address;
 use crate::process::module::Object;
 use crate::process::registry::{self, Reason};
 use crate::process::world::Look;
-use crate::process::hooks;
 
 /// A library that is open. Dropping it closes it; what is still used by others stays loaded.
 ///
@@ -242,15 +242,19 @@ impl Library {
         if name.contains(&0) || version.as_ref().is_some_and(|version| version.contains(&0)) {
             return Err(error(ErrorKind::NulInName));
         }
-        let asked = version.as_deref().map(|version| WantedVersion {
-            name: version,
-            hash: hash::sysv(version),
-            exact: true,
-        });
+        let asked =
+            version.as_deref().map(|version| WantedVersion { name: version, hash: hash::sysv(version), exact: true });
         let wanted = Wanted::by_name(&name, asked);
         let found = match &self.opened {
             Some(opened) => opened.scope.iter().find_map(|object| address(object, &wanted)),
-            None => Look::now().global_scope().iter().find_map(|object| address(object, &wanted)),
+            None => {
+                let global = hooks::undisturbed(|| {
+                    let global = Look::now().global_scope();
+                    global.iter().for_each(|object| drop(object.symbols()));
+                    global
+                });
+                global.iter().find_map(|object| address(object, &wanted))
+            }
         };
         found.map(|addr| addr.0 as *mut c_void).ok_or_else(|| {
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -43,8 +43,12 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
     for _ in 0..ATTEMPTS_MAX {
         let mut clock = Clock::start();
-        let look = Look::now();
-        let graph = stages::discover(name, wishes, &look)?;
+        let (look, graph) = hooks::undisturbed(|| {
+            let look = Look::now();
+            let graph = stages::discover(name, wishes, &look);
+            (look, graph)
+        });
+        let graph = graph?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
             help.bring(&graph.for_host)?;
@@ -64,7 +68,8 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 
         let group = stages::map(group)?;
         clock.stage("map");
-        let bound = match stages::relocate(group, wishes, &look, &help) {
+        let scope = stages::scope(&group, &look, wishes)?;
+        let bound = match hooks::undisturbed(|| stages::relocate(group, scope, &look, &help)) {
             Err(error) if help.finds(&error) => continue,
             bound => bound?,
         };

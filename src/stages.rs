@@ -21,11 +21,11 @@ use crate::load::relocate::{self as relocation, Outcome, Unit};
 use crate::load::scope::{Definition, Provider, Providers};
 use crate::load::seal as sealing;
 use crate::loader::{Opened, Wishes};
+use crate::process::hooks;
 use crate::process::host::{self, Pin};
 use crate::process::module::{Dependency, Id, Module, Object};
 use crate::process::registry::{self, Fit, Keep, NewUnique, Newcomer, UniqueOwner};
 use crate::process::world::Look;
-use crate::process::hooks;
 use crate::sys;
 
 /// Finds the object that is asked for and all it needs.
@@ -120,6 +120,8 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
             None
         }
     };
+    // Tables are read now, not when a symbol is asked for.
+    hooks::undisturbed(|| scope.iter().for_each(|object| drop(object.symbols())));
     if wishes.global {
         registry::make_global(scope.iter().cloned());
     }
@@ -162,24 +164,26 @@ enum Source {
     Member(usize),
 }
 
-/// A group whose plain words are all written, and what it is bound to.
-pub(crate) struct Bound {
-    group: Group<Object, (Mapped, Outcome)>,
-    /// By their numbers as providers.
+/// Where the references of a group are looked for.
+pub(crate) struct Scope {
+    /// All providers: those of the global scope, then the group's, breadth first.
     sources: Vec<Source>,
-    unique: HashMap<Box<[u8]>, Definition>,
+    /// Their numbers, in the order in which they are asked.
+    order: Vec<usize>,
     /// Holds objects of the host, by their numbers as providers.
     pins: Vec<(usize, Arc<Pin>)>,
 }
 
-/// Writes every word of the group that can be computed without running anything.
-pub(crate) fn relocate(
-    group: Group<Object, Mapped>,
-    wishes: &Wishes,
-    look: &Look,
-    help: &HostHelp,
-) -> Result<Bound, Error> {
-    let (sources, global) = sources(&group, look);
+/// Decides where references are looked for, and holds the objects of the host among those.
+pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes) -> Result<Scope, Error> {
+    let global = look.global_scope();
+    let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
+        Slot::New(_) => Some(Source::Member(index)),
+        Slot::Known(object) => (!global.contains(object)).then(|| Source::Object(object.clone())),
+    });
+    let local: Vec<Source> = local.collect();
+    let count = global.len();
+    let sources: Vec<Source> = global.into_iter().map(Source::Object).chain(local).collect();
     let mut pins = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         if let Source::Object(Object::Host(host)) = source {
@@ -187,6 +191,26 @@ pub(crate) fn relocate(
             pins.extend(pin.map(|pin| (number, pin)));
         }
     }
+    // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
+    let order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..sources.len()).collect() };
+    Ok(Scope { sources, order, pins })
+}
+
+/// A group whose plain words are all written, and what it is bound to.
+pub(crate) struct Bound {
+    group: Group<Object, (Mapped, Outcome)>,
+    scope: Scope,
+    unique: HashMap<Box<[u8]>, Definition>,
+}
+
+/// Writes every word of the group that can be computed without running anything.
+pub(crate) fn relocate(
+    group: Group<Object, Mapped>,
+    scope: Scope,
+    look: &Look,
+    help: &HostHelp,
+) -> Result<Bound, Error> {
+    let sources = &scope.sources;
     let member = |index: usize| match &group.members[index] {
         Slot::New(mapped) => Some(mapped),
         Slot::Known(_) => None,
@@ -196,36 +220,33 @@ pub(crate) fn relocate(
     };
     let settled = |name: &[u8]| look.state.unique.get(name).map(|(addr, symbol, _)| (*addr, *symbol));
     let elsewhere = |wanted: &Wanted<'_>| help.definition(wanted);
-    let all = sources.iter().filter_map(|source| match source {
-        Source::Object(object) => object.provider(),
-        Source::Member(index) => member(*index).map(Mapped::provider),
-    });
-    let mut providers = Providers {
-        all: all.collect(),
-        unique: HashMap::new(),
-        settled: &settled,
-        elsewhere: &elsewhere,
-    };
-    // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
-    let order: Vec<usize> = match wishes.deep_bind {
-        false => (0..sources.len()).collect(),
-        true => local_first(&group, &sources, global),
-    };
+    let mut all = Vec::with_capacity(sources.len());
+    for source in sources {
+        let provider = match source {
+            Source::Object(object) => object.provider().ok_or_else(|| object.path()),
+            Source::Member(index) => member(*index).map(Mapped::provider).ok_or(Path::new("")),
+        };
+        let unreadable = |path: &Path| {
+            Error::new(path, ErrorKind::malformed("DT_SYMTAB", At::Object, "tables that can be read in memory", "none"))
+        };
+        all.push(provider.map_err(unreadable)?);
+    }
+    let mut providers = Providers { all, unique: HashMap::new(), settled: &settled, elsewhere: &elsewhere };
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
         let own = number_of(index);
         let image = &mapped.new.image;
         let symbolic = image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
-        let scope: Vec<usize> = symbolic.then_some(own).into_iter().chain(order.iter().copied()).collect();
+        let order: Vec<usize> = symbolic.then_some(own).into_iter().chain(scope.order.iter().copied()).collect();
         let unit = Unit {
             provider: own,
             mapping: &mapped.mapping,
             symbols: &mapped.symbols,
             relocations: &mapped.relocations,
-            scope: &scope,
+            scope: &order,
         };
-        let named = |name: &[u8]| named(name, &group, look, &providers.all, &sources);
+        let named = |name: &[u8]| named(name, &group, look, &providers.all, sources);
         let outcome = relocation::check_versions(&mapped.symbols, named).and_then(|()| {
             let text = image.has_text_relocations();
             if text {
@@ -241,26 +262,7 @@ pub(crate) fn relocate(
     }
     let unique = providers.unique;
     let group = group.advance(|index, mapped| Ok((mapped, outcomes[index].take().unwrap_or_default())))?;
-    Ok(Bound { group, sources, unique, pins })
-}
-
-/// All providers: those of the global scope, whose number is given too, then the group's, breadth first.
-fn sources(group: &Group<Object, Mapped>, look: &Look) -> (Vec<Source>, usize) {
-    // An object whose tables cannot be read has no definitions to give.
-    let readable = |object: &Object| match object {
-        Object::Host(host) => host.pin().is_ok() && object.provider().is_some(),
-        Object::Module(_) => true,
-    };
-    let global = look.global_scope();
-    let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
-        Slot::New(_) => Some(Source::Member(index)),
-        Slot::Known(object) => (!global.contains(object) && readable(object)).then(|| Source::Object(object.clone())),
-    });
-    let local: Vec<Source> = local.collect();
-    let mut sources: Vec<Source> = global.into_iter().filter(readable).map(Source::Object).collect();
-    let count = sources.len();
-    sources.extend(local);
-    (sources, count)
+    Ok(Bound { group, scope, unique })
 }
 
 /// The numbers of the providers with the whole group before the rest of the global scope.
@@ -311,14 +313,14 @@ struct Sealed {
 /// A group of which nothing is left to do but to be seen.
 pub(crate) struct SealedGroup {
     group: Group<Object, Sealed>,
-    sources: Vec<Source>,
+    scope: Scope,
     unique: HashMap<Box<[u8]>, Definition>,
-    pins: Vec<(usize, Arc<Pin>)>,
 }
 
 /// Lets IFUNC resolvers decide, checks the functions that will be called, and makes read-only what may be.
 pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
-    let Bound { group, sources, unique, pins } = bound;
+    let Bound { group, scope, unique } = bound;
+    let sources = &scope.sources;
     let members: Vec<Option<&Mapped>> = group
         .members
         .iter()
@@ -353,7 +355,7 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
         Ok(Sealed { mapped, bound_to: outcome.bound_to, constructors, destructors })
     })?;
-    Ok(SealedGroup { group, sources, unique, pins })
+    Ok(SealedGroup { group, scope, unique })
 }
 
 impl Mapped {
@@ -377,9 +379,8 @@ impl Mapped {
             let functions = words.into_iter().filter(|word| !matches!(*word, 0 | usize::MAX));
             functions.map(|word| code(what, word)).collect::<Result<Vec<_>, _>>()
         };
-        let single = |what, at: Option<u64>| {
-            at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose()
-        };
+        let single =
+            |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
         let mut constructors = Vec::from_iter(single("DT_INIT", dynamic.init)?);
         constructors.extend(array("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz)?);
         let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz)?;
@@ -403,7 +404,7 @@ pub(crate) struct Published {
 /// Makes the group's members modules that every later load sees; `None` if the process has changed so that it does not
 /// fit any more.
 pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
-    let SealedGroup { group, sources, unique, pins } = sealed;
+    let SealedGroup { group, scope: Scope { sources, pins, .. }, unique } = sealed;
     let order = group.init_order();
     let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0);
     let rests_on: Vec<Id> = sources

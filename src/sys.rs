@@ -14,7 +14,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::ptr::NonNull;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -26,11 +26,7 @@ use crate::error::ErrorKind;
 
 /// The page size of this machine, as the kernel reports it.
 pub(crate) fn page_size() -> PageSize {
-    static PAGE: OnceLock<PageSize> = OnceLock::new();
-    *PAGE.get_or_init(|| {
-        let reported = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
-        reported.and_then(|bytes| PageSize::new(bytes as u64)).unwrap_or(const { PageSize::new(4096).unwrap() })
-    })
+    PageSize::new(auxiliary(libc::AT_PAGESZ)).unwrap_or(const { PageSize::new(4096).unwrap() })
 }
 
 /// Which file it is, whatever it is called: two equal identities are one object.
@@ -104,7 +100,11 @@ fn not_regular(kind: std::fs::FileType) -> Option<&'static str> {
         (kind.is_char_device(), "a character device (a terminal or the like)"),
         (kind.is_block_device(), "a block device"),
     ];
-    if kind.is_file() { None } else { Some(kinds.iter().find(|(is, _)| *is).map_or("something else", |(_, name)| name)) }
+    if kind.is_file() {
+        None
+    } else {
+        Some(kinds.iter().find(|(is, _)| *is).map_or("something else", |(_, name)| name))
+    }
 }
 
 /// Bytes that do not move or change while they are held, shared with whoever keeps them mapped.

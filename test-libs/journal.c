@@ -6,7 +6,7 @@
 
 static char text[4096];
 int journal_prints; // also to standard output, for what is said while the process exits
-void (*volatile journal_hook)(void);
+void (*volatile journal_hook)(void), (*volatile journal_last_hook)(void);
 
 void journal(const char *word) {
     if (strlen(text) + strlen(word) + 2 < sizeof text)

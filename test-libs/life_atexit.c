@@ -1,4 +1,4 @@
-// What it registered with atexit runs before its destructor, on unload and on exit.
+// What it registered with atexit runs when it is unloaded, after its destructor, or on exit, before it.
 // needs: journal
 
 #include "journal.h"

@@ -1,4 +1,4 @@
-// A constructor may call anything, such as the loader.
+// A constructor or a destructor may call anything, such as the loader.
 // needs: journal
 // build: life_hook
 // build: life_hook_other
@@ -13,6 +13,10 @@ __attribute__((constructor)) static void start(void) {
         journal_hook();
     constructed = 1;
 }
-__attribute__((destructor)) static void stop(void) { journal("hook-"); }
+__attribute__((destructor)) static void stop(void) {
+    journal("hook-");
+    if (journal_last_hook)
+        journal_last_hook();
+}
 
 int is_constructed(void) { return constructed; }

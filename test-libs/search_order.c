@@ -10,6 +10,9 @@
 // build: search/by_braces.so
 // runpath: ${ORIGIN}/first
 // needs: search/first/libsearched.so
+// build: search/by_tokens.so
+// runpath: $ORIGIN/$PLATFORM/$LIB
+// needs: search/first/libsearched.so
 // build: search/skipping.so
 // runpath: $ORIGIN/absent:$ORIGIN/foreign:$ORIGIN/first
 // needs: search/first/libsearched.so

@@ -295,3 +295,33 @@ fn the_program_itself_has_the_global_scope() {
         this.try_address("provided").expect_err("opened into a local scope");
     });
 }
+
+#[test]
+fn a_symbols_name_may_end_in_nul_but_not_contain_it() {
+    on_ours(|_| {
+        let library = ours("bss").unwrap();
+        #[allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // only addresses are compared
+        let address = |name: &[u8]| unsafe { library.get::<*const u32>(name) }.map(|symbol| *symbol);
+        assert_eq!(address(b"initialised\0").unwrap(), address(b"initialised").unwrap());
+        let error = address(b"initial\0ised").unwrap_err();
+        assert!(matches!(error.kind(), soload::ErrorKind::NulInName), "{error}");
+    });
+}
+
+#[test]
+fn a_symbol_is_the_size_of_a_pointer() {
+    on_ours(|_| {
+        let library = ours("bss").unwrap();
+        #[allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // refused before anything is read
+        let error = unsafe { library.get::<u8>("initialised") }.err().expect("an error");
+        assert!(matches!(error.kind(), soload::ErrorKind::WrongSize { found: 1 }), "{error}");
+    });
+}
+
+#[test]
+fn what_the_host_opened_into_the_global_scope_serves_our_libraries() {
+    on_ours(|_| {
+        let _global = Loader::Host.open_with("scope_provider", GLOBAL);
+        assert_eq!(Loader::Ours.open("scope_user").call("call_provided"), 5);
+    });
+}

@@ -2,7 +2,9 @@
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::dynamic::Dynamic as Entries;
-use goblin::elf::header::{EI_CLASS, EI_DATA, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG};
+use goblin::elf::header::{
+    EI_CLASS, EI_DATA, EI_OSABI, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
+};
 use goblin::elf::program_header::ProgramHeader as Raw;
 pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, program_header as segment_type};
 
@@ -23,6 +25,8 @@ pub(crate) struct Header {
     pub(crate) order: ByteOrder,
     pub(crate) machine: u16,
     pub(crate) kind: u16,
+    /// Which system's extensions it may use (`EI_OSABI`).
+    pub(crate) os_abi: u8,
     table: FileOffset,
     count: u16,
 }
@@ -56,8 +60,14 @@ impl Header {
             ELFDATA2MSB => ByteOrder::Big,
             other => return Err(ErrorKind::malformed("EI_DATA", At::File(FileOffset(5)), "1 or 2", other)),
         };
+        if ident[EI_VERSION] != 1 {
+            return Err(ErrorKind::malformed("EI_VERSION", At::File(FileOffset(6)), 1, ident[EI_VERSION]));
+        }
         let cut = || ErrorKind::malformed("ELF header", At::File(FileOffset(0)), "a whole one", "the end of the file");
         let header = goblin::elf::Elf::parse_header(bytes).map_err(|_| cut())?;
+        if header.e_version != 1 {
+            return Err(ErrorKind::malformed("e_version", At::File(FileOffset(20)), 1, header.e_version));
+        }
         let size = Raw::size(context(class, order));
         // e_phentsize and e_phnum stand at fixed places of each class (gABI chapter 4).
         let (entry_at, count_at) = if class == Class::Elf64 { (0x36, 0x38) } else { (0x2a, 0x2c) };
@@ -83,6 +93,7 @@ impl Header {
             order,
             machine: header.e_machine,
             kind: header.e_type,
+            os_abi: ident[EI_OSABI],
             table: FileOffset(header.e_phoff),
             count: header.e_phnum,
         })
@@ -99,11 +110,7 @@ impl Header {
     }
 
     /// Tag and value of each entry of the dynamic section, up to `DT_NULL`.
-    pub(crate) fn dynamic_entries(
-        &self,
-        bytes: &[u8],
-        header: &ProgramHeader,
-    ) -> Result<Vec<(u64, u64)>, ErrorKind> {
+    pub(crate) fn dynamic_entries(&self, bytes: &[u8], header: &ProgramHeader) -> Result<Vec<(u64, u64)>, ErrorKind> {
         let context = context(self.class, self.order);
         let limit = DYNAMIC_MAX * 2 * self.class.word();
         if header.file_size > limit {
@@ -174,7 +181,8 @@ fn not_elf(bytes: &[u8]) -> ErrorKind {
     if head.starts_with(ELFMAG) {
         return ErrorKind::malformed("ELF header", At::File(FileOffset(0)), "a whole one", "the end of the file");
     }
-    if has(b"GNU ld script") || (!head.contains(&0) && [&b"GROUP"[..], b"INPUT", b"OUTPUT_FORMAT"].into_iter().any(has)) {
+    if has(b"GNU ld script") || (!head.contains(&0) && [&b"GROUP"[..], b"INPUT", b"OUTPUT_FORMAT"].into_iter().any(has))
+    {
         return ErrorKind::LinkerScript;
     }
     let found = match head {

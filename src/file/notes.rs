@@ -37,7 +37,5 @@ pub(crate) fn find<T>(image: &Image, mut each: impl FnMut(Note<'_>) -> Option<T>
 }
 
 pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
-    find(image, |note| {
-        (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec())
-    })
+    find(image, |note| (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec()))
 }

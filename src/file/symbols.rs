@@ -86,7 +86,8 @@ impl Symbol {
         // no target for another PLT slot.
         let callable = self.is_defined() || !wanted.for_call;
         let kind = matches!(self.kind(), 0..=2 | 5 | STT_TLS | STT_GNU_IFUNC);
-        has_value && callable && kind && matches!(self.bind(), STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE)
+        let visible = matches!(self.bind(), STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE) && !self.binds_locally();
+        has_value && callable && kind && visible
     }
 }
 
@@ -263,9 +264,8 @@ impl Symbols {
         match wanted.version {
             Some(version) => {
                 let named = self.versions.at(own.number);
-                let same = named.is_some_and(|named| {
-                    named.hash == version.hash && self.string(named.name) == Some(version.name)
-                });
+                let same = named
+                    .is_some_and(|named| named.hash == version.hash && self.string(named.name) == Some(version.name));
                 // A base definition, neither versioned nor hidden, also serves a reference that is not exact.
                 if same || (!version.exact && named.is_none() && !own.hidden) { Suits::Yes } else { Suits::No }
             }

@@ -99,7 +99,7 @@ pub(crate) fn discover<W: World>(request: &Request<'_>, search: &Search, world: 
         search,
         world,
     };
-    discovery.name(request.name.as_bytes(), None).map_err(|kind| Error::new(request.name, kind))?;
+    discovery.name(request.name.as_bytes(), None).map_err(|(object, kind)| Error::new(object, kind))?;
     let mut next = 0;
     // Breadth first: what a member needs joins at the end of the list that is being gone through.
     while next < discovery.graph.members.len() {
@@ -139,9 +139,9 @@ impl<W: World> Discovery<'_, W> {
                 let names: Vec<Box<[u8]>> = new.image.names().needed.clone();
                 let path = new.image.path().to_owned();
                 for name in names {
-                    let found = self.name(&name, Some(index)).map_err(|kind| {
-                        Error::new(OsStr::from_bytes(&name), kind).with_needed_by(path.clone())
-                    })?;
+                    let found = self.name(&name, Some(index));
+                    let found =
+                        found.map_err(|(object, kind)| Error::new(object, kind).with_needed_by(path.clone()))?;
                     needed.extend(found);
                 }
             }
@@ -151,7 +151,7 @@ impl<W: World> Discovery<'_, W> {
     }
 
     /// The member that `name` means to member `asker` (or to the caller); `None` if the host has to bring it.
-    fn name(&mut self, name: &[u8], asker: Option<usize>) -> Result<Option<usize>, ErrorKind> {
+    fn name(&mut self, name: &[u8], asker: Option<usize>) -> Result<Option<usize>, (PathBuf, ErrorKind)> {
         // An object that is there already, or joins already, satisfies the name without any search.
         if let Some(index) = self.by_name.get(name) {
             return Ok(Some(*index));
@@ -183,11 +183,10 @@ impl<W: World> Discovery<'_, W> {
             self.graph.for_host.push(path);
             return Ok(None);
         }
-        image.check_loadable()?;
         let index = self.graph.members.len();
         if index == MEMBERS_MAX {
             let found = MEMBERS_MAX as u64 + 1;
-            return Err(ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found });
+            return Err((path, ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found }));
         }
         self.by_name.insert(name.into(), index);
         if let Some(soname) = image.soname() {
@@ -209,10 +208,31 @@ impl<W: World> Discovery<'_, W> {
         })
     }
 
-    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Found<Opened<W::Object>>, ErrorKind> {
-        let mut probe = |path: &Path| self.probe(path);
+    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Found<Opened<W::Object>>, (PathBuf, ErrorKind)> {
+        let mut fatal = None;
+        let is_path = name.contains(&b'/');
+        let mut probe = |path: &Path| {
+            let probe = match self.probe(path) {
+                // Of a path there are no other candidates: what is wrong with it is the whole answer.
+                Err(Refusal::Passing(kind)) if is_path => Probe::Fatal(kind),
+                Err(Refusal::Passing(ErrorKind::Open { errno: libc::ENOENT })) => Probe::Absent("no such file".into()),
+                Err(Refusal::Passing(kind @ ErrorKind::Open { errno: libc::EACCES })) => {
+                    Probe::Absent(kind.to_string())
+                }
+                Err(Refusal::Passing(kind @ ErrorKind::Open { .. })) => Probe::Unreachable(kind.to_string()),
+                Err(Refusal::Passing(kind)) => Probe::Unsuitable(kind.to_string()),
+                Err(Refusal::Final(kind)) => Probe::Fatal(kind),
+                Ok(opened) => Probe::Found(opened),
+            };
+            if let Probe::Fatal(_) = probe {
+                fatal = Some(path.to_owned());
+            }
+            probe
+        };
         let directories = self.request.search_dirs;
-        self.with_chain(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe))
+        let found = self.with_chain(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe));
+        // An error is about the file that was opened, if it got so far.
+        found.map_err(|kind| (fatal.unwrap_or_else(|| OsStr::from_bytes(name).into()), kind))
     }
 
     /// Calls `then` with member `index` as the asker, its loaders behind it up to the caller.
@@ -223,29 +243,31 @@ impl<W: World> Discovery<'_, W> {
         }
     }
 
-    fn probe(&self, path: &Path) -> Probe<Opened<W::Object>> {
-        let file = match RegularFile::open(path) {
-            Ok(file) => file,
-            Err(ErrorKind::Open { errno: libc::ENOENT }) => return Probe::Absent("no such file".into()),
-            Err(kind @ ErrorKind::Open { errno: libc::EACCES }) => return Probe::Absent(kind.to_string()),
-            Err(kind @ ErrorKind::Open { .. }) => return Probe::Unreachable(kind.to_string()),
-            Err(kind) => return Probe::Fatal(kind),
-        };
+    fn probe(&self, path: &Path) -> Result<Opened<W::Object>, Refusal> {
+        let file = RegularFile::open(path).map_err(|kind| match kind {
+            ErrorKind::Open { .. } => Refusal::Passing(kind),
+            kind => Refusal::Final(kind),
+        })?;
         if let Some(index) = self.by_identity.get(&file.identity) {
-            return Probe::Found(Opened::Member(*index));
+            return Ok(Opened::Member(*index));
         }
         if let Some(object) = self.world.by_identity(file.identity) {
-            return Probe::Found(Opened::Known(object));
+            return Ok(Opened::Known(object));
         }
-        let image = match Image::read(path.to_owned(), file) {
-            Ok(image) => image,
-            Err(kind) => return Probe::Fatal(kind),
-        };
+        let image = Image::read(path.to_owned(), file).map_err(Refusal::Final)?;
         match image.check_loadable() {
             // A library for another machine or class may stand beside ours; any other oddity ends the search.
-            Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Probe::Unsuitable(kind.to_string()),
-            Err(kind) => Probe::Fatal(kind),
-            Ok(_) => Probe::Found(Opened::New(Box::new(image))),
+            Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Err(Refusal::Passing(kind)),
+            Err(kind) => Err(Refusal::Final(kind)),
+            Ok(_) => Ok(Opened::New(Box::new(image))),
         }
     }
+}
+
+/// Why a candidate is not the one.
+enum Refusal {
+    /// The next one may be.
+    Passing(ErrorKind),
+    /// It ends the search.
+    Final(ErrorKind),
 }

@@ -48,7 +48,7 @@ impl<K, T> Group<K, T> {
 /// An order in which each object comes after those it needs; in a circle, the one found later comes first.
 ///
 /// glibc 2.36 (`_dl_sort_maps`, the depth-first sort): the objects are visited from the last found to the first, each
-/// after what it needs, in the order of its `DT_NEEDED`.
+/// after what it needs, in the order of its `DT_NEEDED`; but the object that was asked for is always the last.
 pub(crate) fn init_order(needed: &[Vec<usize>]) -> Vec<usize> {
     let mut order = Vec::with_capacity(needed.len());
     let mut seen = vec![false; needed.len()];
@@ -73,6 +73,8 @@ pub(crate) fn init_order(needed: &[Vec<usize>]) -> Vec<usize> {
             }
         }
     }
+    order.retain(|object| *object != 0);
+    order.extend((!needed.is_empty()).then_some(0));
     order
 }
 
@@ -92,8 +94,14 @@ mod tests {
     }
 
     #[test]
+    fn the_object_that_was_asked_for_is_last_even_in_a_circle() {
+        assert_eq!(init_order(&[vec![1], vec![0]]), [1, 0]);
+    }
+
+    #[test]
     fn a_chain_of_any_depth_needs_no_stack() {
-        let chain: Vec<Vec<usize>> = (1..=100_000).map(|next| if next < 100_000 { vec![next] } else { vec![] }).collect();
+        let chain: Vec<Vec<usize>> =
+            (1..=100_000).map(|next| if next < 100_000 { vec![next] } else { vec![] }).collect();
         assert_eq!(init_order(&chain)[0], 99_999);
     }
 }

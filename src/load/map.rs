@@ -55,8 +55,13 @@ impl Mapping {
                 _ => parts.push(Part { range: map.range.start.0..map.range.end.0, protection: map.protection }),
             }
         }
-        let mapping =
-            Self { reservation: Arc::new(reservation), bias, parts, relro: plan.relro.clone(), text_is_open: AtomicBool::new(false) };
+        let mapping = Self {
+            reservation: Arc::new(reservation),
+            bias,
+            parts,
+            relro: plan.relro.clone(),
+            text_is_open: AtomicBool::new(false),
+        };
         for zeros in &plan.zeros {
             mapping.clear(plan, zeros)?;
         }
@@ -148,7 +153,9 @@ impl Mapping {
     /// The words of an array inside one segment, as relocation has left them.
     pub(crate) fn words(&self, at: u64, size: u64) -> Vec<usize> {
         let inside = |part: &Part| {
-            part.protection.read && at >= part.range.start && at.checked_add(size).is_some_and(|end| end <= part.range.end)
+            part.protection.read
+                && at >= part.range.start
+                && at.checked_add(size).is_some_and(|end| end <= part.range.end)
         };
         if !self.parts.iter().any(inside) {
             return Vec::new();

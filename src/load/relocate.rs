@@ -157,13 +157,7 @@ impl Work<'_, '_, '_> {
         }
     }
 
-    fn store(
-        &self,
-        relocation: &Relocation,
-        of_type: &RelocationType,
-        bytes: u8,
-        value: u64,
-    ) -> Result<(), ErrorKind> {
+    fn store(&self, relocation: &Relocation, of_type: &RelocationType, bytes: u8, value: u64) -> Result<(), ErrorKind> {
         // A difference is signed, everything else is not.
         let fits = match (bytes, of_type.kind) {
             (4, Kind::PcRelative { .. }) => i32::try_from(value as i64).is_ok(),
@@ -244,10 +238,7 @@ impl Work<'_, '_, '_> {
     /// Collects undefined symbols, so that one error names them all.
     fn note_undefined(&mut self, own: &Symbol, wanted: &Wanted<'_>) -> Result<(), ErrorKind> {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let symbol = Undefined {
-            name: text(wanted.name),
-            version: wanted.version.map(|version| text(version.name)),
-        };
+        let symbol = Undefined { name: text(wanted.name), version: wanted.version.map(|version| text(version.name)) };
         debug_assert!(!own.is_weak());
         if !self.undefined.contains(&symbol) {
             self.undefined.push(symbol);
@@ -296,9 +287,8 @@ pub(crate) fn check_versions<'p>(
         if satisfied || need.weak {
             continue;
         }
-        let user = (0..symbols.count()).find(|index| {
-            symbols.versions.index(*index).is_some_and(|own| own.number == need.index)
-        });
+        let user = (0..symbols.count())
+            .find(|index| symbols.versions.index(*index).is_some_and(|own| own.number == need.index));
         let user = user.and_then(|index| symbols.get(index)).and_then(|symbol| symbols.string(symbol.name));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         return Err(ErrorKind::MissingVersion {

@@ -6,8 +6,8 @@
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
-use std::sync::Once;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::{Once, PoisonError, RwLock, RwLockWriteGuard};
 
 use super::module::Module;
 use super::registry::{self, Held};
@@ -36,6 +36,7 @@ unsafe extern "C" fn start(count: c_int, values: *mut *const c_char, environment
             entry = entry.add(1);
         }
     }
+    install();
 }
 
 /// `LD_LIBRARY_PATH` as it was when the process started: the loader goes by that, whatever is set later.
@@ -93,8 +94,8 @@ pub(crate) fn resolve(resolver: Code) -> crate::Addr {
     unsafe { resolver.resolve() }
 }
 
-/// Registers what is to happen at exit and around a fork, once, before the first constructor of ours: so our
-/// destructors run after everything that constructors register, as glibc's do.
+/// Registers what is to happen at exit and around a fork, once, before the program's `main`: so our destructors run
+/// after everything that it registers, as glibc's do.
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -110,8 +111,18 @@ extern "C" fn at_exit() {
     registry::finish_all();
 }
 
-/// The registry's lock, while a fork is under way.
-struct OverFork(UnsafeCell<Option<Held>>);
+static FORKS: RwLock<()> = RwLock::new(());
+
+/// Runs `work` while no thread forks: a child would find locks and half-made values of a thread that it does not have.
+///
+/// `work` must not run foreign code, which may fork, nor wait for another thread.
+pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    let _forks = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
+/// What is locked while a fork is under way: the registry, and `undisturbed` work.
+struct OverFork(UnsafeCell<Option<(Held, RwLockWriteGuard<'static, ()>)>>);
 
 // SAFETY: written by `before_fork` and emptied by the same thread right after, in parent and child; C libraries run fork
 // handlers one fork at a time, and the lock itself keeps a second forking thread out.
@@ -120,8 +131,9 @@ unsafe impl Sync for OverFork {}
 static OVER_FORK: OverFork = OverFork(UnsafeCell::new(None));
 
 extern "C" fn before_fork() {
-    let held = registry::hold();
-    // SAFETY: the lock is ours, so no other thread is between here and the end of its fork.
+    let forks = FORKS.write().unwrap_or_else(PoisonError::into_inner);
+    let held = (registry::hold(), forks);
+    // SAFETY: the locks are ours, so no other thread is between here and the end of its fork.
     unsafe { *OVER_FORK.0.get() = Some(held) };
 }
 
@@ -134,5 +146,7 @@ extern "C" fn after_fork_in_parent() {
 extern "C" fn after_fork_in_child() {
     // SAFETY: as in `before_fork`; the child's only thread is the one that forked.
     let held = unsafe { (*OVER_FORK.0.get()).take() };
-    held.into_iter().for_each(registry::forget_other_threads);
+    if let Some((registry, _forks)) = held {
+        registry::forget_other_threads(registry);
+    }
 }

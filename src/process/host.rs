@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use super::hooks;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::ErrorKind;
 use crate::file::Source;
@@ -166,12 +167,13 @@ impl HostObject {
         if self.at_start {
             return Ok(None);
         }
-        let mut pin = self.pin.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pin) = pin.upgrade() {
+        let last = || self.pin.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pin) = hooks::undisturbed(|| last().upgrade()) {
             return Ok(Some(pin));
         }
+        // glibc counts its handles: that two threads may both do this is no harm.
         let made = Arc::new(dlopen(&self.name, libc::RTLD_NOW | libc::RTLD_NOLOAD)?);
-        *pin = Arc::downgrade(&made);
+        hooks::undisturbed(|| *last() = Arc::downgrade(&made));
         Ok(Some(made))
     }
 
@@ -271,7 +273,9 @@ fn started_with(objects: &[&HostObject]) -> Vec<bool> {
     let mut started = vec![false; objects.len()];
     let mut todo = vec![0usize];
     while let Some(index) = todo.pop() {
-        let Some(object) = objects.get(index).filter(|_| !std::mem::replace(&mut started[index], true)) else { continue };
+        let Some(object) = objects.get(index).filter(|_| !std::mem::replace(&mut started[index], true)) else {
+            continue;
+        };
         for name in &object.names.needed {
             todo.extend(objects.iter().position(|other| other.is_called(name)));
         }
@@ -293,7 +297,8 @@ impl HostObject {
             .filter(|header| header.p_type == libc::PT_LOAD)
             .map(|header| {
                 let flag = |flag| header.p_flags & flag != 0;
-                let protection = Protection { read: flag(libc::PF_R), write: flag(libc::PF_W), execute: flag(libc::PF_X) };
+                let protection =
+                    Protection { read: flag(libc::PF_R), write: flag(libc::PF_W), execute: flag(libc::PF_X) };
                 (header.p_vaddr..header.p_vaddr + header.p_memsz, protection)
             })
             .collect();

@@ -56,9 +56,14 @@ impl World for Look {
 
     fn needed(&self, object: &Object) -> Vec<Object> {
         match object {
-            Object::Host(object) => {
-                object.names.needed.iter().filter_map(|name| self.host.by_name(name)).cloned().map(Object::Host).collect()
-            }
+            Object::Host(object) => object
+                .names
+                .needed
+                .iter()
+                .filter_map(|name| self.host.by_name(name))
+                .cloned()
+                .map(Object::Host)
+                .collect(),
             Object::Module(module) => {
                 let object = |dependency: &Dependency| match dependency {
                     Dependency::Host(object) => Some(Object::Host(Arc::clone(object))),

@@ -54,6 +54,14 @@ pub(crate) fn link(name: &str, link: &str) -> PathBuf {
     link
 }
 
+/// Ends the child in success. Not by returning: the rest of the test belongs to the parent, and exiting is part of
+/// what is tested.
+pub(crate) fn exit() -> ! {
+    print!("{DONE}");
+    std::io::stdout().flush().unwrap();
+    std::process::exit(0)
+}
+
 impl Child {
     /// Sets a variable of the child's environment.
     pub(crate) fn env(mut self, name: &'static str, value: &'static str) -> Self {
@@ -75,10 +83,7 @@ impl Child {
             let loader = *loaders.iter().find(|loader| *format!("{loader:?}") == *name).expect("a loader of this test");
             be_a_child();
             body(loader);
-            print!("{DONE}");
-            std::io::stdout().flush().unwrap();
-            // Not by returning: the rest of the test belongs to the parent, and exiting is part of what is tested.
-            std::process::exit(0);
+            exit();
         }
         let only = env::var(ONLY).ok();
         let wanted = |loader: &Loader| only.as_ref().is_none_or(|only| *only == format!("{loader:?}"));

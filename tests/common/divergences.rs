@@ -17,3 +17,6 @@ pub(crate) const DIVERGENCE_REL: Divergence =
 pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
     "glibc calls a resolver when its relocation's turn comes, and crashes if it uses a word whose turn is later; ours calls it after all plain ones",
 );
+pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
+    "glibc sorts libraries that need each other anew when they go, and may destroy first what it initialised first; ours reverses the order of construction",
+);

@@ -10,6 +10,7 @@ pub(crate) mod child;
 pub(crate) mod divergences;
 pub(crate) mod elf;
 pub(crate) mod maps;
+pub(crate) mod trace;
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;

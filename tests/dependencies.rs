@@ -1,0 +1,333 @@
+//! What a needed name leads to: search order, identity, names, cycles.
+
+mod common;
+
+use std::fs;
+
+use common::elf::Elf;
+use common::maps::{address_space, assert_same_address_space, is_mapped};
+use common::*;
+use object::LittleEndian as LE;
+use object::elf::*;
+use soload::ErrorKind;
+
+#[test]
+fn runpath_is_relative_to_the_librarys_own_folder() {
+    on_both_loaders(|loader| {
+        assert_eq!(loader.open("search/by_runpath.so").call("call_searched"), 1, "$ORIGIN");
+    });
+}
+
+#[test]
+fn origin_may_stand_in_braces() {
+    on_both_loaders(|loader| assert_eq!(loader.open("search/by_braces.so").call("call_searched"), 1));
+}
+
+#[test]
+fn lib_and_platform_are_expanded() {
+    on_both_loaders(|loader| {
+        // What $LIB stands for is the distribution's choice.
+        for lib in ["lib/x86_64-linux-gnu", "lib64", "lib"] {
+            link("search/first/libsearched.so", &format!("x86_64/{lib}/libsearched.so"));
+        }
+        assert_eq!(loader.open(link("search/by_tokens.so", "by_tokens.so")).call("call_searched"), 1);
+    });
+}
+
+#[test]
+fn origin_in_a_needed_name_is_expanded() {
+    on_both_loaders(|loader| assert_eq!(loader.open("origin/outer.so").call("call_origin"), 1));
+}
+
+#[test]
+fn origin_is_the_folder_of_the_link_by_which_the_library_was_opened() {
+    on_both_loaders(|loader| {
+        // Beside the link lies another library of that name than beside the file.
+        link("search/second/libsearched.so", "first/libsearched.so");
+        assert_eq!(loader.open(link("search/by_runpath.so", "linked.so")).call("call_searched"), 2);
+    });
+}
+
+#[test]
+fn rpath_is_inherited_by_what_is_needed() {
+    on_both_loaders(|loader| assert_eq!(loader.open("rpath/with_rpath.so").call("root_answer"), 1));
+}
+
+#[test]
+fn runpath_is_not_inherited() {
+    on_both_loaders(|loader| {
+        let error = loader.try_open("rpath/with_runpath.so").err().expect("the leaf is not found");
+        assert!(error.contains("librpath_leaf.so"), "{error}");
+    });
+}
+
+#[test]
+fn rpath_comes_before_ld_library_path() {
+    Child::default().env("LD_LIBRARY_PATH", "$LIBS/search/second").on_both_loaders(|loader| {
+        assert_eq!(loader.open("search/by_rpath.so").call("call_searched"), 1);
+    });
+}
+
+#[test]
+fn ld_library_path_comes_before_runpath() {
+    Child::default().env("LD_LIBRARY_PATH", "$LIBS/search/second").on_both_loaders(|loader| {
+        assert_eq!(loader.open("search/by_runpath.so").call("call_searched"), 2);
+    });
+}
+
+#[test]
+fn a_runpath_switches_off_the_rpath_beside_it() {
+    Child::default().env("LD_LIBRARY_PATH", "$LIBS/search/second").on_both_loaders(|loader| {
+        let mut elf = Elf::of("search/by_rpath.so");
+        // The same folder by both rules: if the RPATH counted, it would come before the environment.
+        let (string, spare) = (elf.value(DT_RPATH), elf.dynamic(DT_RELACOUNT));
+        spare.d_tag.set(LE, DT_RUNPATH);
+        spare.d_val.set(LE, string);
+        link("search/first/libsearched.so", "first/libsearched.so");
+        assert_eq!(loader.open(elf.save("both.so")).call("call_searched"), 2);
+    });
+}
+
+#[test]
+fn ld_library_path_takes_colons_and_semicolons() {
+    Child::default().env("LD_LIBRARY_PATH", "/soload-no-such-folder;$LIBS/search/second:/").on_both_loaders(|loader| {
+        let library = loader.try_open_bare("libsearched.so", With::default()).unwrap();
+        assert_eq!(library.call("searched_answer"), 2);
+    });
+}
+
+#[test]
+fn an_empty_element_of_ld_library_path_is_the_current_folder() {
+    Child::default().env("LD_LIBRARY_PATH", "/soload-no-such-folder:").on_both_loaders(|loader| {
+        std::env::set_current_dir(fixture("search/second/libsearched.so").parent().unwrap()).unwrap();
+        let library = loader.try_open_bare("libsearched.so", With::default()).unwrap();
+        assert_eq!(library.call("searched_answer"), 2);
+    });
+}
+
+#[test]
+fn a_name_with_a_slash_is_not_searched_for() {
+    Child::default().env("LD_LIBRARY_PATH", "$LIBS/search/second").on_both_loaders(|loader| {
+        loader.try_open_bare("./libsearched.so", With::default()).err().expect("not in the current folder");
+    });
+}
+
+#[test]
+fn an_extra_search_folder_is_used_for_the_name_and_for_what_it_needs() {
+    on_ours(|_| {
+        #[allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures have no constructors that matter
+        let open = |dir: &str, name: &str| unsafe { soload::OpenOptions::new().search_dir(fixture(dir)).open(name) };
+        let folder = fixture("search/second/x").parent().unwrap().to_owned();
+        assert_eq!(Lib::Ours(open(folder.to_str().unwrap(), "libsearched.so").unwrap()).call("searched_answer"), 2);
+        let without = fixture("search/by_path_only.so");
+        let library = Lib::Ours(open(folder.to_str().unwrap(), without.to_str().unwrap()).unwrap());
+        assert_eq!(library.call("call_searched"), 2);
+    });
+}
+
+#[test]
+fn a_file_of_another_machine_or_class_is_skipped_in_the_search() {
+    on_both_loaders(|loader| {
+        for (name, damage) in [
+            ("machine", &(|header: &mut FileHeader64<LE>| header.e_machine.set(LE, EM_AARCH64)) as &dyn Fn(&mut _)),
+            ("class", &|header: &mut FileHeader64<LE>| header.e_ident.class = ELFCLASS32),
+        ] {
+            let mut foreign = Elf::of("search/second/libsearched.so");
+            damage(foreign.header());
+            foreign.save(format!("{name}/foreign/libsearched.so"));
+            link("search/first/libsearched.so", &format!("{name}/first/libsearched.so"));
+            let path = Elf::of("search/skipping.so").save(format!("{name}/skipping.so"));
+            assert_eq!(loader.open(path).call("call_searched"), 1, "{name}");
+        }
+    });
+}
+
+#[test]
+fn garbage_in_the_search_is_fatal() {
+    on_both_loaders(|loader| {
+        fs::create_dir(scratch().join("foreign")).unwrap();
+        fs::write(scratch().join("foreign/libsearched.so"), "not ELF at all, and long enough for a header ".repeat(9))
+            .unwrap();
+        link("search/first/libsearched.so", "first/libsearched.so");
+        let error = loader.try_open(Elf::of("search/skipping.so").save("skipping.so")).err().expect("an error");
+        assert!(error.contains("foreign/libsearched.so"), "{error}");
+    });
+}
+
+#[test]
+fn the_best_hardware_capability_folder_comes_first() {
+    on_both_loaders(|loader| {
+        assert_eq!(loader.open("hwcaps/user.so").call("call_level"), this_cpus_level());
+    });
+}
+
+/// The x86-64 level that this CPU has, by the psABI's list of features.
+#[cfg(target_arch = "x86_64")]
+fn this_cpus_level() -> i32 {
+    macro_rules! has { ($($feature:tt)+) => { $(std::arch::is_x86_feature_detected!($feature))&&+ } }
+    if !has!("cmpxchg16b" "popcnt" "sse3" "sse4.1" "sse4.2" "ssse3") {
+        1
+    } else if !has!("avx" "avx2" "bmi1" "bmi2" "f16c" "fma" "lzcnt" "movbe") {
+        2
+    } else if !has!("avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl") {
+        3
+    } else {
+        4
+    }
+}
+
+#[test]
+fn a_library_linked_with_nodefaultlib_is_not_given_the_systems() {
+    on_both_loaders(|loader| {
+        if loader.try_open("nodefault/with.so").is_err() {
+            eprintln!("DID NOT RUN: needs package zlib1g");
+            assert!(std::env::var_os("CI").is_none());
+            return;
+        }
+        // In a fresh state: what is loaded already would satisfy the name.
+        assert!(!is_mapped("libz.so.1"), "unloaded with its user");
+        let error = loader.try_open("nodefault/without.so").err().expect("an error");
+        assert!(error.contains("libz.so.1"), "{error}");
+    });
+}
+
+#[test]
+fn a_missing_library_is_named_with_the_one_that_needs_it() {
+    on_both_loaders(|loader| {
+        for name in ["missing_dependency", "missing_deeper"] {
+            let error = loader.try_open(name).err().expect("an error");
+            assert!(error.contains("libsoload_absent.so"), "{error}");
+        }
+        if loader == Loader::Ours {
+            let error = ours("missing_deeper").err().expect("an error");
+            let ErrorKind::NotFound { tried } = error.kind() else { panic!("{error}") };
+            assert!(tried.iter().any(|candidate| candidate.rule.contains("RUNPATH")), "{tried:?}");
+            assert!(error.needed_by().unwrap().ends_with("libmissing_dependency.so"));
+        }
+    });
+}
+
+#[test]
+fn one_file_under_several_names_is_one_library() {
+    on_both_loaders(|loader| {
+        let file = Elf::of("same/a/libsame.so").save("file.so");
+        std::os::unix::fs::symlink(&file, scratch().join("symbolic.so")).unwrap();
+        fs::hard_link(&file, scratch().join("hard.so")).unwrap();
+        let names = ["file.so", "symbolic.so", "hard.so", "../scratch/file.so"];
+        let libraries: Vec<_> = names.iter().map(|name| loader.open(scratch().join(name))).collect();
+        let counts: Vec<_> = libraries.iter().map(|library| library.call("same_count")).collect();
+        assert_eq!(counts, [1, 2, 3, 4]);
+    });
+}
+
+#[test]
+fn two_files_of_one_name_are_two_libraries() {
+    on_both_loaders(|loader| {
+        let (a, b) = (loader.open("same/a/libsame.so"), loader.open("same/b/libsame.so"));
+        assert_eq!((a.call("same_answer"), b.call("same_answer")), (1, 2));
+    });
+}
+
+#[test]
+fn a_needed_name_is_not_satisfied_by_a_library_opened_by_the_path_of_another_folder() {
+    on_both_loaders(|loader| {
+        let _a = loader.open("same/a/libsame.so");
+        assert_eq!(loader.open("same/needs_b.so").call("call_same"), 2);
+    });
+}
+
+#[test]
+fn a_needed_name_is_satisfied_by_a_library_that_was_needed_by_that_name() {
+    on_both_loaders(|loader| {
+        let _a = loader.open("same/needs_a.so");
+        assert_eq!(loader.open("same/needs_b.so").call("call_same"), 1);
+    });
+}
+
+#[test]
+fn a_soname_satisfies_a_needed_name() {
+    on_both_loaders(|loader| {
+        loader.try_open("soname/user.so").err().expect("no file of that name");
+        let _alias = loader.open("soname/other_file_name.so");
+        assert_eq!(loader.open("soname/user.so").call("call_soname"), 1);
+    });
+}
+
+#[test]
+fn a_soname_satisfies_a_bare_name() {
+    on_both_loaders(|loader| {
+        let _alias = loader.open("soname/other_file_name.so");
+        assert_eq!(loader.try_open_bare("libsoname_alias.so.1", With::default()).unwrap().call("soname_answer"), 1);
+    });
+}
+
+#[test]
+fn libraries_that_need_each_other_are_loaded_once_and_unloaded_together() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let a = loader.open("cycle/libcycle_a.so");
+        assert_eq!((a.call("a_asks"), a.call("b_asks")), (2, 2));
+        a.close();
+        // The cycle is broken where it was entered: b is initialised first.
+        let end = if loader.diverges(&DIVERGENCE_CYCLE) { "cycle_a- cycle_b-" } else { "cycle_b- cycle_a-" };
+        assert_eq!(journal.call_text("journal_text"), format!("cycle_b+ cycle_a+ {end}"));
+        assert!(!is_mapped("libcycle_a.so") && !is_mapped("libcycle_b.so"));
+    });
+}
+
+#[test]
+fn no_load_answers_only_for_what_is_loaded() {
+    on_both_loaders(|loader| {
+        loader.try_open_with("bss", NO_LOAD).err().expect("not loaded");
+        assert!(!is_mapped("libbss.so"));
+        let first = loader.open("bss");
+        let second = loader.open_with("bss", NO_LOAD);
+        first.close();
+        assert_eq!(second.read::<u32>("initialised"), 0x600d, "it counts as an open");
+    });
+}
+
+#[test]
+fn what_the_c_library_consists_of_is_never_loaded_a_second_time() {
+    on_both_loaders(|loader| {
+        let libc = loader.try_open_bare("libc.so.6", With::default()).unwrap();
+        assert_eq!(libc.address("getpid"), libc::getpid as *const () as usize);
+        let _libm = loader.try_open_bare("libm.so.6", With::default()).unwrap();
+        for name in ["libc.so.6", "libm.so.6", "ld-linux-x86-64.so.2"] {
+            let text =
+                common::maps::maps().iter().filter(|map| map.path.ends_with(name) && map.perms == "r-xp").count();
+            assert!(text <= 1, "{name} is mapped {text} times");
+        }
+    });
+}
+
+#[test]
+fn a_library_that_the_host_loaded_is_used_and_held_and_not_loaded_again() {
+    on_ours(|_| {
+        let theirs = Loader::Host.open("life_leaf");
+        let address = theirs.address("present");
+        let direct = Loader::Ours.open("life_leaf");
+        assert_eq!(direct.address("present"), address);
+        let as_needed = Loader::Ours.open("life_left");
+        theirs.close();
+        direct.close();
+        assert_ne!(as_needed.address("present"), address, "its own symbol");
+        assert!(is_mapped("liblife_leaf.so"), "still needed");
+        as_needed.close();
+        assert!(!is_mapped("liblife_leaf.so"), "given back to the host");
+    });
+}
+
+#[test]
+fn a_failed_open_of_a_group_leaves_nothing_behind() {
+    on_ours(|_| {
+        ours("missing_deeper").err().expect("warm up");
+        let before = address_space();
+        for name in
+            ["missing_dependency", "missing_deeper", "rpath/with_runpath.so", "undefined_function", "versions_missing"]
+        {
+            ours(name).err().expect("an error");
+            assert_same_address_space(&before, name);
+        }
+    });
+}

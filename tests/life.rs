@@ -1,0 +1,391 @@
+//! From the first constructor to the last destructor: order, arguments, reference counts, threads, fork, exit.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
+
+mod common;
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::maps::is_mapped;
+use common::*;
+use soload::{Closed, Library};
+
+/// What constructors and destructors said so far. The journal stays open in between.
+fn said(journal: &Lib) -> String {
+    journal.call_text("journal_text")
+}
+
+#[test]
+fn constructors_run_after_those_of_what_is_needed_and_destructors_in_reverse() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let root = loader.open("life_root");
+        assert_eq!(said(&journal), "leaf+ right+ left+ root+");
+        root.close();
+        assert_eq!(said(&journal), "leaf+ right+ left+ root+ root- left- right- leaf-");
+    });
+}
+
+#[test]
+fn init_runs_before_the_array_which_runs_by_priority_and_fini_mirrors_it() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        loader.open("life_init").close();
+        assert_eq!(said(&journal), "init 200 300 default -default -300 -200 fini");
+    });
+}
+
+#[test]
+fn constructors_get_the_processs_arguments_and_environment() {
+    on_both_loaders(|loader| {
+        let library = loader.open("life_arguments");
+        let texts = |pointer: *const *const c_char| {
+            let pointers = (0..).map(move |n| unsafe { *pointer.add(n) }).take_while(|text| !text.is_null());
+            pointers.map(|text| unsafe { CStr::from_ptr(text) }.to_bytes().to_vec()).collect::<Vec<_>>()
+        };
+        let arguments = texts(library.read("arguments"));
+        let expected: Vec<_> = std::env::args_os().map(|argument| argument.into_encoded_bytes()).collect();
+        assert_eq!(arguments, expected);
+        assert_eq!(library.read::<c_int>("argument_count") as usize, expected.len());
+        let environment = texts(library.read("environment"));
+        assert!(environment.iter().any(|variable| variable.starts_with(b"SOLOAD_TEST_LOADER=")));
+    });
+}
+
+#[test]
+fn a_library_goes_when_it_was_closed_as_often_as_opened() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let (first, second) = (loader.open("life_leaf"), loader.open("life_leaf"));
+        first.close();
+        assert_eq!(said(&journal), "leaf+", "still open once");
+        assert_eq!(second.call("present"), 1);
+        second.close();
+        assert_eq!(said(&journal), "leaf+ leaf-");
+        assert!(!is_mapped("liblife_leaf.so"));
+        let _again = loader.open("life_leaf");
+        assert_eq!(said(&journal), "leaf+ leaf- leaf+", "a new life");
+    });
+}
+
+#[test]
+fn what_is_needed_stays_as_long_as_it_is_needed() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let leaf = loader.open("life_leaf");
+        let left = loader.open("life_left");
+        leaf.close();
+        assert_eq!(said(&journal), "leaf+ left+");
+        left.close();
+        assert_eq!(said(&journal), "leaf+ left+ left- leaf-");
+    });
+}
+
+#[test]
+fn what_is_needed_and_was_opened_stays_when_its_user_goes() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let leaf = loader.open("life_leaf");
+        loader.open("life_left").close();
+        assert_eq!(said(&journal), "leaf+ left+ left-");
+        assert_eq!(leaf.call("present"), 1);
+    });
+}
+
+#[test]
+fn a_library_that_another_bound_to_stays_until_that_one_goes() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let provider = loader.open_with("scope_provider", GLOBAL);
+        // Needs nothing; finds its symbol through the global scope.
+        let user = loader.open("scope_user");
+        provider.close();
+        assert_eq!(user.call("call_provided"), 5);
+        assert_eq!(said(&journal), "provider+ user+");
+        user.close();
+        assert_eq!(said(&journal), "provider+ user+ user- provider-");
+        assert!(!is_mapped("libscope_provider.so"));
+    });
+}
+
+#[test]
+fn a_library_opened_not_to_be_deleted_stays() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        loader.open_with("life_leaf", NO_DELETE).close();
+        assert_eq!(said(&journal), "leaf+");
+        assert!(is_mapped("liblife_leaf.so"));
+    });
+}
+
+#[test]
+fn closing_says_whether_it_unloaded() {
+    on_ours(|_| {
+        let (first, second) = (ours("life_leaf").unwrap(), ours("life_leaf").unwrap());
+        let Closed::StillMapped { reasons } = first.close().unwrap() else { panic!("unloaded, though open twice") };
+        assert!(!reasons.is_empty());
+        assert!(matches!(second.close().unwrap(), Closed::Unloaded));
+    });
+}
+
+#[test]
+fn an_owned_symbol_keeps_its_library() {
+    on_ours(|_| {
+        let library = Arc::new(ours("life_leaf").unwrap());
+        let present = unsafe { library.get_owned::<extern "C" fn() -> c_int>("present") }.unwrap();
+        drop(library);
+        assert_eq!(thread::spawn(move || present()).join().unwrap(), 1);
+        assert!(!is_mapped("liblife_leaf.so"), "the symbol was the last use");
+    });
+}
+
+#[test]
+fn destructors_of_what_is_still_loaded_run_at_exit_in_reverse() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_prints", 1);
+        loader.open("life_root").leak();
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("root- left- right- leaf- "), "{loader:?}: {output}");
+    }
+}
+
+#[test]
+fn a_handle_that_is_still_in_scope_at_exit_is_no_obstacle() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_prints", 1);
+        let _root = loader.open("life_root");
+        common::child::exit();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("root- left- right- leaf- "), "{loader:?}: {output}");
+    }
+}
+
+#[test]
+fn handlers_that_the_program_registered_run_before_the_destructors() {
+    extern "C" fn handler() {
+        print!("handler ");
+        std::io::Write::flush(&mut std::io::stdout()).unwrap();
+    }
+    let outputs = on_both_loaders(|loader| {
+        // Before the loader did anything in this process, and after.
+        unsafe { libc::atexit(handler) };
+        let journal = loader.open("journal");
+        journal.write("journal_prints", 1);
+        loader.open("life_leaf").leak();
+        unsafe { libc::atexit(handler) };
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("handler handler leaf- "), "{loader:?}: {output}");
+    }
+}
+
+#[test]
+fn what_a_library_registered_with_atexit_runs_when_it_goes_or_with_the_programs_handlers() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        loader.open("life_atexit").close();
+        assert_eq!(said(&journal), "destructor handler", "on unload: the crt file calls __cxa_finalize last");
+        journal.write("journal_prints", 1);
+        loader.open("life_atexit").leak();
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("handler destructor "), "{loader:?}, at exit: {output}");
+    }
+}
+
+/// What the constructor of `life_hook.c` does: a function pointer cannot hold the loader and the handle it makes.
+static FROM_CONSTRUCTOR: Mutex<Option<(Loader, &str)>> = Mutex::new(None);
+static OPENED: Mutex<Vec<Lib>> = Mutex::new(Vec::new());
+
+extern "C" fn open_from_constructor() {
+    let Some((loader, name)) = FROM_CONSTRUCTOR.lock().unwrap().take() else { return };
+    let library = loader.open(name);
+    OPENED.lock().unwrap().push(library);
+}
+
+fn open_with_hook(loader: Loader, inner: &'static str) -> (Lib, Lib) {
+    let journal = loader.open("journal");
+    *FROM_CONSTRUCTOR.lock().unwrap() = Some((loader, inner));
+    journal.write("journal_hook", open_from_constructor as extern "C" fn());
+    let outer = loader.open("life_hook");
+    (journal, outer)
+}
+
+#[test]
+fn a_constructor_can_open_another_library() {
+    on_both_loaders(|loader| {
+        let (journal, outer) = open_with_hook(loader, "life_root");
+        assert_eq!(said(&journal), "hook+ leaf+ right+ left+ root+");
+        assert_eq!(outer.call("is_constructed"), 1);
+        let inner = OPENED.lock().unwrap().pop().unwrap();
+        outer.close();
+        assert!(said(&journal).ends_with("root+ hook-"), "the inner one has a handle of its own");
+        inner.close();
+        assert!(said(&journal).ends_with("hook- root- left- right- leaf-"));
+    });
+}
+
+#[test]
+fn a_constructor_can_open_its_own_library() {
+    on_both_loaders(|loader| {
+        let (journal, outer) = open_with_hook(loader, "life_hook");
+        assert_eq!(outer.call("is_constructed"), 1);
+        outer.close();
+        assert_eq!(said(&journal), "hook+", "the handle of its own keeps it");
+        OPENED.lock().unwrap().clear();
+        assert_eq!(said(&journal), "hook+ hook-");
+    });
+}
+
+#[test]
+fn a_constructor_can_fail_to_open_another_library() {
+    extern "C" fn fail_to_open() {
+        let Some((loader, name)) = FROM_CONSTRUCTOR.lock().unwrap().take() else { return };
+        loader.try_open(name).err().expect("an error");
+    }
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        *FROM_CONSTRUCTOR.lock().unwrap() = Some((loader, "undefined_function"));
+        journal.write("journal_hook", fail_to_open as extern "C" fn());
+        assert_eq!(loader.open("life_hook").call("is_constructed"), 1);
+    });
+}
+
+#[test]
+fn a_destructor_can_close_another_library() {
+    extern "C" fn close_from_destructor() {
+        OPENED.lock().unwrap().clear();
+    }
+    on_both_loaders(|loader| {
+        let (journal, outer) = open_with_hook(loader, "life_leaf");
+        journal.write("journal_last_hook", close_from_destructor as extern "C" fn());
+        outer.close();
+        assert_eq!(said(&journal), "hook+ leaf+ hook- leaf-");
+        assert!(!is_mapped("liblife_leaf.so") && !is_mapped("liblife_hook.so"));
+    });
+}
+
+#[test]
+fn every_thread_that_opens_a_library_sees_its_constructor_finished() {
+    on_both_loaders(|loader| {
+        let barrier = Barrier::new(8);
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    barrier.wait();
+                    let library = loader.open("life_slow");
+                    assert_eq!(library.call("times_constructed"), 1);
+                    library.leak();
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn another_library_can_be_opened_while_a_constructor_runs() {
+    on_ours(|_| {
+        // glibc holds its lock while constructors run; ours releases it first.
+        let barrier = Barrier::new(2);
+        thread::scope(|scope| {
+            let slow = scope.spawn(|| {
+                barrier.wait();
+                drop(ours("life_slow").unwrap());
+            });
+            barrier.wait();
+            thread::sleep(Duration::from_millis(10));
+            let start = Instant::now();
+            drop(ours("bss").unwrap());
+            assert!(
+                slow.is_finished() || start.elapsed() < Duration::from_millis(40),
+                "waited for the other's constructor"
+            );
+        });
+    });
+}
+
+#[test]
+fn threads_can_open_and_close_at_random() {
+    on_both_loaders(|loader| {
+        let names =
+            ["life_root", "life_left", "life_leaf", "scope_bridge", "ifunc_outer", "bss", "versions_default", "relr"];
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || {
+                    for round in 0..40 {
+                        let name = names[(thread * 7 + round * 3) % names.len()];
+                        let library = loader.open(name);
+                        if name.starts_with("life") {
+                            assert_eq!(library.call("present"), 1);
+                        }
+                    }
+                });
+            }
+        });
+        for name in names {
+            assert!(!is_mapped(&format!("lib{name}.so")), "{name} is left behind");
+        }
+    });
+}
+
+#[test]
+fn a_child_forked_while_another_thread_opens_can_open_too() {
+    on_ours(|loader| {
+        // glibc does not promise it: its lists may be half changed in the child.
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(loader.open("life_root"));
+                }
+            });
+            for _ in 0..100 {
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    // Not the standard library's exit, nor its output: other threads held their locks.
+                    unsafe { libc::alarm(10) };
+                    let answer = ours("life_left").map_or(2, |library| Lib::Ours(library).call("present"));
+                    unsafe { libc::_exit(if answer == 1 { 0 } else { 1 }) };
+                }
+                let mut status = 0;
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert_eq!(status, 0, "the child of fork could not open, or hung");
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
+
+#[test]
+fn opening_and_closing_many_times_leaves_nothing_behind() {
+    on_ours(|_| {
+        let round = || {
+            for name in ["life_root", "ifunc_outer", "relr", "align_64k", "versions_default", "text_relocations"] {
+                drop(ours(name).unwrap());
+            }
+        };
+        round();
+        let before = common::maps::address_space();
+        (0..50).for_each(|_| round());
+        common::maps::assert_same_address_space(&before, "300 opens and closes");
+    });
+}
+
+#[test]
+fn this_stays_open_whatever_is_closed() {
+    on_ours(|_| {
+        assert!(matches!(Library::this().close().unwrap(), Closed::StillMapped { .. }));
+        let this = Library::this();
+        assert!(unsafe { this.get::<*const ()>("getpid") }.is_ok());
+    });
+}

@@ -1,0 +1,258 @@
+//! Where segments come to lie and how they are protected: zeros, alignment, holes, RELRO, writable text.
+
+#![cfg(target_arch = "x86_64")]
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::elf::Elf;
+use common::maps::{Map, address_space, assert_same_address_space, maps, protection};
+use common::trace::{Call, system_calls_of};
+use common::*;
+use object::LittleEndian as LE;
+use object::elf::*;
+use soload::ErrorKind;
+
+const PAGE: usize = 4096;
+
+#[test]
+fn variables_without_initial_value_are_zero() {
+    on_both_loaders(|loader| {
+        let library = loader.open("bss");
+        assert_eq!(library.read::<u32>("initialised"), 0x600d);
+        assert_eq!(library.call("count_not_zero"), 0);
+        assert_eq!(library.call("write_all"), 1);
+    });
+}
+
+#[test]
+fn every_segment_has_its_protection_and_every_hole_has_none() {
+    on_both_loaders(|loader| {
+        for (name, symbol) in
+            [("bss", "initialised"), ("align_64k", "aligned"), ("relro", "plain_pointer"), ("hash_gnu", "f_000")]
+        {
+            let library = loader.open(name);
+            let bias = library.address(symbol) - Elf::of(name).vaddr(symbol) as usize;
+            assert_eq!(observed(name, bias), planned(name, bias), "{name}");
+        }
+    });
+}
+
+/// The protection of each page from the object's first to its last, as its program headers ask for it.
+fn planned(name: &str, bias: usize) -> Vec<String> {
+    let elf = Elf::of(name);
+    let mut pages = vec![String::from("---p"); span(&elf)];
+    let mut protect = |vaddr: u64, end: u64, perms: String| {
+        pages[vaddr as usize / PAGE..(end as usize).div_ceil(PAGE)].fill(perms);
+    };
+    for segment in elf.segments(PT_LOAD) {
+        let letter = |flag: ProgramFlags, letter| if segment.p_flags.get(LE).0 & flag.0 != 0 { letter } else { '-' };
+        let perms = [letter(PF_R, 'r'), letter(PF_W, 'w'), letter(PF_X, 'x'), 'p'].iter().collect();
+        let start = segment.p_vaddr.get(LE);
+        protect(start, start + segment.p_memsz.get(LE), perms);
+    }
+    for relro in elf.segments(PT_GNU_RELRO) {
+        // The last page is sealed only if RELRO fills it.
+        let start = relro.p_vaddr.get(LE);
+        let end = (start + relro.p_memsz.get(LE)) / PAGE as u64 * PAGE as u64;
+        protect(start, end, "r--p".into());
+    }
+    assert_eq!(bias % PAGE, 0);
+    pages
+}
+
+/// The same as the kernel has it; a page that is not mapped at all counts as one that cannot be touched.
+fn observed(name: &str, bias: usize) -> Vec<String> {
+    let maps = maps();
+    let perms =
+        |address| maps.iter().find(|map| map.range.contains(&address)).map_or("---p".into(), |map| map.perms.clone());
+    (0..span(&Elf::of(name))).map(|page| perms(bias + page * PAGE)).collect()
+}
+
+/// Pages from address 0 to the end of the last segment.
+fn span(elf: &Elf) -> usize {
+    let last = *elf.segments(PT_LOAD).last().unwrap();
+    ((last.p_vaddr.get(LE) + last.p_memsz.get(LE)) as usize).div_ceil(PAGE)
+}
+
+#[test]
+fn alignment_above_the_page_size_is_kept() {
+    on_both_loaders(|loader| {
+        for (name, align) in [("align_64k", 0x1_0000), ("align_2m", 0x20_0000)] {
+            // Several at once: one alone may be aligned by luck.
+            let copies: Vec<_> = (0..4).map(|n| loader.open(Elf::of(name).save(format!("{n}.so")))).collect();
+            for copy in copies {
+                assert_eq!(copy.address("aligned") % align, 0, "{name}");
+                assert_eq!(copy.call("function"), 5, "{name}");
+            }
+        }
+    });
+}
+
+#[test]
+fn no_address_space_is_kept_for_alignment_after_loading() {
+    on_ours(|_| {
+        let before = address_space();
+        let library = ours("align_2m").unwrap();
+        let new: usize =
+            maps().iter().filter(|map| map.path.ends_with("libalign_2m.so")).map(|map| map.range.len()).sum();
+        assert!(new > 0);
+        let extra = |map: &&Map| !before.contains(map) && !map.path.ends_with("libalign_2m.so") && map.path.is_empty();
+        let kept: usize = address_space().iter().filter(extra).map(|map| map.range.len()).sum();
+        assert!(kept <= span(&Elf::of("align_2m")) * PAGE, "{kept:#x} bytes that are not the library's");
+        drop(library);
+    });
+}
+
+#[test]
+fn one_reservation_then_one_call_for_each_part_inside_it() {
+    on_ours(|_| {
+        for name in ["bss", "relro", "align_2m", "hash_gnu", "demo"] {
+            drop(ours(name).unwrap());
+            let calls = system_calls_of(|| drop(ours(name).unwrap()));
+            let mapped = |call: &&Call| call.number == libc::SYS_mmap;
+            let [_, size, protection, flags, ..] = [0, 1, 2, 3, 4].map(|n| move |call: &Call| call.arguments[n]);
+            let reserves = |call: &&Call| protection(call) == 0 && flags(call) & libc::MAP_FIXED as u64 == 0;
+            let reservations: Vec<_> = calls.iter().filter(mapped).filter(reserves).collect();
+            let [reservation] = reservations[..] else { panic!("{name}: {reservations:#x?}") };
+            let range = reservation.result as u64..reservation.result as u64 + size(reservation);
+
+            let inside: Vec<_> = calls.iter().filter(|call| range.contains(&call.arguments[0])).collect();
+            let fixed = inside.iter().filter(|call| call.number == libc::SYS_mmap).count();
+            assert_eq!(fixed, parts(&Elf::of(name)), "{name}: {inside:#x?}");
+            let protects = inside.iter().filter(|call| call.number == libc::SYS_mprotect).count();
+            assert!(protects <= 1, "{name}: only RELRO changes its protection: {inside:#x?}");
+            let elsewhere = calls.iter().filter(mapped).filter(|call| flags(call) & libc::MAP_FIXED as u64 != 0);
+            assert_eq!(elsewhere.count(), fixed, "{name}: a fixed mapping outside the reservation");
+        }
+    });
+}
+
+/// How many mappings an object needs: one for each segment with bytes of the file, one for whole pages of zeros.
+fn parts(elf: &Elf) -> usize {
+    let pages = |vaddr: u64, size: u64| (vaddr + size).div_ceil(PAGE as u64);
+    let parts = elf.segments(PT_LOAD).into_iter().map(|segment| {
+        let (vaddr, in_file, size) = (segment.p_vaddr.get(LE), segment.p_filesz.get(LE), segment.p_memsz.get(LE));
+        usize::from(in_file > 0) + usize::from(pages(vaddr, size) > pages(vaddr, in_file))
+    });
+    parts.sum()
+}
+
+#[test]
+fn relro_is_read_only_before_the_first_constructor() {
+    on_both_loaders(|loader| {
+        let library = loader.open("relro");
+        assert_eq!(library.call_text("constructor_saw"), "r--p");
+        assert_eq!(library.call_text("constructor_saw_of_plain"), "rw-p");
+        assert_eq!(protection(library.address("relro_pointer")), "r--p");
+    });
+}
+
+#[test]
+fn no_page_is_ever_writable_and_executable() {
+    on_both_loaders(|loader| {
+        forbid_writable_executable();
+        for name in ["bss", "relro", "ifunc", "relr", "align_2m", "life_root", "versions_default"] {
+            loader.open(name);
+        }
+    });
+}
+
+/// From here on the kernel kills the process if it asks for memory that is writable and executable at once.
+#[allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the filter outlives the call that copies it
+fn forbid_writable_executable() {
+    let statement = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let jump_if = |code: u32, k, jt, jf| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let give = libc::BPF_RET | libc::BPF_K;
+    let both = (libc::PROT_WRITE | libc::PROT_EXEC) as u32;
+    let mut filter = [
+        statement(load, std::mem::offset_of!(libc::seccomp_data, nr) as u32),
+        jump_if(equal, libc::SYS_mmap as u32, 1, 0),
+        jump_if(equal, libc::SYS_mprotect as u32, 0, 3),
+        // The third argument of either is the protection; its low half comes first.
+        statement(load, (std::mem::offset_of!(libc::seccomp_data, args) + 2 * size_of::<u64>()) as u32),
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, both),
+        jump_if(equal, both, 1, 0),
+        statement(give, libc::SECCOMP_RET_ALLOW),
+        statement(give, libc::SECCOMP_RET_KILL_PROCESS),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    unsafe {
+        assert_eq!(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+        assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &program), 0);
+    }
+}
+
+#[test]
+fn a_writable_and_executable_segment_is_refused_unless_allowed() {
+    on_both_loaders(|loader| {
+        let path = fixture("writable_text");
+        if loader.diverges(&DIVERGENCE_WRITABLE_EXECUTABLE) {
+            let before = address_space();
+            let error = ours(&path).err().expect("an error");
+            assert!(matches!(error.kind(), ErrorKind::WritableExecutable { .. }), "{error}");
+            assert_same_address_space(&before, "refused");
+            let library = allowing(|options| options.allow_writable_executable(true), &path);
+            assert_eq!(library.call("patched_function"), 6);
+        } else {
+            assert_eq!(loader.open(path).call("patched_function"), 6);
+        }
+    });
+}
+
+#[test]
+fn a_demand_for_an_executable_stack_is_refused_unless_allowed() {
+    on_both_loaders(|loader| {
+        let path = fixture("executable_stack");
+        let local = 0u8;
+        let stack = || protection(&raw const local as usize);
+        if loader.diverges(&DIVERGENCE_EXECUTABLE_STACK) {
+            let error = ours(&path).err().expect("an error");
+            assert!(matches!(error.kind(), ErrorKind::ExecutableStack), "{error}");
+            assert_eq!(stack(), "rw-p");
+            allowing(|options| options.allow_executable_stack(true), &path);
+        } else {
+            loader.open(path);
+        }
+    });
+}
+
+/// Opens by ours with an option that the host has no word for.
+#[allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixture's constructors are harmless
+fn allowing(option: impl FnOnce(&mut soload::OpenOptions) -> &mut soload::OpenOptions, path: &PathBuf) -> Lib {
+    Lib::Ours(unsafe { option(&mut soload::OpenOptions::new()).open(path) }.unwrap())
+}
+
+#[test]
+fn an_empty_segment_is_no_obstacle() {
+    on_both_loaders(|loader| {
+        // Linkers leave one where a section turned out empty.
+        let empty = Elf::of("fuzz_seed").segments(PT_LOAD).iter().any(|segment| segment.p_memsz.get(LE) == 0);
+        assert!(empty, "the fixture has one");
+        assert_eq!(loader.open("fuzz_seed").read::<i32>("fuzz_zeros"), 0);
+    });
+}
+
+#[test]
+fn a_file_that_is_replaced_while_it_is_mapped_does_not_change_the_library() {
+    on_both_loaders(|loader| {
+        let path = Elf::of("same/a/libsame.so").save("replaced.so");
+        let library = loader.open(&path);
+        let other = Elf::of("same/b/libsame.so").save("other.so");
+        std::fs::rename(other, &path).unwrap();
+        assert_eq!(library.call("same_answer"), 1);
+    });
+}
+
+#[test]
+fn text_is_mapped_from_the_file() {
+    on_both_loaders(|loader| {
+        let library = loader.open("hash_gnu");
+        let text = library.address("f_000");
+        let map = maps().into_iter().find(|map| map.range.contains(&text)).unwrap();
+        assert!(map.path.ends_with("libhash_gnu.so"), "{map:?}");
+    });
+}
