@@ -11,6 +11,7 @@
 //! | `// rpath: PATHS` | the same as DT_RPATH |
 //! | `// soname: NAME` | the library's DT_SONAME; none is set otherwise |
 //! | `// versions: SCRIPT` | the linker's version script; several lines make one script |
+//! | `// only: ARCH` | made only for this architecture, such as `x86_64` |
 //! | `// build: NAME [FLAGS…]` | makes NAME instead of `lib<stem>.so`; several lines make variants |
 //!
 //! A directive before the first `build:` holds for all variants, one after it for the variant above. Names of outputs
@@ -46,7 +47,7 @@ fn main() {
     fs::create_dir_all(&out).expect("OUT_DIR is writable");
     let mut demo = out.join("libdemo.so");
 
-    if Path::new("test-libs").is_dir() {
+    if Path::new("test-libs").is_dir() && can_compile() {
         println!("cargo:rerun-if-changed=test-libs");
         // A symbol that the test executables define, so that tests can ask whether it comes first.
         println!("cargo:rustc-link-arg-tests=-Wl,--export-dynamic-symbol=soload_test_*");
@@ -62,6 +63,17 @@ fn main() {
     println!("cargo:rustc-env=SOLOAD_DEMO={}", demo.display());
 }
 
+/// Without a compiler for another machine, one can still check the crate for it; tests need one.
+fn can_compile() -> bool {
+    let native = env::var("HOST") == env::var("TARGET");
+    let found = || compiler(false).is_ok_and(|compiler| compiler.to_command().arg("--version").output().is_ok());
+    if native || found() {
+        return true;
+    }
+    println!("cargo:warning=no C compiler for this target: test-libs/ and the demonstration plugin are not built");
+    false
+}
+
 /// Builds what is out of date, after what it needs, on as many threads as cargo allows.
 fn build_all(out: &Path) -> Result<(), String> {
     let mut waiting = BTreeMap::new();
@@ -71,8 +83,7 @@ fn build_all(out: &Path) -> Result<(), String> {
             waiting.extend(fixtures_of(&source)?);
         }
     }
-    let c = compiler(false)?;
-    let cpp = compiler(true);
+    let compilers = [compiler(false), compiler(true)];
     let threads = env::var("NUM_JOBS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
 
     while !waiting.is_empty() {
@@ -87,9 +98,9 @@ fn build_all(out: &Path) -> Result<(), String> {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some((name, fixture)) = ready.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        let compiler =
-                            if fixture.source.extension() == Some(OsStr::new("cpp")) { &cpp } else { &Ok(c.clone()) };
-                        let built = compiler.clone().and_then(|compiler| build(&compiler, out, name, fixture));
+                        let is_cpp = fixture.source.extension() == Some(OsStr::new("cpp"));
+                        let compiler = compilers[usize::from(is_cpp)].as_ref().map_err(String::clone);
+                        let built = compiler.and_then(|compiler| build(compiler, out, name, fixture));
                         failures.lock().unwrap().extend(built.err());
                     }
                 });
@@ -106,6 +117,12 @@ fn build_all(out: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// What any of the sources may include.
+fn headers() -> Vec<PathBuf> {
+    let files = fs::read_dir("test-libs").into_iter().flatten().flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension() == Some(OsStr::new("h"))).collect()
+}
+
 /// The outputs that one source asks for.
 fn fixtures_of(source: &Path) -> Result<BTreeMap<String, Fixture>, String> {
     let text = fs::read_to_string(source).map_err(|e| format!("{}: {e}", source.display()))?;
@@ -116,6 +133,8 @@ fn fixtures_of(source: &Path) -> Result<BTreeMap<String, Fixture>, String> {
         let Some((directive, rest)) = line.trim().split_once(':') else { continue };
         let target = variants.last_mut().map_or(&mut common, |(_, variant)| variant);
         match directive {
+            "only" if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok(rest.trim()) => return Ok(BTreeMap::new()),
+            "only" => {}
             "cc" => target.flags.extend(words(rest)),
             "needs" => target.needs.extend(words(rest).iter().map(|name| output_name(name))),
             "runpath" => target.runpath = Some(rest.trim().into()),
@@ -158,7 +177,8 @@ fn build(compiler: &cc::Tool, out: &Path, name: &str, fixture: &Fixture) -> Resu
     let output = out.join(name);
     let modified = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let script = env::current_exe().unwrap_or_default();
-    let newest = fixture.needs.iter().map(|need| out.join(need)).chain([fixture.source.clone(), script]);
+    let newest =
+        fixture.needs.iter().map(|need| out.join(need)).chain(headers()).chain([fixture.source.clone(), script]);
     if newest.map(|input| modified(&input)).max() < Some(modified(&output)) {
         return Ok(());
     }

@@ -420,7 +420,12 @@ pub(crate) fn shown(path: &Path) -> Escaped<'_> {
 }
 
 /// Bytes from a file, shown so that they cannot change a terminal or a line: text stays, the rest becomes `\xNN`.
-pub(crate) struct Escaped<'a>(pub(crate) &'a [u8]);
+///
+/// ```
+/// assert_eq!(soload::Escaped(b"lib\x1b[31m\xff.so").to_string(), r"lib\u{1b}[31m\xff.so");
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<'a>(pub &'a [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -25,9 +25,10 @@
 mod addr;
 mod arch;
 mod error;
+mod export;
 mod file;
 mod find;
-#[allow(unsafe_code)] // the caller's handle: a symbol is a pointer that the caller gives a type
+#[allow(unsafe_code)] // the caller's handle: opening and asking are promises of the caller
 mod library;
 #[allow(unsafe_code)] // load::map writes relocated words, load::call runs foreign code; the rest of it has none
 mod load;
@@ -37,16 +38,21 @@ mod loader;
 mod process;
 mod share;
 mod stages;
+#[allow(unsafe_code)] // a symbol is a pointer that the caller gives a type
+mod symbol;
 #[allow(unsafe_code)] // owns every mapping that we create
 mod sys;
 
 pub use addr::{Addr, Bias, FileOffset, PageSize, Protection, Vaddr};
 pub use arch::{Kind, Machine, RelocationType, TlsVariant};
-pub use error::{At, Candidate, Error, ErrorKind, Undefined};
+pub use error::{At, Candidate, Error, ErrorKind, Escaped, Undefined};
+pub use export::{Export, ExportKind};
 pub use file::image::Image;
+pub use file::inspect::{LifeFunctions, Outline, ProgramHeader, RelocationCount, SymbolCounts, VersionNeed};
 pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
-pub use library::{AsSymbolName, Closed, Export, ExportKind, Library, OpenOptions, OwnedSymbol, Symbol};
+pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::registry::Reason;
-pub use share::{Page, PageMap, PageState};
+pub use share::{Forecast, Page, PageMap, PageState};
+pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

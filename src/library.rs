@@ -3,18 +3,17 @@
 //! # Safety
 //! A symbol is a pointer that the caller has given a type; nothing can check that the type is right.
 
-use std::ffi::{CStr, CString, OsStr, c_void};
+use std::ffi::{OsStr, c_void};
 use std::fmt;
-use std::marker::PhantomData;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Bias};
 use crate::error::{Error, ErrorKind, Undefined};
+use crate::export::{Export, exports};
 use crate::file::hash;
-use crate::file::symbols::{Symbol as Entry, Symbols, Wanted, WantedVersion};
+use crate::file::symbols::{Wanted, WantedVersion};
 use crate::load::call::Code;
 use crate::loader::{self, Opened, Wishes};
 use crate::process::hooks;
@@ -22,6 +21,7 @@ use crate::process::host::thread_local_address;
 use crate::process::module::Object;
 use crate::process::registry::{self, Reason};
 use crate::process::world::Look;
+use crate::symbol::{AsSymbolName, OwnedSymbol, Symbol};
 
 /// A library that is open. Dropping it closes it; what is still used by others stays loaded.
 ///
@@ -178,7 +178,7 @@ impl Library {
     /// lifetime does not see to that (function pointers copied out of it).
     pub unsafe fn get<'lib, T>(&'lib self, symbol: impl AsSymbolName) -> Result<Symbol<'lib, T>, Error> {
         let pointer = self.find::<T>(symbol.name(), None)?;
-        Ok(Symbol { pointer, of: PhantomData })
+        Ok(Symbol::at(pointer))
     }
 
     /// Version `version` of the function or variable `symbol`, as `dlvsym`.
@@ -204,7 +204,7 @@ impl Library {
         version: impl AsSymbolName,
     ) -> Result<Symbol<'lib, T>, Error> {
         let pointer = self.find::<T>(symbol.name(), Some(version.name()))?;
-        Ok(Symbol { pointer, of: PhantomData })
+        Ok(Symbol::at(pointer))
     }
 
     /// As [`Library::get`], for a symbol that keeps the library open by itself.
@@ -228,7 +228,7 @@ impl Library {
     /// As for [`Library::get`].
     pub unsafe fn get_owned<T>(self: &Arc<Self>, symbol: impl AsSymbolName) -> Result<OwnedSymbol<T>, Error> {
         let pointer = self.find::<T>(symbol.name(), None)?;
-        Ok(OwnedSymbol { pointer, library: Arc::clone(self), of: PhantomData })
+        Ok(OwnedSymbol::at(pointer, Arc::clone(self)))
     }
 
     fn find<T>(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
@@ -363,7 +363,9 @@ fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
     if symbol.is_tls() {
         return match object {
             Object::Host(host) => Some(thread_local_address(host.tls_module, symbol.value)),
-            Object::Module(_) => None,
+            Object::Module(module) => {
+                module.storage.as_ref().map(|storage| thread_local_address(storage.module, symbol.value))
+            }
         };
     }
     if symbol.is_unique()
@@ -376,295 +378,4 @@ fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
         return Some(addr);
     }
     Code::at(addr, |addr| object.is_code(addr)).map(hooks::resolve)
-}
-
-/// A function or variable of a library, which it cannot outlive. Dereferences to it.
-///
-/// ```
-/// // SAFETY: `cos` has that type.
-/// unsafe {
-///     let library = soload::Library::new("libm.so.6")?;
-///     let cos: soload::Symbol<'_, extern "C" fn(f64) -> f64> = library.get(b"cos\0")?;
-///     assert_eq!(cos(0.0), 1.0);
-/// }
-/// # Ok::<(), soload::Error>(())
-/// ```
-pub struct Symbol<'lib, T> {
-    pointer: *mut c_void,
-    of: PhantomData<&'lib T>,
-}
-
-// SAFETY: it is a `T` that borrows the library, and as free to travel as a `T`.
-unsafe impl<T: Send> Send for Symbol<'_, T> {}
-// SAFETY: as above.
-unsafe impl<T: Sync> Sync for Symbol<'_, T> {}
-
-impl<'lib, T> Symbol<'lib, T> {
-    /// The address itself.
-    #[must_use]
-    pub fn as_raw_ptr(&self) -> *mut c_void {
-        self.pointer
-    }
-
-    /// The address, free of the lifetime.
-    ///
-    /// # Safety
-    /// The caller sees to it that the address is not used after the library is closed.
-    #[must_use]
-    pub unsafe fn into_raw(self) -> *mut c_void {
-        self.pointer
-    }
-
-    /// A symbol from an address and the library that it belongs to.
-    ///
-    /// # Safety
-    /// The address came from [`Symbol::into_raw`] for the same library and type.
-    #[must_use]
-    pub unsafe fn from_raw(pointer: *mut c_void, library: &'lib Library) -> Self {
-        let _ = library;
-        Self { pointer, of: PhantomData }
-    }
-}
-
-impl<'lib, T> Symbol<'lib, Option<T>> {
-    /// The symbol, unless its address is null.
-    ///
-    /// ```
-    /// // SAFETY: `cos` has that type.
-    /// unsafe {
-    ///     let library = soload::Library::new("libm.so.6")?;
-    ///     let cos: soload::Symbol<'_, Option<extern "C" fn(f64) -> f64>> = library.get("cos")?;
-    ///     assert_eq!(cos.lift_option().unwrap()(0.0), 1.0);
-    /// }
-    /// # Ok::<(), soload::Error>(())
-    /// ```
-    #[must_use]
-    pub fn lift_option(self) -> Option<Symbol<'lib, T>> {
-        (!self.pointer.is_null()).then_some(Symbol { pointer: self.pointer, of: PhantomData })
-    }
-}
-
-impl<T> Clone for Symbol<'_, T> {
-    fn clone(&self) -> Self {
-        Self { ..*self }
-    }
-}
-
-impl<T> Deref for Symbol<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        // SAFETY: `find` checked that `T` has the size of a pointer; the caller of `get` that it is the symbol's type.
-        unsafe { &*(&raw const self.pointer).cast::<T>() }
-    }
-}
-
-impl<T> fmt::Debug for Symbol<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Symbol({:p})", self.pointer)
-    }
-}
-
-/// A function or variable that keeps its library open. Dereferences to it. See [`Library::get_owned`].
-///
-/// ```
-/// # use std::sync::Arc;
-/// // SAFETY: `cos` has that type.
-/// let cos: soload::OwnedSymbol<extern "C" fn(f64) -> f64> =
-///     unsafe { Arc::new(soload::Library::new("libm.so.6")?).get_owned(b"cos")? };
-/// assert_eq!(cos(0.0), 1.0);
-/// # Ok::<(), soload::Error>(())
-/// ```
-pub struct OwnedSymbol<T> {
-    pointer: *mut c_void,
-    library: Arc<Library>,
-    of: PhantomData<T>,
-}
-
-// SAFETY: it is a `T` and a handle to the library, which is free to travel.
-unsafe impl<T: Send> Send for OwnedSymbol<T> {}
-// SAFETY: as above.
-unsafe impl<T: Sync> Sync for OwnedSymbol<T> {}
-
-impl<T> OwnedSymbol<T> {
-    /// The library it keeps open.
-    #[must_use]
-    pub fn library(&self) -> &Arc<Library> {
-        &self.library
-    }
-
-    /// The address itself.
-    #[must_use]
-    pub fn as_raw_ptr(&self) -> *mut c_void {
-        self.pointer
-    }
-}
-
-impl<T> Clone for OwnedSymbol<T> {
-    fn clone(&self) -> Self {
-        Self { pointer: self.pointer, library: Arc::clone(&self.library), of: PhantomData }
-    }
-}
-
-impl<T> Deref for OwnedSymbol<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        // SAFETY: as for `Symbol`; the library is open as long as `self.library` is.
-        unsafe { &*(&raw const self.pointer).cast::<T>() }
-    }
-}
-
-impl<T> fmt::Debug for OwnedSymbol<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OwnedSymbol({:p} of {:?})", self.pointer, self.library.path())
-    }
-}
-
-/// A symbol that a library defines for others.
-///
-/// ```
-/// // SAFETY: libm's constructors are sound.
-/// let library = unsafe { soload::Library::new("libm.so.6") }?;
-/// assert!(library.exports().any(|export| export.kind() == soload::ExportKind::Function && export.size() > 0));
-/// # Ok::<(), soload::Error>(())
-/// ```
-#[derive(Clone, Copy)]
-pub struct Export<'lib> {
-    symbols: &'lib Symbols,
-    index: u32,
-    symbol: Entry,
-    name: &'lib [u8],
-}
-
-/// What a symbol is.
-///
-/// ```
-/// assert_ne!(soload::ExportKind::Function, soload::ExportKind::Variable);
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ExportKind {
-    /// A function (`STT_FUNC`).
-    Function,
-    /// A function whose implementation is chosen when it is bound (`STT_GNU_IFUNC`).
-    IndirectFunction,
-    /// A variable (`STT_OBJECT`, `STT_COMMON`).
-    Variable,
-    /// A thread-local variable (`STT_TLS`).
-    ThreadLocal,
-    /// Not stated (`STT_NOTYPE`), or something else.
-    Other,
-}
-
-impl<'lib> Export<'lib> {
-    /// Its name.
-    #[must_use]
-    pub fn name(&self) -> &'lib [u8] {
-        self.name
-    }
-
-    /// Its version, if the library gives its symbols versions.
-    #[must_use]
-    pub fn version(&self) -> Option<&'lib [u8]> {
-        let version = self.symbols.version_of(self.index)?;
-        self.symbols.string(version.name)
-    }
-
-    /// Whether it is the version that `get` finds, of several of one name.
-    #[must_use]
-    pub fn is_default(&self) -> bool {
-        self.symbols.versions.index(self.index).is_none_or(|index| !index.hidden)
-    }
-
-    /// What it is.
-    #[must_use]
-    pub fn kind(&self) -> ExportKind {
-        match self.symbol.kind() {
-            1 | 5 => ExportKind::Variable,
-            2 => ExportKind::Function,
-            6 => ExportKind::ThreadLocal,
-            10 => ExportKind::IndirectFunction,
-            _ => ExportKind::Other,
-        }
-    }
-
-    /// Its size in bytes; 0 if not stated.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.symbol.size
-    }
-}
-
-impl fmt::Debug for Export<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        f.debug_struct("Export")
-            .field("name", &text(self.name()))
-            .field("version", &self.version().map(text))
-            .field("kind", &self.kind())
-            .field("size", &self.size())
-            .finish()
-    }
-}
-
-/// All symbols of a table that others may bind to.
-pub(crate) fn exports(symbols: &Symbols) -> impl Iterator<Item = Export<'_>> {
-    (0..symbols.count()).filter_map(move |index| {
-        let symbol = symbols.get(index).filter(Entry::is_exported)?;
-        Some(Export { symbols, index, symbol, name: symbols.string(symbol.name)? })
-    })
-}
-
-/// What may name a symbol: bytes, text or a C string, with or without a NUL at the end.
-///
-/// ```
-/// use soload::AsSymbolName;
-/// assert_eq!(b"cos".name(), "cos".name());
-/// ```
-pub trait AsSymbolName {
-    /// The name as bytes.
-    fn name(&self) -> &[u8];
-}
-
-impl<T: AsSymbolName + ?Sized> AsSymbolName for &T {
-    fn name(&self) -> &[u8] {
-        (**self).name()
-    }
-}
-
-impl AsSymbolName for [u8] {
-    fn name(&self) -> &[u8] {
-        self
-    }
-}
-
-impl<const N: usize> AsSymbolName for [u8; N] {
-    fn name(&self) -> &[u8] {
-        self
-    }
-}
-
-impl AsSymbolName for str {
-    fn name(&self) -> &[u8] {
-        self.as_bytes()
-    }
-}
-
-impl AsSymbolName for String {
-    fn name(&self) -> &[u8] {
-        self.as_bytes()
-    }
-}
-
-impl AsSymbolName for CStr {
-    fn name(&self) -> &[u8] {
-        self.to_bytes()
-    }
-}
-
-impl AsSymbolName for CString {
-    fn name(&self) -> &[u8] {
-        self.to_bytes()
-    }
 }

@@ -1,4 +1,6 @@
-//! The pipeline: what happens between a name and a library, in order. Nothing else is decided here.
+//! The pipeline: what happens between a name and a library, in order.
+//!
+//! Nothing else is decided here.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;

@@ -29,6 +29,18 @@ pub(crate) fn page_size() -> PageSize {
     PageSize::new(auxiliary(libc::AT_PAGESZ)).unwrap_or(const { PageSize::new(4096).unwrap() })
 }
 
+impl PageSize {
+    /// The page size of this machine, as the kernel reports it.
+    ///
+    /// ```
+    /// assert!(soload::PageSize::native().bytes() >= 4096);
+    /// ```
+    #[must_use]
+    pub fn native() -> Self {
+        page_size()
+    }
+}
+
 /// Which file it is, whatever it is called: two equal identities are one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Identity {

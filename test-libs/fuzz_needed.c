@@ -1,4 +1,5 @@
 // What the fuzzed library needs: it has versions, and code that returns wherever it is entered.
+// only: x86_64
 // cc: -nostdlib
 // versions: NEEDED_1 { global: *; };
 

@@ -1,5 +1,6 @@
 // Small, without constructors, and wherever execution enters its text it returns at once: tests flip its bits, and
 // whatever a flipped bit makes the loader call must not be what crashes.
+// only: x86_64
 // needs: fuzz_needed
 // cc: -nostdlib -Wl,-z,now,-z,separate-code,--hash-style=both,--build-id=none
 // versions: FUZZ_1 { global: *; };

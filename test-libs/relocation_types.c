@@ -1,4 +1,5 @@
 // Each relocation type that a linker makes for a shared library stores what its formula says.
+// only: x86_64
 // needs: absolute
 
 int target[4] = {11, 22, 33, 44};

@@ -1,4 +1,5 @@
 // Relocations of text are applied, and the text is executable and not writable afterwards.
+// only: x86_64
 // cc: -Wl,-z,notext
 
 int text_target = 9;

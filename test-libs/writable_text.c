@@ -1,4 +1,5 @@
 // A segment that is writable and executable is refused, unless the caller allows it.
+// only: x86_64
 // cc: -Wl,--no-warn-rwx-segments
 
 __asm__(".section .writable_text, \"awx\", @progbits\n"

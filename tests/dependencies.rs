@@ -56,7 +56,7 @@ fn rpath_is_inherited_by_what_is_needed() {
 #[test]
 fn runpath_is_not_inherited() {
     on_both_loaders(|loader| {
-        let error = loader.try_open("rpath/with_runpath.so").err().expect("the leaf is not found");
+        let error = loader.try_open("rpath/with_runpath.so").expect_err("the leaf is not found");
         assert!(error.contains("librpath_leaf.so"), "{error}");
     });
 }
@@ -108,7 +108,7 @@ fn an_empty_element_of_ld_library_path_is_the_current_folder() {
 #[test]
 fn a_name_with_a_slash_is_not_searched_for() {
     Child::default().env("LD_LIBRARY_PATH", "$LIBS/search/second").on_both_loaders(|loader| {
-        loader.try_open_bare("./libsearched.so", With::default()).err().expect("not in the current folder");
+        loader.try_open_bare("./libsearched.so", With::default()).expect_err("not in the current folder");
     });
 }
 
@@ -149,7 +149,7 @@ fn garbage_in_the_search_is_fatal() {
         fs::write(scratch().join("foreign/libsearched.so"), "not ELF at all, and long enough for a header ".repeat(9))
             .unwrap();
         link("search/first/libsearched.so", "first/libsearched.so");
-        let error = loader.try_open(Elf::of("search/skipping.so").save("skipping.so")).err().expect("an error");
+        let error = loader.try_open(Elf::of("search/skipping.so").save("skipping.so")).expect_err("an error");
         assert!(error.contains("foreign/libsearched.so"), "{error}");
     });
 }
@@ -177,6 +177,46 @@ fn this_cpus_level() -> i32 {
 }
 
 #[test]
+fn the_folders_for_hardware_capabilities_are_those_of_the_host() {
+    let outputs = on_both_loaders(|loader| {
+        println!(); // the test runner's own line has no end yet
+        for folder in [
+            ".",
+            "glibc-hwcaps/x86-64-v2",
+            "glibc-hwcaps/x86-64-v3",
+            "glibc-hwcaps/x86-64-v4",
+            "glibc-hwcaps/x86-64-v5",
+            "tls",
+            "x86_64",
+            "haswell",
+            "xeon_phi",
+            "avx512_1",
+            "tls/x86_64",
+            "x86_64/tls",
+            "tls/haswell",
+            "haswell/x86_64",
+            "haswell/avx512_1",
+            "avx512_1/haswell",
+            "tls/haswell/avx512_1/x86_64",
+            "haswell/tls",
+        ] {
+            // A folder of its own for each: what is known of one must not answer for the next.
+            let name = folder.replace('/', "+");
+            link("hwcaps/libhwcaps.so", &format!("{name}/{folder}/libhwcaps.so"));
+            let found = loader.try_open(Elf::of("hwcaps/user.so").save(format!("{name}/user.so"))).is_ok();
+            println!("in {folder}: {found}");
+        }
+    });
+    let lines =
+        |output: &str| output.lines().filter(|line| line.starts_with("in ")).map(String::from).collect::<Vec<_>>();
+    let answers: Vec<_> = outputs.iter().map(|(_, output)| lines(output)).collect();
+    assert!(
+        answers.iter().all(|answer| answer.contains(&"in .: true".into()) && *answer == answers[0]),
+        "{answers:#?}"
+    );
+}
+
+#[test]
 fn a_library_linked_with_nodefaultlib_is_not_given_the_systems() {
     on_both_loaders(|loader| {
         if loader.try_open("nodefault/with.so").is_err() {
@@ -186,7 +226,7 @@ fn a_library_linked_with_nodefaultlib_is_not_given_the_systems() {
         }
         // In a fresh state: what is loaded already would satisfy the name.
         assert!(!is_mapped("libz.so.1"), "unloaded with its user");
-        let error = loader.try_open("nodefault/without.so").err().expect("an error");
+        let error = loader.try_open("nodefault/without.so").expect_err("an error");
         assert!(error.contains("libz.so.1"), "{error}");
     });
 }
@@ -195,11 +235,11 @@ fn a_library_linked_with_nodefaultlib_is_not_given_the_systems() {
 fn a_missing_library_is_named_with_the_one_that_needs_it() {
     on_both_loaders(|loader| {
         for name in ["missing_dependency", "missing_deeper"] {
-            let error = loader.try_open(name).err().expect("an error");
+            let error = loader.try_open(name).expect_err("an error");
             assert!(error.contains("libsoload_absent.so"), "{error}");
         }
         if loader == Loader::Ours {
-            let error = ours("missing_deeper").err().expect("an error");
+            let error = ours("missing_deeper").expect_err("an error");
             let ErrorKind::NotFound { tried } = error.kind() else { panic!("{error}") };
             assert!(tried.iter().any(|candidate| candidate.rule.contains("RUNPATH")), "{tried:?}");
             assert!(error.needed_by().unwrap().ends_with("libmissing_dependency.so"));
@@ -247,7 +287,7 @@ fn a_needed_name_is_satisfied_by_a_library_that_was_needed_by_that_name() {
 #[test]
 fn a_soname_satisfies_a_needed_name() {
     on_both_loaders(|loader| {
-        loader.try_open("soname/user.so").err().expect("no file of that name");
+        loader.try_open("soname/user.so").expect_err("no file of that name");
         let _alias = loader.open("soname/other_file_name.so");
         assert_eq!(loader.open("soname/user.so").call("call_soname"), 1);
     });
@@ -278,7 +318,7 @@ fn libraries_that_need_each_other_are_loaded_once_and_unloaded_together() {
 #[test]
 fn no_load_answers_only_for_what_is_loaded() {
     on_both_loaders(|loader| {
-        loader.try_open_with("bss", NO_LOAD).err().expect("not loaded");
+        loader.try_open_with("bss", NO_LOAD).expect_err("not loaded");
         assert!(!is_mapped("libbss.so"));
         let first = loader.open("bss");
         let second = loader.open_with("bss", NO_LOAD);
@@ -321,12 +361,12 @@ fn a_library_that_the_host_loaded_is_used_and_held_and_not_loaded_again() {
 #[test]
 fn a_failed_open_of_a_group_leaves_nothing_behind() {
     on_ours(|_| {
-        ours("missing_deeper").err().expect("warm up");
+        ours("missing_deeper").expect_err("warm up");
         let before = address_space();
         for name in
             ["missing_dependency", "missing_deeper", "rpath/with_runpath.so", "undefined_function", "versions_missing"]
         {
-            ours(name).err().expect("an error");
+            ours(name).expect_err("an error");
             assert_same_address_space(&before, name);
         }
     });

@@ -5,6 +5,7 @@
 mod common;
 
 use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -251,7 +252,7 @@ fn a_constructor_can_open_its_own_library() {
 fn a_constructor_can_fail_to_open_another_library() {
     extern "C" fn fail_to_open() {
         let Some((loader, name)) = FROM_CONSTRUCTOR.lock().unwrap().take() else { return };
-        loader.try_open(name).err().expect("an error");
+        loader.try_open(name).expect_err("an error");
     }
     on_both_loaders(|loader| {
         let journal = loader.open("journal");
@@ -339,29 +340,75 @@ fn threads_can_open_and_close_at_random() {
 }
 
 #[test]
+fn whoever_opens_a_library_that_is_going_gets_a_new_one() {
+    on_both_loaders(|loader| {
+        thread::scope(|scope| {
+            let library = loader.open("life_slow");
+            scope.spawn(|| library.close());
+            thread::sleep(Duration::from_millis(20)); // its destructor runs
+            assert_eq!(loader.open("life_slow").call("times_constructed"), 1);
+        });
+    });
+}
+
+/// Runs the code in a child of fork; it must return true within ten seconds.
+fn succeeds_after_fork(code: impl FnOnce() -> bool) {
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        // Not the standard library's exit, nor its output: other threads may have held their locks.
+        unsafe {
+            libc::alarm(10);
+            libc::_exit(if code() { 0 } else { 1 });
+        }
+    }
+    let mut status = 0;
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0, "in the child of fork (14: it hung)");
+}
+
+#[test]
 fn a_child_forked_while_another_thread_opens_can_open_too() {
     on_ours(|loader| {
         // glibc does not promise it: its lists may be half changed in the child.
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     drop(loader.open("life_root"));
                 }
             });
             for _ in 0..100 {
-                let child = unsafe { libc::fork() };
-                if child == 0 {
-                    // Not the standard library's exit, nor its output: other threads held their locks.
-                    unsafe { libc::alarm(10) };
-                    let answer = ours("life_left").map_or(2, |library| Lib::Ours(library).call("present"));
-                    unsafe { libc::_exit(if answer == 1 { 0 } else { 1 }) };
-                }
-                let mut status = 0;
-                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-                assert_eq!(status, 0, "the child of fork could not open, or hung");
+                succeeds_after_fork(|| ours("life_left").is_ok_and(|library| Lib::Ours(library).call("present") == 1));
             }
-            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+            stop.store(true, Ordering::Relaxed);
+        });
+    });
+}
+
+/// Opens the slow library in a forked child: its constructor must have run to the end there, and no destructor.
+fn sees_a_whole_library() -> bool {
+    ours("life_slow").is_ok_and(|library| Lib::Ours(library).call("times_constructed") == 1)
+}
+
+#[test]
+fn a_child_forked_while_another_thread_runs_a_constructor_does_not_get_the_unfinished_library() {
+    on_ours(|_| {
+        thread::scope(|scope| {
+            scope.spawn(|| drop(ours("life_slow").unwrap()));
+            thread::sleep(Duration::from_millis(20));
+            succeeds_after_fork(sees_a_whole_library);
+        });
+    });
+}
+
+#[test]
+fn a_child_forked_while_another_thread_runs_a_destructor_does_not_get_the_destroyed_library() {
+    on_ours(|_| {
+        let library = ours("life_slow").unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| drop(library));
+            thread::sleep(Duration::from_millis(20));
+            succeeds_after_fork(sees_a_whole_library);
         });
     });
 }

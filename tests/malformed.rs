@@ -160,7 +160,7 @@ fn warm_up() {
     let path = damaged(|_| ());
     assert_eq!(Lib::Ours(ours(&path).unwrap()).call("seed_answer"), 2, "the seed is sound");
     fs::write(&path, "").unwrap();
-    ours(&path).err().expect("empty");
+    ours(&path).expect_err("empty");
 }
 
 #[test]
@@ -377,7 +377,7 @@ fn stop_being_root() {
 #[test]
 fn a_name_with_a_nul_byte_is_refused() {
     on_ours(|_| {
-        let error = ours("a\0b.so").err().expect("an error");
+        let error = ours("a\0b.so").expect_err("an error");
         assert!(matches!(error.kind(), ErrorKind::NulInName), "{error}");
     });
 }

@@ -192,7 +192,7 @@ fn a_writable_and_executable_segment_is_refused_unless_allowed() {
         let path = fixture("writable_text");
         if loader.diverges(&DIVERGENCE_WRITABLE_EXECUTABLE) {
             let before = address_space();
-            let error = ours(&path).err().expect("an error");
+            let error = ours(&path).expect_err("an error");
             assert!(matches!(error.kind(), ErrorKind::WritableExecutable { .. }), "{error}");
             assert_same_address_space(&before, "refused");
             let library = allowing(|options| options.allow_writable_executable(true), &path);
@@ -210,7 +210,7 @@ fn a_demand_for_an_executable_stack_is_refused_unless_allowed() {
         let local = 0u8;
         let stack = || protection(&raw const local as usize);
         if loader.diverges(&DIVERGENCE_EXECUTABLE_STACK) {
-            let error = ours(&path).err().expect("an error");
+            let error = ours(&path).expect_err("an error");
             assert!(matches!(error.kind(), ErrorKind::ExecutableStack), "{error}");
             assert_eq!(stack(), "rw-p");
             allowing(|options| options.allow_executable_stack(true), &path);

@@ -74,7 +74,7 @@ fn a_value_that_does_not_fit_32_bits_is_refused() {
     on_both_loaders(|loader| {
         let path = retyped("target", R_X86_64_32);
         if loader.diverges(&DIVERGENCE_OVERFLOW) {
-            let error = ours(path).err().expect("an error");
+            let error = ours(path).expect_err("an error");
             assert!(matches!(error.kind(), ErrorKind::RelocationOverflow { .. }), "{error}");
         } else {
             loader.open(path);
@@ -86,9 +86,9 @@ fn a_value_that_does_not_fit_32_bits_is_refused() {
 fn an_unknown_type_is_refused() {
     on_both_loaders(|loader| {
         let path = retyped("absolute_small", RelocationType(200));
-        loader.try_open(&path).err().expect("an error");
+        loader.try_open(&path).expect_err("an error");
         if loader == Loader::Ours {
-            let error = ours(path).err().expect("an error");
+            let error = ours(path).expect_err("an error");
             assert!(matches!(error.kind(), ErrorKind::UnsupportedRelocation { .. }), "{error}");
         }
     });
@@ -99,7 +99,7 @@ fn a_copy_relocation_is_refused() {
     on_both_loaders(|loader| {
         let path = retyped("absolute_small", R_X86_64_COPY);
         if loader.diverges(&DIVERGENCE_COPY) {
-            let error = ours(path).err().expect("an error");
+            let error = ours(path).expect_err("an error");
             let ErrorKind::UnsupportedRelocation { relocation, symbol, .. } = error.kind() else { panic!("{error}") };
             assert_eq!((relocation.as_str(), symbol.as_deref()), ("R_X86_64_COPY", Some("absolute_small")));
         } else {
@@ -199,7 +199,23 @@ fn text_relocations_that_no_flag_announces_are_refused() {
         if elf.value(DT_FLAGS) != 0 {
             elf.dynamic(DT_FLAGS).d_val.set(LE, 0);
         }
-        let error = ours(elf.save("unannounced.so")).err().expect("an error");
+        let error = ours(elf.save("unannounced.so")).expect_err("an error");
         assert!(matches!(error.kind(), ErrorKind::Malformed { .. }), "{error}");
     });
+}
+
+#[test]
+fn the_demonstration_plugin_shows_what_it_promises() {
+    on_both_loaders(|loader| {
+        let plugin = loader.open("demo");
+        assert_eq!(plugin.call_text("demo_greeting"), "hello from a library that dlopen never saw");
+        let letter: extern "C" fn(u32) -> u8 = unsafe { std::mem::transmute(plugin.address("demo_letter")) };
+        assert!((0..2048).all(|index| letter(index) == expected_letter(index)));
+    });
+}
+
+/// `demo_letter` adds the letters that its two tables point to and takes the first letter away.
+fn expected_letter(index: u32) -> u8 {
+    let letter = |at: u32| b"soload".get(at as usize).copied().unwrap_or(0);
+    letter(index % 512).wrapping_add(letter(index % 512)).wrapping_sub(b's')
 }

@@ -70,7 +70,7 @@ fn a_strong_undefined_reference_is_an_error_that_names_it() {
         for (name, symbol) in
             [("undefined_function", "soload_undefined_function"), ("undefined_variable", "soload_undefined_variable")]
         {
-            let error = loader.try_open(name).err().expect("an error");
+            let error = loader.try_open(name).expect_err("an error");
             assert!(error.contains(symbol), "{error}");
         }
     });
@@ -79,7 +79,7 @@ fn a_strong_undefined_reference_is_an_error_that_names_it() {
 #[test]
 fn the_error_about_an_undefined_symbol_says_where_it_was_looked_for() {
     on_ours(|_| {
-        let error = ours("undefined_function").err().expect("an error");
+        let error = ours("undefined_function").expect_err("an error");
         let soload::ErrorKind::UndefinedSymbols { symbols, searched } = error.kind() else { panic!("{error}") };
         assert_eq!(
             symbols.iter().map(|symbol| symbol.name.as_str()).collect::<Vec<_>>(),
@@ -117,7 +117,7 @@ fn df_symbolic_is_the_same() {
     on_both_loaders(|loader| {
         let answer = inner_answer(loader, |elf| {
             let flags = &mut elf.dynamic(DT_FLAGS).d_val;
-            flags.set(LE, flags.get(LE) | u64::from(DF_SYMBOLIC.0));
+            flags.set(LE, flags.get(LE) | DF_SYMBOLIC.0);
         });
         assert_eq!(answer, 2);
     });
@@ -241,7 +241,7 @@ fn a_missing_symbol_is_an_error_that_names_it() {
 fn a_local_library_stays_local_and_a_global_one_serves_later_libraries() {
     on_both_loaders(|loader| {
         let local = loader.open("scope_provider");
-        let error = loader.try_open("scope_user").err().expect("the provider is local");
+        let error = loader.try_open("scope_user").expect_err("the provider is local");
         assert!(error.contains("provided"), "{error}");
         drop(local);
         let _global = loader.open_with("scope_provider", GLOBAL);
@@ -263,7 +263,7 @@ fn opening_again_into_the_global_scope_promotes() {
 fn a_library_leaves_the_global_scope_when_it_is_unloaded() {
     on_both_loaders(|loader| {
         loader.open_with("scope_provider", GLOBAL).close();
-        loader.try_open("scope_user").err().expect("nothing provides it now");
+        loader.try_open("scope_user").expect_err("nothing provides it now");
         loader.this().try_address("provided").unwrap_err();
     });
 }
@@ -313,7 +313,7 @@ fn a_symbol_is_the_size_of_a_pointer() {
     on_ours(|_| {
         let library = ours("bss").unwrap();
         #[allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // refused before anything is read
-        let error = unsafe { library.get::<u8>("initialised") }.err().expect("an error");
+        let error = unsafe { library.get::<u8>("initialised") }.expect_err("an error");
         assert!(matches!(error.kind(), soload::ErrorKind::WrongSize { found: 1 }), "{error}");
     });
 }

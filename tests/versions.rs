@@ -38,7 +38,7 @@ fn a_lookup_without_a_version_does_not_see_a_name_without_default() {
 #[test]
 fn a_missing_version_is_an_error_that_names_it() {
     on_both_loaders(|loader| {
-        let error = loader.try_open("versions_missing").err().expect("an error");
+        let error = loader.try_open("versions_missing").expect_err("an error");
         assert!(error.contains("V3"), "{error}");
     });
 }
@@ -46,7 +46,7 @@ fn a_missing_version_is_an_error_that_names_it() {
 #[test]
 fn the_error_about_a_missing_version_names_the_symbol_that_wants_it() {
     on_ours(|_| {
-        let error = ours("versions_missing").err().expect("an error");
+        let error = ours("versions_missing").expect_err("an error");
         let soload::ErrorKind::MissingVersion { version, provider, symbol } = error.kind() else { panic!("{error}") };
         assert_eq!((version.as_str(), symbol.as_deref()), ("V3", Some("fresh")));
         assert_eq!(provider.file_name().unwrap(), "libversions_provider.so");
@@ -97,7 +97,7 @@ fn a_version_of_the_c_library_that_does_not_exist_is_an_error() {
         let mut elf = Elf::of("bss");
         elf.needed_version("GLIBC_2.2.5").vna_hash.set(LE, hash(b"GLIBC_9.9.9"));
         elf.rename("GLIBC_2.2.5", "GLIBC_9.9.9");
-        let error = loader.try_open(elf.save("future.so")).err().expect("an error");
+        let error = loader.try_open(elf.save("future.so")).expect_err("an error");
         assert!(error.contains("GLIBC_9.9.9"), "{error}");
     });
 }

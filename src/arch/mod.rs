@@ -4,6 +4,8 @@ mod aarch64;
 mod arm;
 mod loongarch64;
 mod mips;
+#[allow(unsafe_code)] // reads the thread pointer
+pub(crate) mod native;
 mod ppc;
 mod ppc64;
 mod riscv;

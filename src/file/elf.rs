@@ -31,19 +31,35 @@ pub(crate) struct Header {
     count: u16,
 }
 
-/// One program header: an allegation about bytes of the file and of the image.
+/// One program header as it stands: an allegation about bytes of the file and of the image.
+///
+/// ```
+/// let outline = soload::Outline::open("/proc/self/exe".as_ref())?;
+/// let headers = outline.program_headers?;
+/// assert!(headers.iter().all(|header| header.file_size <= header.memory_size));
+/// # Ok::<(), soload::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ProgramHeader {
-    pub(crate) index: usize,
-    /// Where the header itself stands, for messages.
-    pub(crate) at: FileOffset,
-    pub(crate) kind: u32,
-    pub(crate) flags: Protection,
-    pub(crate) offset: u64,
-    pub(crate) vaddr: Vaddr,
-    pub(crate) file_size: u64,
-    pub(crate) memory_size: u64,
-    pub(crate) align: u64,
+#[non_exhaustive]
+pub struct ProgramHeader {
+    /// Its place in the table.
+    pub index: usize,
+    /// Where the header itself stands in the file.
+    pub at: FileOffset,
+    /// `p_type`.
+    pub kind: u32,
+    /// `p_flags`.
+    pub flags: Protection,
+    /// `p_offset`.
+    pub offset: u64,
+    /// `p_vaddr`.
+    pub vaddr: Vaddr,
+    /// `p_filesz`, in bytes.
+    pub file_size: u64,
+    /// `p_memsz`, in bytes.
+    pub memory_size: u64,
+    /// `p_align`, in bytes.
+    pub align: u64,
 }
 
 impl Header {

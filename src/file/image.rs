@@ -8,7 +8,7 @@ use super::relocations::Relocations;
 use super::segments::{FileImage, Headers, Segment};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
-use super::{Source, notes};
+use super::{Source, inspect, notes};
 use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{At, Error, ErrorKind};
@@ -222,7 +222,7 @@ impl Image {
     /// The machine's name, or its number (`e_machine`).
     #[must_use]
     pub fn machine_name(&self) -> String {
-        self.machine().map_or_else(|| format!("machine {}", self.header.machine), |machine| machine.name.to_owned())
+        inspect::machine_name(self.header.machine)
     }
 
     /// `e_type`: 2 an executable at a fixed address, 3 a shared object or position-independent executable.

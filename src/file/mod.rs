@@ -4,6 +4,7 @@ pub(crate) mod dynamic;
 pub(crate) mod elf;
 pub(crate) mod hash;
 pub(crate) mod image;
+pub(crate) mod inspect;
 pub(crate) mod notes;
 pub(crate) mod relocations;
 pub(crate) mod segments;

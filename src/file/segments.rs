@@ -5,6 +5,9 @@ use super::view::View;
 use crate::addr::{FileOffset, Protection, Vaddr};
 use crate::error::ErrorKind;
 
+/// The largest block of thread-local storage, and its largest alignment: every thread would have one.
+const TLS_MAX: u64 = 1 << 30;
+
 /// A `PT_LOAD` whose bytes lie in the file and whose addresses follow those of the one before.
 ///
 /// ```
@@ -84,7 +87,7 @@ impl Headers {
                 pt::PT_GNU_STACK => checked.stack = Some(header.flags),
                 pt::PT_DYNAMIC => checked.dynamic = Some(in_file(header, file_size)?),
                 pt::PT_INTERP => checked.interpreter = Some(in_file(header, file_size)?),
-                pt::PT_TLS => checked.tls = Some(in_file(header, file_size)?),
+                pt::PT_TLS => checked.tls = Some(thread_local(header, file_size)?),
                 pt::PT_GNU_RELRO if header.memory_size > 0 => checked.relro = Some(*header),
                 pt::PT_GNU_EH_FRAME => checked.eh_frame = Some(*header),
                 pt::PT_NOTE => checked.notes.push(*header),
@@ -110,6 +113,24 @@ fn in_file(header: &ProgramHeader, file_size: u64) -> Result<ProgramHeader, Erro
         return Err(header.malformed("p_offset + p_filesz", expected, header.offset.saturating_add(header.file_size)));
     }
     Ok(*header)
+}
+
+/// A template of thread-local storage: every thread gets a block of its size.
+fn thread_local(header: &ProgramHeader, file_size: u64) -> Result<ProgramHeader, ErrorKind> {
+    if header.file_size > header.memory_size {
+        return Err(header.malformed(
+            "p_filesz",
+            format!("at most p_memsz {:#x}", header.memory_size),
+            header.file_size,
+        ));
+    }
+    if header.align > 1 && !header.align.is_power_of_two() || header.align > TLS_MAX {
+        return Err(header.malformed("p_align", format!("a power of two, at most {TLS_MAX:#x}"), header.align));
+    }
+    if header.memory_size > TLS_MAX {
+        return Err(ErrorKind::Limit { what: "bytes of PT_TLS", limit: TLS_MAX, found: header.memory_size });
+    }
+    in_file(header, file_size)
 }
 
 /// One `PT_LOAD`: gABI chapter 5, "Program Loading", plus what every linker does and every loader rests on.

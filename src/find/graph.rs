@@ -160,7 +160,7 @@ impl<W: World> Discovery<'_, W> {
             return Ok(Some(self.known(object)));
         }
         if self.world.belongs_to_host(name) {
-            self.graph.for_host.push(OsStr::from_bytes(name).into());
+            self.leave_to_host(OsStr::from_bytes(name).into());
             return Ok(None);
         }
         let Found { file, path, rule, lost } = self.find(name, asker)?;
@@ -180,7 +180,7 @@ impl<W: World> Discovery<'_, W> {
             if let Some(object) = self.world.by_name(soname) {
                 return Ok(Some(self.known(object)));
             }
-            self.graph.for_host.push(path);
+            self.leave_to_host(path);
             return Ok(None);
         }
         let index = self.graph.members.len();
@@ -197,6 +197,12 @@ impl<W: World> Discovery<'_, W> {
         let new = New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker };
         self.graph.members.push(Member { object: Object::New(Box::new(new)), needed: Vec::new() });
         Ok(Some(index))
+    }
+
+    fn leave_to_host(&mut self, part: PathBuf) {
+        if !self.graph.for_host.contains(&part) {
+            self.graph.for_host.push(part);
+        }
     }
 
     /// The member for an object that is there, made if need be.

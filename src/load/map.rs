@@ -165,6 +165,22 @@ impl Mapping {
         (0..size as usize / size_of::<usize>()).map(|index| unsafe { first.add(index).read_unaligned() }).collect()
     }
 
+    /// A copy of bytes inside one segment, as relocation has left them.
+    pub(crate) fn copy(&self, at: Vaddr, len: u64) -> Vec<u8> {
+        let mut bytes = vec![0; len as usize];
+        let inside = |part: &Part| {
+            part.protection.read
+                && at.0 >= part.range.start
+                && at.0.checked_add(len).is_some_and(|end| end <= part.range.end)
+        };
+        if self.parts.iter().any(inside) {
+            let from = self.bias.at(at).0 as *const u8;
+            // SAFETY: the bytes lie in a readable segment of ours; no code of the object runs yet that could write them.
+            unsafe { from.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+        }
+        bytes
+    }
+
     /// Makes every segment writable, and none executable, so that text relocations can be applied.
     pub(crate) fn open_text(&self) -> Result<(), ErrorKind> {
         self.text_is_open.store(true, Ordering::Relaxed);

@@ -37,9 +37,21 @@ pub(crate) struct Pending {
     pub(crate) plus: u64,
 }
 
+/// A word, or pair of words, that waits until it is known where thread-local storage is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ThreadLocal {
+    pub(crate) place: Vaddr,
+    pub(crate) kind: Kind,
+    /// The object that has the variable, by its number among the providers.
+    pub(crate) provider: usize,
+    /// Where the variable is in its block, the addend included.
+    pub(crate) offset: u64,
+}
+
 /// What relocating one object has left to do and to remember.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
+    pub(crate) thread_local: Vec<ThreadLocal>,
     pub(crate) pending: Vec<Pending>,
     /// Which providers it is bound to now, by number.
     pub(crate) bound_to: Vec<bool>,
@@ -57,7 +69,7 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
     let mut work = Work {
         machine,
         unit,
-        outcome: Outcome { pending: Vec::new(), bound_to: vec![false; providers.all.len()] },
+        outcome: Outcome { thread_local: Vec::new(), pending: Vec::new(), bound_to: vec![false; providers.all.len()] },
         providers,
         last: None,
         undefined: Vec::new(),
@@ -186,8 +198,23 @@ impl Work<'_, '_, '_> {
     }
 
     fn thread_local(&mut self, relocation: &Relocation, of_type: &RelocationType) -> Result<(), ErrorKind> {
-        let what = format!("relocation {} at address {} is not supported yet", of_type.name, relocation.place);
-        Err(ErrorKind::ThreadLocal { what })
+        // An undefined weak one stays what it is: nobody may use it.
+        let Some(found) = self.definition(relocation, of_type)? else { return Ok(()) };
+        // Symbol 0 is the object's own block as a whole.
+        if relocation.symbol != 0 && !found.symbol.is_tls() {
+            return Err(ErrorKind::malformed(
+                format!("symbol of relocation {}", of_type.name),
+                crate::At::Vaddr(relocation.place),
+                "a thread-local one (STT_TLS)",
+                format_args!("type {}", found.symbol.kind()),
+            ));
+        }
+        self.unit.mapping.read(relocation.place, 8)?;
+        let addend = self.addend(relocation, 8)?;
+        let offset = found.symbol.value.wrapping_add(addend);
+        let (place, kind, provider) = (relocation.place, of_type.kind, found.provider);
+        self.outcome.thread_local.push(ThreadLocal { place, kind, provider, offset });
+        Ok(())
     }
 
     /// What the relocation's symbol binds to; `None` if it may be undefined, or has been noted as undefined.

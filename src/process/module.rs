@@ -9,6 +9,7 @@ use crate::file::symbols::Symbols;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
 use crate::load::scope::Provider;
+use crate::load::tls::Storage;
 use crate::sys::Identity;
 
 /// Numbers modules in the order in which their constructors run; destructors run the other way.
@@ -23,6 +24,8 @@ pub(crate) struct Module {
     pub(crate) soname: Option<Box<[u8]>>,
     pub(crate) symbols: Symbols,
     pub(crate) mapping: Mapping,
+    /// Its thread-local storage, if it has any.
+    pub(crate) storage: Option<Storage>,
     /// What it needs, in the order of `DT_NEEDED`.
     pub(crate) needed: Vec<Dependency>,
     /// Modules that words of it refer to.

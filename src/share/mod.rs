@@ -1,5 +1,7 @@
 //! Pages: which of them this process has to itself, and which it shares with others.
 
+mod forecast;
 mod pages;
 
+pub use forecast::Forecast;
 pub use pages::{Page, PageMap, PageState};

@@ -1,4 +1,4 @@
-//! Where ours does on purpose what glibc does not. Each constant is its reason.
+//! Where ours does on purpose what glibc does not: each constant is its reason.
 
 /// A difference that is meant.
 pub(crate) struct Divergence(#[allow(dead_code)] pub(crate) &'static str);

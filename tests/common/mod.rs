@@ -43,12 +43,14 @@ pub(crate) const NO_LOAD: With = With { global: false, deep_bind: false, no_load
 pub(crate) const NO_DELETE: With = With { global: false, deep_bind: false, no_load: false, no_delete: true };
 
 /// A library opened by either loader; closed when dropped.
+#[derive(Debug)]
 pub(crate) enum Lib {
     Ours(soload::Library),
     Host(HostHandle),
 }
 
 /// What `dlopen` gave; `dlclose` takes it back.
+#[derive(Debug)]
 pub(crate) struct HostHandle(*mut c_void);
 
 // SAFETY: a handle is a token; glibc locks what it stands for.

@@ -1,0 +1,50 @@
+//! What only the machine itself can say, in its own instructions: the thread pointer, and the simplest TLS descriptor.
+//!
+//! # Safety
+//! One instruction that reads a register of this thread, and one function that keeps to the psABI's convention for TLS
+//! descriptors: argument and result in `rax`, every other register as it was.
+
+/// The thread pointer: what offsets of thread-local storage count from (psABI, "Thread-Local Storage").
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn thread_pointer() -> usize {
+    let pointer: usize;
+    // SAFETY: reads the first word of the thread control block, which by the psABI holds its own address.
+    unsafe { core::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, preserves_flags, readonly)) };
+    pointer
+}
+
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(
+    ".pushsection .text.soload_static_descriptor, \"ax\", @progbits",
+    ".p2align 4",
+    ".hidden soload_static_descriptor",
+    ".globl soload_static_descriptor",
+    ".type soload_static_descriptor, @function",
+    "soload_static_descriptor:",
+    "endbr64",
+    "mov rax, [rax + 8]",
+    "ret",
+    ".size soload_static_descriptor, . - soload_static_descriptor",
+    ".popsection",
+);
+
+/// The address of a TLS descriptor's function whose argument is the variable's offset from the thread pointer.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn static_descriptor() -> usize {
+    unsafe extern "C" {
+        fn soload_static_descriptor();
+    }
+    soload_static_descriptor as *const () as usize
+}
+
+/// There is no loading on other machines yet, so nobody asks.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn thread_pointer() -> usize {
+    0
+}
+
+/// See [`thread_pointer`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn static_descriptor() -> usize {
+    0
+}

@@ -1,0 +1,136 @@
+//! The command line: one file for each subcommand, and how the command ends.
+
+#[allow(unsafe_code)] // calls functions by the types that were typed
+mod call;
+mod compare;
+#[allow(unsafe_code)] // loads and calls the plugin whose source is test-libs/demo.c
+mod demo;
+#[allow(unsafe_code)] // the C functions of <dlfcn.h>
+mod dlopen;
+mod inspect;
+#[allow(unsafe_code)] // loads libraries, and so runs their constructors
+mod load;
+mod manual;
+mod memory;
+mod print;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Loads ELF shared objects into a running process without dlopen, and shows what happens.
+#[derive(Parser)]
+#[command(name = "soload", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(after_help = "Exit codes: 0 done, 1 a library could not be loaded, called or read, 2 wrong usage.\n\
+    NO_COLOR and CLICOLOR_FORCE are honoured.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Load(load::Args),
+    Call(call::Args),
+    Inspect(inspect::Args),
+    Compare(compare::Args),
+    Completions(manual::Completions),
+    Man(manual::Man),
+}
+
+/// How a subcommand ends once it has said everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    Done,
+    /// A library could not be loaded, called or read.
+    Failed,
+    Usage,
+}
+
+/// The error is that of writing to standard output; all others have been printed.
+type Outcome = io::Result<Status>;
+
+/// Where and how libraries are loaded.
+#[derive(clap::Args, Clone, Debug)]
+struct Loading {
+    /// Look in DIR before every other place, for the library and for all it needs (may be repeated)
+    #[arg(long, value_name = "DIR")]
+    search_dir: Vec<PathBuf>,
+    /// Load libraries with segments that are writable and executable at once
+    #[arg(long)]
+    allow_wx: bool,
+    /// Load libraries that ask for an executable stack (the stack stays as it is)
+    #[arg(long)]
+    allow_exec_stack: bool,
+}
+
+impl Loading {
+    fn options(&self) -> soload::OpenOptions {
+        let mut options = soload::OpenOptions::new();
+        options.allow_writable_executable(self.allow_wx).allow_executable_stack(self.allow_exec_stack);
+        for directory in &self.search_dir {
+            options.search_dir(directory);
+        }
+        options
+    }
+}
+
+pub(crate) fn main() -> ExitCode {
+    let status = match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        Err(answer) => print_answer(&answer),
+    };
+    match status {
+        Ok(Status::Done) => ExitCode::SUCCESS,
+        Ok(Status::Failed) => ExitCode::FAILURE,
+        Ok(Status::Usage) => ExitCode::from(2),
+        // Whoever reads has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            print::complain(format_args!("cannot write the output: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    let mut out = anstream::AutoStream::auto(io::stdout().lock());
+    let status = match command {
+        Command::Load(args) => load::run(args, &mut out),
+        Command::Call(args) => call::run(args, &mut out),
+        Command::Inspect(args) => inspect::run(&args, &mut out),
+        Command::Compare(args) => compare::run(&args, &mut out),
+        Command::Completions(args) => manual::completions(&args, &mut out),
+        Command::Man(args) => manual::page(&args, &mut out),
+    }?;
+    out.flush()?;
+    Ok(status)
+}
+
+/// The answer of the parser itself: help, the version, or what is wrong with what was typed.
+fn print_answer(answer: &clap::Error) -> Outcome {
+    let status = if answer.use_stderr() { Status::Usage } else { Status::Done };
+    let hostile = std::env::args_os().any(|typed| typed.to_string_lossy().chars().any(char::is_control));
+    if hostile && status == Status::Usage {
+        // The parser repeats what was typed; a file's name that a shell filled in must not change the terminal.
+        let text = answer.to_string();
+        let mut err = io::stderr().lock();
+        for line in text.lines() {
+            let _ = writeln!(err, "{}", soload::Escaped(line.as_bytes()));
+        }
+    } else {
+        match answer.print() {
+            // Nobody is there to be told.
+            Err(_) if status == Status::Usage => {}
+            printed => printed?,
+        }
+    }
+    Ok(status)
+}
+
+/// The whole command line, for completions and manual pages.
+fn definition() -> clap::Command {
+    Cli::command()
+}

@@ -1,0 +1,225 @@
+//! Thread-local storage: glibc's own, got by having it load a small object that has nothing but a `PT_TLS`.
+//!
+//! A loader beside glibc cannot hand out TLS module ids or room in the static block. glibc does both for any object it
+//! loads, for threads that exist and threads to come. So for each library with thread-local storage an object is made
+//! in memory with the same size, alignment and initial image, and given to the real `dlopen`: the *carrier*. Its module
+//! id, its offset from the thread pointer and its descriptors are then used for the library.
+//!
+//! # Safety
+//! glibc is called with an object of our own making, without constructors, and its answers are read from the carrier's
+//! memory, which the handle keeps mapped.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::fcntl::OFlag;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::Mode;
+
+use crate::error::ErrorKind;
+use crate::sys::fault;
+
+/// What a library needs of its thread-local storage.
+pub(crate) struct Template {
+    /// The initial image, relocated.
+    pub(crate) image: Vec<u8>,
+    /// Bytes in all; those after the image start as zero.
+    pub(crate) size: u64,
+    pub(crate) align: u64,
+    /// Where the block starts, modulo its alignment.
+    pub(crate) skew: u64,
+    /// Whether code counts on one offset from the thread pointer (initial-exec, local-exec).
+    pub(crate) needs_static: bool,
+    /// Offsets in the block for which descriptors are wanted.
+    pub(crate) descriptors: Vec<u64>,
+}
+
+/// Thread-local storage that glibc provides. Dropping it gives it back.
+pub(crate) struct Storage {
+    handle: NonNull<c_void>,
+    /// What `__tls_get_addr` knows it by.
+    pub(crate) module: usize,
+    /// Where the block starts, counted from the thread pointer, if that is the same in all threads.
+    pub(crate) offset: Option<u64>,
+    /// Function and argument, by offset in the block.
+    pub(crate) descriptors: HashMap<u64, (u64, u64)>,
+}
+
+// SAFETY: a handle of `dlopen` and numbers; good on any thread.
+unsafe impl Send for Storage {}
+// SAFETY: as above.
+unsafe impl Sync for Storage {}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `dlopen` and is closed once.
+        unsafe { libc::dlclose(self.handle.as_ptr()) };
+    }
+}
+
+impl Storage {
+    /// Has glibc provide what `template` says.
+    pub(crate) fn new(template: &Template) -> Result<Self, ErrorKind> {
+        let carrier = Carrier::of(template);
+        let file = memory_file(&carrier.bytes)?;
+        let name = unique_name(file.as_raw_fd());
+        // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
+        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        let handle = NonNull::new(handle).ok_or_else(|| ErrorKind::ThreadLocal {
+            what: format!("expected {:#x} bytes from the C library, which says: {}", template.size, last_error()),
+        })?;
+        let mut storage = Self { handle, module: 0, offset: None, descriptors: HashMap::new() };
+        let unknown = || ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() };
+        // SAFETY: `dlinfo` writes the number, or the pointer, that these requests are documented to give.
+        let base = unsafe {
+            let mut map: *const libc::c_void = std::ptr::null();
+            let module: *mut usize = &raw mut storage.module;
+            let ok = dlinfo(handle.as_ptr(), libc::RTLD_DI_TLS_MODID, module.cast()) == 0
+                && dlinfo(handle.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0;
+            if !ok || map.is_null() || storage.module == 0 {
+                return Err(unknown());
+            }
+            // `l_addr`, the first field of the public part of `struct link_map`.
+            map.cast::<usize>().read()
+        };
+        // SAFETY: words of the carrier, which lie in its one segment, relocated by glibc.
+        let word = |at: u64| unsafe { ((base + at as usize) as *const u64).read() };
+        storage.offset = carrier.offset_at.map(word);
+        for (index, offset) in template.descriptors.iter().enumerate() {
+            let at = carrier.descriptors_at + 16 * index as u64;
+            storage.descriptors.insert(*offset, (word(at), word(at + 8)));
+        }
+        Ok(storage)
+    }
+}
+
+/// The file of a carrier, and where in it glibc leaves its answers.
+struct Carrier {
+    bytes: Vec<u8>,
+    /// The word that becomes the block's offset from the thread pointer.
+    offset_at: Option<u64>,
+    descriptors_at: u64,
+}
+
+impl Carrier {
+    /// Writes the object: header, four program headers, dynamic section, empty symbol and hash tables, relocations, the
+    /// words that they change, the initial image.
+    fn of(template: &Template) -> Self {
+        const R_TPOFF64: u64 = 18;
+        const R_TLSDESC: u64 = 36;
+        const DF_STATIC_TLS: u64 = 0x10;
+        let words = |count: usize| count as u64 * 8;
+        let headers = 64 + 4 * 56;
+        let dynamic_at = headers;
+        let dynamic_len = words(2 * 10);
+        let symbols_at = dynamic_at + dynamic_len;
+        let hash_at = symbols_at + 24;
+        let strings_at = hash_at + 16;
+        let relocations_at = strings_at + 8;
+        let relocation_count = template.descriptors.len() + usize::from(template.needs_static);
+        let offset_at = relocations_at + words(3 * relocation_count);
+        let descriptors_at = offset_at + 8;
+        let words_end = descriptors_at + words(2 * template.descriptors.len());
+        // The image stands where it does modulo its alignment, as in the library: glibc keeps that skew.
+        let align = template.align.max(1);
+        let image_at = words_end.next_multiple_of(align) + template.skew % align;
+        let end = image_at + template.image.len() as u64;
+
+        let mut bytes = Vec::with_capacity(end as usize);
+        let half = |bytes: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        let word = |bytes: &mut Vec<u8>, values: &[u32]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        let long = |bytes: &mut Vec<u8>, values: &[u64]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+        // ELF header: 64-bit, little-endian, ET_DYN, x86-64.
+        bytes.extend(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+        half(&mut bytes, &[3, 62]);
+        word(&mut bytes, &[1]);
+        long(&mut bytes, &[0, 64, 0]);
+        word(&mut bytes, &[0]);
+        half(&mut bytes, &[64, 56, 4, 0, 0, 0]);
+        let mut header = |kind: u32, at: u64, file: u64, memory: u64, align: u64| {
+            const READ_WRITE: u32 = 6;
+            word(&mut bytes, &[kind, READ_WRITE]);
+            long(&mut bytes, &[at, at, at, file, memory, align]);
+        };
+        header(libc::PT_LOAD, 0, end, end, 0x1000);
+        header(libc::PT_DYNAMIC, dynamic_at, dynamic_len, dynamic_len, 8);
+        header(libc::PT_TLS, image_at, template.image.len() as u64, template.size, align);
+        header(libc::PT_GNU_STACK, 0, 0, 0, 16);
+        let flags = if template.needs_static { DF_STATIC_TLS } else { 0 };
+        let entries: [[u64; 2]; 10] = [
+            [4, hash_at],
+            [5, strings_at],
+            [6, symbols_at],
+            [10, 8],
+            [11, 24],
+            [7, relocations_at],
+            [8, words(3 * relocation_count)],
+            [9, 24],
+            [30, flags],
+            [0, 0],
+        ];
+        entries.iter().for_each(|entry| long(&mut bytes, entry));
+        long(&mut bytes, &[0, 0, 0]);
+        word(&mut bytes, &[1, 1, 0, 0]);
+        long(&mut bytes, &[0]);
+        if template.needs_static {
+            long(&mut bytes, &[offset_at, R_TPOFF64, 0]);
+        }
+        for (index, offset) in template.descriptors.iter().enumerate() {
+            long(&mut bytes, &[descriptors_at + words(2 * index), R_TLSDESC, *offset]);
+        }
+        bytes.resize(image_at as usize, 0);
+        bytes.extend(&template.image);
+        Self { bytes, offset_at: template.needs_static.then_some(offset_at), descriptors_at }
+    }
+}
+
+/// A file without a name, with `bytes` in it: in memory or, where that is refused, in the directory for temporary files.
+fn memory_file(bytes: &[u8]) -> Result<File, ErrorKind> {
+    let memory = fault::point("memfd_create").and_then(|()| memfd_create(c"soload-tls", MFdFlags::MFD_CLOEXEC));
+    let fd = memory.or_else(|errno| {
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        fault::point("open")
+            .and_then(|()| nix::fcntl::open(&std::env::temp_dir(), flags, Mode::S_IRUSR | Mode::S_IWUSR))
+            .map_err(|_| ErrorKind::System { call: "memfd_create for thread-local storage", errno: errno as i32 })
+    })?;
+    let mut file = File::from(fd);
+    let failed = |error: std::io::Error| ErrorKind::System {
+        call: "write of the object for thread-local storage",
+        errno: error.raw_os_error().unwrap_or(libc::EIO),
+    };
+    file.write_all(bytes).map_err(failed)?;
+    Ok(file)
+}
+
+/// A path to an open file that no other carrier has: glibc takes an object of a known name for the known object, and
+/// numbers of files are used again.
+fn unique_name(fd: c_int) -> CString {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    // `/` and `/.` lead nowhere: they spell the number. The process's own number, not `self`: debuggers read the name.
+    let mut name = format!("/proc/{}/fd", std::process::id());
+    for bit in 0..u32::BITS - count.leading_zeros() {
+        name.push_str(if count >> bit & 1 == 1 { "/." } else { "/" });
+    }
+    name.push_str(&format!("/{fd}"));
+    CString::new(name).unwrap_or_default()
+}
+
+/// What `dlerror` says.
+fn last_error() -> String {
+    // SAFETY: glibc keeps the text for this thread until its next call.
+    unsafe {
+        let text: *const c_char = libc::dlerror();
+        if text.is_null() { "nothing".into() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
+    }
+}
+
+unsafe extern "C" {
+    fn dlinfo(handle: *mut c_void, request: c_int, info: *mut c_void) -> c_int;
+}

@@ -1,0 +1,163 @@
+//! Binding: where references are looked for, and every plain word of the group written.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::HostHelp;
+use super::map::Mapped;
+use crate::error::{At, Error, ErrorKind};
+use crate::file::symbols::Wanted;
+use crate::find::graph::World;
+use crate::load::group::{Group, Slot};
+use crate::load::relocate::{self as relocation, Outcome, Unit};
+use crate::load::scope::{Definition, Provider, Providers};
+use crate::loader::Wishes;
+use crate::process::host::Pin;
+use crate::process::module::Object;
+use crate::process::world::Look;
+
+/// Who provides definitions: an object that was there, or a member of the group by its number.
+pub(super) enum Source {
+    Object(Object),
+    Member(usize),
+}
+
+/// Where the references of a group are looked for.
+pub(crate) struct Scope {
+    /// All providers: those of the global scope, then the group's, breadth first.
+    pub(super) sources: Vec<Source>,
+    /// Their numbers, in the order in which they are asked.
+    order: Vec<usize>,
+    /// Holds objects of the host, by their numbers as providers.
+    pub(super) pins: Vec<(usize, Arc<Pin>)>,
+}
+
+/// Decides where references are looked for, and holds the objects of the host among those.
+pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes) -> Result<Scope, Error> {
+    let global = look.global_scope();
+    let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
+        Slot::New(_) => Some(Source::Member(index)),
+        Slot::Known(object) => (!global.contains(object)).then(|| Source::Object(object.clone())),
+    });
+    let local: Vec<Source> = local.collect();
+    let count = global.len();
+    let sources: Vec<Source> = global.into_iter().map(Source::Object).chain(local).collect();
+    let mut pins = Vec::new();
+    for (number, source) in sources.iter().enumerate() {
+        if let Source::Object(Object::Host(host)) = source {
+            let pin = host.pin().map_err(|kind| Error::new(host.path.clone(), kind))?;
+            pins.extend(pin.map(|pin| (number, pin)));
+        }
+    }
+    // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
+    let order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..sources.len()).collect() };
+    Ok(Scope { sources, order, pins })
+}
+
+/// A group whose plain words are all written, and what it is bound to.
+pub(crate) struct Bound {
+    pub(super) group: Group<Object, (Mapped, Outcome)>,
+    pub(super) scope: Scope,
+    /// Unique symbols that it is the first to use.
+    pub(super) unique: HashMap<Box<[u8]>, Definition>,
+}
+
+/// Writes every word of the group that can be computed without running anything.
+pub(crate) fn relocate(
+    group: Group<Object, Mapped>,
+    scope: Scope,
+    look: &Look,
+    help: &HostHelp,
+) -> Result<Bound, Error> {
+    let sources = &scope.sources;
+    let member = |index: usize| match &group.members[index] {
+        Slot::New(mapped) => Some(mapped),
+        Slot::Known(_) => None,
+    };
+    let number_of = |index: usize| {
+        sources.iter().position(|source| matches!(source, Source::Member(member) if *member == index)).unwrap_or(0)
+    };
+    let settled = |name: &[u8]| look.state.unique.get(name).map(|(addr, symbol, _)| (*addr, *symbol));
+    let elsewhere = |wanted: &Wanted<'_>| help.definition(wanted);
+    let mut all = Vec::with_capacity(sources.len());
+    for source in sources {
+        let provider = match source {
+            Source::Object(object) => object.provider().ok_or_else(|| object.path()),
+            Source::Member(index) => member(*index).map(Mapped::provider).ok_or(Path::new("")),
+        };
+        let unreadable = |path: &Path| {
+            Error::new(path, ErrorKind::malformed("DT_SYMTAB", At::Object, "tables that can be read in memory", "none"))
+        };
+        all.push(provider.map_err(unreadable)?);
+    }
+    let mut providers = Providers { all, unique: HashMap::new(), settled: &settled, elsewhere: &elsewhere };
+    let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
+    for index in group.init_order() {
+        let Some(mapped) = member(index) else { continue };
+        let own = number_of(index);
+        let image = &mapped.new.image;
+        let symbolic = image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
+        let order: Vec<usize> = symbolic.then_some(own).into_iter().chain(scope.order.iter().copied()).collect();
+        let unit = Unit {
+            provider: own,
+            mapping: &mapped.mapping,
+            symbols: &mapped.symbols,
+            relocations: &mapped.relocations,
+            scope: &order,
+        };
+        let named = |name: &[u8]| named(name, &group, look, &providers.all, sources);
+        let outcome = relocation::check_versions(&mapped.symbols, named).and_then(|()| {
+            let text = image.has_text_relocations();
+            if text {
+                mapped.mapping.open_text()?;
+            }
+            let outcome = relocation::relocate(&unit, &mut providers)?;
+            if text {
+                mapped.mapping.close_text()?;
+            }
+            Ok(outcome)
+        });
+        outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
+    }
+    let unique = providers.unique;
+    let group = group.advance(|index, mapped| Ok((mapped, outcomes[index].take().unwrap_or_default())))?;
+    Ok(Bound { group, scope, unique })
+}
+
+/// The numbers of the providers with the whole group before the rest of the global scope.
+fn local_first(group: &Group<Object, Mapped>, sources: &[Source], global: usize) -> Vec<usize> {
+    let mut order = Vec::with_capacity(sources.len());
+    for (index, member) in group.members.iter().enumerate() {
+        let number = sources.iter().position(|source| match (source, member) {
+            (Source::Member(own), Slot::New(_)) => *own == index,
+            (Source::Object(object), Slot::Known(known)) => object == known,
+            _ => false,
+        });
+        order.extend(number);
+    }
+    let rest: Vec<usize> = (0..global).filter(|number| !order.contains(number)).collect();
+    order.extend(rest);
+    order
+}
+
+/// The provider that a name in `DT_VERNEED` means.
+fn named<'p>(
+    name: &[u8],
+    group: &Group<Object, Mapped>,
+    look: &Look,
+    providers: &[Provider<'p>],
+    sources: &[Source],
+) -> Option<Provider<'p>> {
+    let member = group.new_members().find(|(_, mapped)| {
+        mapped.new.names.iter().any(|own| **own == *name) || mapped.new.image.soname() == Some(name)
+    });
+    let number = match member {
+        Some((index, _)) => sources.iter().position(|source| matches!(source, Source::Member(own) if *own == index)),
+        None => {
+            let known = look.by_name(name)?;
+            sources.iter().position(|source| matches!(source, Source::Object(object) if *object == known))
+        }
+    };
+    providers.get(number?).copied()
+}

@@ -1,0 +1,114 @@
+//! Entering: what an open comes down to, and whether it may be.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use crate::error::{Error, ErrorKind};
+use crate::file::image::Image;
+use crate::find::graph::{self, Graph, New, Request};
+use crate::find::{Asker, Search};
+use crate::load::group::{Group, Slot};
+use crate::load::plan::Plan;
+use crate::loader::{Opened, Wishes};
+use crate::process::module::{Id, Object};
+use crate::process::world::Look;
+use crate::process::{hooks, registry};
+use crate::sys;
+
+/// Finds the object that is asked for and all it needs.
+pub(crate) fn discover(name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Graph<Object>, Error> {
+    static SEARCH: OnceLock<Search> = OnceLock::new();
+    let search = SEARCH.get_or_init(|| {
+        let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(std::ffi::CStr::to_bytes);
+        Search::of_this_process(hooks::library_path(), sys::auxiliary(libc::AT_SECURE) != 0, platform)
+    });
+    let program = look.host.program();
+    let caller = Asker {
+        name: program.map_or(Path::new("the program"), |program| &program.path),
+        origin: program.and_then(|program| program.path.parent()),
+        rpath: program.and_then(|program| program.names.rpath.as_deref()),
+        runpath: program.and_then(|program| program.names.runpath.as_deref()),
+        nodeflib: program.is_some_and(|program| program.nodeflib()),
+        loaded_by: None,
+    };
+    graph::discover(&Request { name, search_dirs: &wishes.search_dirs, caller: &caller }, search, look)
+}
+
+/// A group of which every new member has a plan.
+pub(crate) type Planned = Group<Object, (Box<New>, Plan)>;
+
+/// What an open comes down to.
+pub(crate) enum Admitted {
+    /// It is in the process already.
+    Known(Object),
+    /// It has to be loaded.
+    Group(Planned),
+}
+
+/// Decides whether every new member may be loaded, and how.
+pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, Error> {
+    let mut members = Vec::with_capacity(graph.members.len());
+    let mut needed = Vec::with_capacity(graph.members.len());
+    for (index, member) in graph.members.into_iter().enumerate() {
+        needed.push(member.needed);
+        members.push(match member.object {
+            graph::Object::Known(object) if index == 0 => return Ok(Admitted::Known(object)),
+            graph::Object::Known(object) => Slot::Known(object),
+            graph::Object::New(new) => Slot::New(new),
+        });
+    }
+    let group = Group { members, needed };
+    let planned = group.advance(|_, new| {
+        let plan = check(&new.image, wishes)
+            .and_then(|()| Plan::of_segments(new.image.segments(), new.image.relro(), sys::page_size()));
+        match plan {
+            Err(kind) => Err(Error::new(new.image.path(), kind)),
+            Ok(_) if wishes.no_load => Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
+            Ok(plan) => Ok((new, plan)),
+        }
+    })?;
+    Ok(Admitted::Group(planned))
+}
+
+/// What is refused though other loaders take it, unless the one who opens has allowed it.
+fn check(image: &Image, wishes: &Wishes) -> Result<(), ErrorKind> {
+    let both = image.segments().iter().find(|segment| segment.flags.write && segment.flags.execute);
+    if let Some(segment) = both.filter(|_| !wishes.allow_writable_executable) {
+        return Err(ErrorKind::WritableExecutable { header: segment.header });
+    }
+    if image.wants_executable_stack() && !wishes.allow_executable_stack {
+        return Err(ErrorKind::ExecutableStack);
+    }
+    Ok(())
+}
+
+/// One more handle to what is there already; `None` if it has gone meanwhile.
+pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Option<Opened>, Error> {
+    let scope = look.closure(&object);
+    let pin = match &object {
+        Object::Host(host) => match host.pin() {
+            Ok(pin) => pin,
+            Err(_) => return Ok(None),
+        },
+        Object::Module(module) => {
+            if !registry::retain(module, name.as_bytes()) {
+                registry::wait_until_gone(&[module.identity]);
+                return Ok(None);
+            }
+            if wishes.no_delete {
+                registry::keep(module);
+            }
+            None
+        }
+    };
+    // Tables are read now, not when a symbol is asked for.
+    hooks::undisturbed(|| scope.iter().for_each(|object| drop(object.symbols())));
+    if wishes.global {
+        registry::make_global(scope.iter().cloned());
+    }
+    let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
+    registry::wait_until_initialised(&modules);
+    Ok(Some(Opened { object, scope, pin, stages: Vec::new() }))
+}

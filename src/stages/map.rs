@@ -1,0 +1,49 @@
+//! Mapping: every new member gets its addresses, and its tables are read where they now are.
+
+use super::enter::Planned;
+use crate::error::{At, Error, ErrorKind};
+use crate::file::relocations::Relocations;
+use crate::file::symbols::Symbols;
+use crate::find::graph::New;
+use crate::load::group::Group;
+use crate::load::map::{MappedImage, Mapping};
+use crate::load::scope::Provider;
+use crate::load::tls::Storage;
+use crate::process::module::Object;
+use crate::process::registry;
+
+/// A member that has been mapped.
+pub(crate) struct Mapped {
+    pub(super) new: Box<New>,
+    pub(super) mapping: Mapping,
+    pub(super) symbols: Symbols,
+    pub(super) relocations: Relocations,
+    /// Its thread-local storage, once sealing has got it.
+    pub(super) storage: Option<Storage>,
+}
+
+impl Mapped {
+    pub(super) fn provider(&self) -> Provider<'_> {
+        Provider { symbols: &self.symbols, bias: self.mapping.bias(), path: self.new.image.path() }
+    }
+}
+
+/// Maps every new member, and reads its tables where they now are.
+pub(crate) fn map(group: Planned) -> Result<Group<Object, Mapped>, Error> {
+    let identities: Vec<_> = group.new_members().map(|(_, (new, _))| new.image.identity()).collect();
+    registry::wait_until_gone(&identities);
+    group.advance(|_, (new, plan)| {
+        let mapped = (|| {
+            let mapping = Mapping::new(&plan, &new.image)?;
+            let source = MappedImage { mapping: &mapping, image: &new.image };
+            let no_dynamic = || ErrorKind::malformed("PT_DYNAMIC", At::Object, "a dynamic section", "none");
+            let symbols = new.image.symbols(&source)?.ok_or_else(no_dynamic)?;
+            let relocations = new.image.relocations(&source)?.ok_or_else(no_dynamic)?;
+            Ok((mapping, symbols, relocations))
+        })();
+        match mapped {
+            Ok((mapping, symbols, relocations)) => Ok(Mapped { new, mapping, symbols, relocations, storage: None }),
+            Err(kind) => Err(Error::new(new.image.path(), kind)),
+        }
+    })
+}

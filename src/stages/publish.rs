@@ -1,0 +1,105 @@
+//! Publishing: a group becomes modules that everybody sees, or learns that the process has changed.
+
+use std::sync::Arc;
+
+use super::bind::{Scope, Source};
+use super::seal::SealedGroup;
+use crate::load::group::Slot;
+use crate::loader::Wishes;
+use crate::process::module::{Dependency, Id, Module, Object};
+use crate::process::registry::{self, Fit, Keep, NewUnique, Newcomer, UniqueOwner};
+
+/// A group that everybody sees.
+pub(crate) struct Published {
+    pub(crate) root: Arc<Module>,
+    /// Its new modules in the order in which their constructors run.
+    pub(crate) modules: Vec<Arc<Module>>,
+    /// Modules that were there and must be initialised first.
+    pub(crate) rests_on: Vec<Id>,
+    /// The whole group, breadth first.
+    pub(crate) scope: Vec<Object>,
+}
+
+/// Makes the group's members modules that every later load sees; `None` if the process has changed so that it does not
+/// fit any more.
+pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
+    let SealedGroup { group, scope: Scope { sources, pins, .. }, unique } = sealed;
+    let order = group.init_order();
+    let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0);
+    let rests_on: Vec<Id> = sources
+        .iter()
+        .filter_map(|source| match source {
+            Source::Object(object) => object.id(),
+            Source::Member(_) => None,
+        })
+        .collect();
+    let unique = unique.into_iter().map(|(name, found)| {
+        let owner = match &sources[found.provider] {
+            Source::Member(index) => UniqueOwner::New(place(*index)),
+            Source::Object(object) => UniqueOwner::Known(object.clone()),
+        };
+        NewUnique { name, addr: found.value, symbol: found.symbol, owner }
+    });
+    let identities = group.new_members().map(|(_, sealed)| sealed.mapped.new.image.identity());
+    let fit = Fit { identities: identities.collect(), rests_on: rests_on.clone(), unique: unique.collect() };
+    let root = place(0);
+    // What each member is, once the numbers of the new ones are known.
+    let known: Vec<Option<Object>> = group
+        .members
+        .iter()
+        .map(|member| match member {
+            Slot::Known(object) => Some(object.clone()),
+            Slot::New(_) => None,
+        })
+        .collect();
+    let make = |first: Id| {
+        let id = |index: usize| Id(first.0 + place(index) as u64);
+        let dependency = |index: &usize| match &known[*index] {
+            Some(object) => object.dependency(),
+            None => Dependency::Module(id(*index)),
+        };
+        let mut newcomers: Vec<(usize, Newcomer)> = Vec::with_capacity(order.len());
+        for (index, (member, needed)) in group.members.into_iter().zip(&group.needed).enumerate() {
+            let Slot::New(sealed) = member else { continue };
+            let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
+            let bound_to = (0..sources.len()).filter(uses).filter_map(|number| match &sources[number] {
+                Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
+                Source::Object(object) => object.id(),
+            });
+            let needs = |number: &usize| match &sources[*number] {
+                Source::Object(object) => needed.iter().any(|need| known[*need].as_ref() == Some(object)),
+                Source::Member(_) => false,
+            };
+            let pins = pins.iter().filter(|(number, _)| uses(number) || needs(number));
+            let new = sealed.mapped.new;
+            let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
+            let module = Module {
+                id: id(index),
+                path: new.image.path().to_owned(),
+                identity: new.image.identity(),
+                soname: new.image.soname().map(Into::into),
+                needed: needed.iter().map(dependency).collect(),
+                bound_to: bound_to.collect(),
+                pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
+                symbols: sealed.mapped.symbols,
+                mapping: sealed.mapped.mapping,
+                storage: sealed.mapped.storage,
+                constructors: sealed.constructors,
+                destructors: sealed.destructors,
+            };
+            let keep = (stays || (index == 0 && wishes.no_delete)).then_some(Keep::NoDelete);
+            newcomers.push((index, Newcomer { module, names: new.names, keep }));
+        }
+        newcomers.sort_by_key(|(index, _)| place(*index));
+        newcomers.into_iter().map(|(_, newcomer)| newcomer).collect()
+    };
+    let modules = registry::publish(fit, root, make)?;
+    let object = |(index, known): (usize, Option<Object>)| {
+        known.unwrap_or_else(|| Object::Module(Arc::clone(&modules[place(index)])))
+    };
+    let scope: Vec<Object> = known.clone().into_iter().enumerate().map(object).collect();
+    if wishes.global {
+        registry::make_global(scope.iter().cloned());
+    }
+    Some(Published { root: Arc::clone(&modules[root]), modules, rests_on, scope })
+}

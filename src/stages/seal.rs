@@ -1,0 +1,211 @@
+//! Sealing: resolvers decide, thread-local storage is got, functions are checked, and pages become read-only.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::bind::{Bound, Scope, Source};
+use super::map::Mapped;
+use crate::addr::{Addr, Vaddr};
+use crate::arch::{Kind, native};
+use crate::error::{At, Error, ErrorKind};
+use crate::load::call::Code;
+use crate::load::group::{Group, Slot};
+use crate::load::relocate::{Outcome, ThreadLocal};
+use crate::load::scope::Definition;
+use crate::load::seal as sealing;
+use crate::load::tls::{Storage, Template};
+use crate::process::module::Object;
+use crate::process::{hooks, host};
+
+/// A member that only has to be published.
+pub(super) struct Sealed {
+    pub(super) mapped: Mapped,
+    pub(super) bound_to: Vec<bool>,
+    pub(super) constructors: Vec<Code>,
+    pub(super) destructors: Vec<Code>,
+}
+
+/// A group of which nothing is left to do but to be seen.
+pub(crate) struct SealedGroup {
+    pub(super) group: Group<Object, Sealed>,
+    pub(super) scope: Scope,
+    pub(super) unique: HashMap<Box<[u8]>, Definition>,
+}
+
+/// Lets IFUNC resolvers decide, gets thread-local storage, checks the functions that will be called, and makes read-only
+/// what may be.
+pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
+    let Bound { group, scope, unique } = bound;
+    resolve(&group, &scope)?;
+    let group = store(group, &scope)?;
+    let mut functions = Vec::with_capacity(group.members.len());
+    for member in &group.members {
+        functions.push(match member {
+            Slot::New((mapped, _)) => {
+                let anywhere = |addr| (0..scope.sources.len()).any(|provider| is_code(&group, &scope, provider, addr));
+                Some(mapped.functions(anywhere).map_err(|kind| Error::new(mapped.new.image.path(), kind))?)
+            }
+            Slot::Known(_) => None,
+        });
+    }
+    let group = group.advance(|index, (mapped, outcome)| {
+        mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
+        let (constructors, destructors) = functions[index].take().unwrap_or_default();
+        Ok(Sealed { mapped, bound_to: outcome.bound_to, constructors, destructors })
+    })?;
+    Ok(SealedGroup { group, scope, unique })
+}
+
+type Relocated = Group<Object, (Mapped, Outcome)>;
+
+/// Whether `addr` is code of provider number `provider`.
+fn is_code(group: &Relocated, scope: &Scope, provider: usize, addr: Addr) -> bool {
+    match scope.sources.get(provider) {
+        Some(Source::Object(object)) => object.is_code(addr),
+        Some(Source::Member(index)) => {
+            matches!(&group.members[*index], Slot::New((mapped, _)) if mapped.mapping.is_code(addr))
+        }
+        None => false,
+    }
+}
+
+/// Writes the words that IFUNC resolvers decide, an object's after those of all it needs.
+fn resolve(group: &Relocated, scope: &Scope) -> Result<(), Error> {
+    let mut answers = sealing::Answers::new();
+    for index in group.init_order() {
+        let Slot::New((mapped, outcome)) = &group.members[index] else { continue };
+        let image = &mapped.new.image;
+        let is_code = |provider, addr| is_code(group, scope, provider, addr);
+        let text = image.has_text_relocations();
+        sealing::resolve(&mapped.mapping, text, &outcome.pending, &mut answers, is_code, hooks::resolve)
+            .map_err(|kind| Error::new(image.path(), kind))?;
+    }
+    Ok(())
+}
+
+/// Gets thread-local storage for the members that have some, and writes the words that say where it is.
+///
+/// After the resolvers: glibc hands the initial image to all threads at once, so it has to be complete.
+fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
+    let mut wants: Vec<(bool, BTreeSet<u64>)> = group.members.iter().map(|_| Default::default()).collect();
+    for (_, (_, outcome)) in group.new_members() {
+        for word in &outcome.thread_local {
+            match (&scope.sources[word.provider], word.kind) {
+                (Source::Member(index), Kind::ThreadOffset) => wants[*index].0 = true,
+                (Source::Member(index), Kind::TlsDescriptor) => drop(wants[*index].1.insert(word.offset)),
+                _ => {}
+            }
+        }
+    }
+    let group = group.advance(|index, (mut mapped, outcome)| {
+        let (needs_static, descriptors) = std::mem::take(&mut wants[index]);
+        let image = &mapped.new.image;
+        if let Some(block) = image.tls_header().filter(|header| header.memory_size > 0) {
+            let template = Template {
+                image: mapped.mapping.copy(block.vaddr, block.file_size),
+                size: block.memory_size,
+                align: block.align,
+                skew: block.vaddr.0 % block.align.max(1),
+                needs_static,
+                descriptors: descriptors.into_iter().collect(),
+            };
+            mapped.storage = Some(Storage::new(&template).map_err(|kind| Error::new(image.path(), kind))?);
+        }
+        Ok((mapped, outcome))
+    })?;
+    for (_, (mapped, outcome)) in group.new_members() {
+        for word in &outcome.thread_local {
+            let written = Block::of(&group, scope, word).and_then(|block| block.write(mapped, word));
+            written.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
+        }
+    }
+    Ok(group)
+}
+
+/// Where the thread-local block of an object is.
+struct Block<'a> {
+    module: usize,
+    /// From the thread pointer, if that is the same in all threads.
+    offset: Option<u64>,
+    storage: Option<&'a Storage>,
+}
+
+impl<'a> Block<'a> {
+    /// The block of the object that `word` refers to.
+    fn of(group: &'a Relocated, scope: &'a Scope, word: &ThreadLocal) -> Result<Self, ErrorKind> {
+        let storage = match &scope.sources[word.provider] {
+            // What the program started with has its block at one offset in all threads.
+            Source::Object(Object::Host(host)) if host.tls_module != 0 => {
+                let from_here =
+                    || host::thread_local_address(host.tls_module, 0).0.wrapping_sub(native::thread_pointer());
+                let offset = host.at_start.then(|| from_here() as u64);
+                return Ok(Self { module: host.tls_module, offset, storage: None });
+            }
+            Source::Object(Object::Host(_)) => None,
+            Source::Object(Object::Module(module)) => module.storage.as_ref(),
+            Source::Member(index) => match &group.members[*index] {
+                Slot::New((mapped, _)) => mapped.storage.as_ref(),
+                Slot::Known(_) => None,
+            },
+        };
+        let storage = storage.ok_or_else(|| {
+            let expected = "a thread-local block (PT_TLS) in the object that has the symbol";
+            ErrorKind::malformed("thread-local reference", At::Vaddr(word.place), expected, "none")
+        })?;
+        Ok(Self { module: storage.module, offset: storage.offset, storage: Some(storage) })
+    }
+
+    /// Writes what `word` asks for.
+    fn write(&self, mapped: &Mapped, word: &ThreadLocal) -> Result<(), ErrorKind> {
+        let write = |at: u64, value: u64| mapped.mapping.write(Vaddr(word.place.0.wrapping_add(at)), 8, value);
+        let no_fixed_offset = || ErrorKind::ThreadLocal {
+            what: format!(
+                "the reference at address {}: expected a block at one offset in all threads, found one made on demand",
+                word.place
+            ),
+        };
+        match word.kind {
+            Kind::TlsModule => write(0, self.module as u64),
+            Kind::TlsOffset => write(0, word.offset),
+            Kind::ThreadOffset => write(0, self.offset.ok_or_else(no_fixed_offset)?.wrapping_add(word.offset)),
+            // glibc's own descriptor where it has made one; otherwise the one for blocks at a fixed offset.
+            _ => {
+                let made = self.storage.and_then(|storage| storage.descriptors.get(&word.offset));
+                let fixed = || {
+                    let offset = self.offset.ok_or_else(no_fixed_offset)?;
+                    Ok((native::static_descriptor() as u64, offset.wrapping_add(word.offset)))
+                };
+                let (function, argument) = made.copied().map_or_else(fixed, Ok)?;
+                write(0, function)?;
+                write(8, argument)
+            }
+        }
+    }
+}
+
+impl Mapped {
+    /// Constructors and destructors in the order in which they run (gABI chapter 5, "Initialization and Termination").
+    fn functions(&self, is_code: impl Fn(Addr) -> bool) -> Result<(Vec<Code>, Vec<Code>), ErrorKind> {
+        let Some(dynamic) = self.new.image.dynamic() else { return Ok(Default::default()) };
+        let bias = self.mapping.bias();
+        let code = |what: &str, addr: usize| {
+            Code::at(Addr(addr), &is_code).ok_or_else(|| {
+                let expected = "the address of a function in an executable segment";
+                ErrorKind::malformed(what, At::Object, expected, bias.vaddr(Addr(addr)))
+            })
+        };
+        let array = |what, at: Option<u64>, size: Option<u64>| {
+            let words = at.map_or_else(Vec::new, |at| self.mapping.words(at, size.unwrap_or(0)));
+            // 0 and -1 are what old linkers put around lists of functions.
+            let functions = words.into_iter().filter(|word| !matches!(*word, 0 | usize::MAX));
+            functions.map(|word| code(what, word)).collect::<Result<Vec<_>, _>>()
+        };
+        let single =
+            |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
+        let mut constructors = Vec::from_iter(single("DT_INIT", dynamic.init)?);
+        constructors.extend(array("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz)?);
+        let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz)?;
+        destructors.reverse();
+        destructors.extend(single("DT_FINI", dynamic.fini)?);
+        Ok((constructors, destructors))
+    }
+}
