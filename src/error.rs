@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::addr::{FileOffset, Vaddr};
+use crate::help;
 
 /// Why an object could not be opened, loaded, or asked for a symbol.
 ///
@@ -55,7 +56,7 @@ impl Error {
     /// What to do about it, if there is something better than reading the line again.
     #[must_use]
     pub fn help(&self) -> Option<String> {
-        self.0.kind.help(&self.0.object)
+        help::of(&self.0.kind, &self.0.object)
     }
 }
 
@@ -169,7 +170,10 @@ pub enum ErrorKind {
         found: &'static str,
     },
     /// A GNU ld script: input for the static linker, not an object.
-    LinkerScript,
+    LinkerScript {
+        /// The first shared library that it names.
+        names: Option<String>,
+    },
     /// Not an ELF file at all.
     NotElf {
         /// The first bytes, escaped.
@@ -288,14 +292,12 @@ pub enum ErrorKind {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound { tried } => {
-                write!(f, "library not found: expected it in one of {} places, found it in none", tried.len())
-            }
+            Self::NotFound { tried } => not_found(f, tried),
             Self::Open { errno } => write!(f, "cannot open the file: {}", errno_text(*errno)),
             Self::NotMappable { found } => {
                 write!(f, "file type: expected a regular file, found {found}, which cannot be mapped")
             }
-            Self::LinkerScript => f.write_str("expected ELF magic, found a GNU ld script"),
+            Self::LinkerScript { .. } => f.write_str("expected ELF magic, found a GNU ld script"),
             Self::NotElf { found } => write!(f, "expected ELF magic, found {found}"),
             Self::Foreign { what, expected, found } => write!(f, "{what}: expected {expected}, found {found}"),
             Self::Malformed { what, at, expected, found } => {
@@ -303,13 +305,10 @@ impl fmt::Display for ErrorKind {
             }
             Self::Limit { what, limit, found } => write!(f, "{what}: expected at most {limit}, found {found}"),
             Self::UndefinedSymbols { symbols, searched } => {
-                f.write_str("undefined symbol ")?;
-                match symbols.as_slice() {
-                    [] => f.write_str("?")?,
-                    [one] => write!(f, "{one}")?,
-                    [first, rest @ ..] => write!(f, "{first} and {} more", rest.len())?,
-                }
-                write!(f, ": expected a definition in one of {} objects, found none", searched.len())
+                let name = |path: &PathBuf| shown(Path::new(path.file_name().unwrap_or(path.as_os_str()))).to_string();
+                let symbols = listed(symbols.iter().map(ToString::to_string), "and");
+                let objects = listed(searched.iter().map(name), "or");
+                write!(f, "undefined symbol {symbols}: expected a definition in {objects}, found none")
             }
             Self::MissingVersion { version, provider, symbol } => {
                 write!(f, "version {} of {}", Escaped(version.as_bytes()), shown(provider))?;
@@ -341,7 +340,7 @@ impl fmt::Display for ErrorKind {
             ),
             Self::ThreadLocal { what } => write!(f, "thread-local storage: {what}"),
             Self::NoRoom { bytes, errno } => {
-                write!(f, "address space: expected room for {bytes:#x} bytes, found {}", errno_text(*errno))
+                write!(f, "address space: expected room for {bytes:#x} bytes, found none: {}", errno_text(*errno))
             }
             Self::System { call, errno } => write!(f, "{call}: {}", errno_text(*errno)),
             Self::Host { message } => write!(f, "the C library's own loader refused: {message}"),
@@ -366,52 +365,60 @@ impl ErrorKind {
     ) -> Self {
         Self::Malformed { what: what.into(), at, expected: expected.to_string(), found: found.to_string() }
     }
+}
 
-    fn help(&self, object: &Path) -> Option<String> {
-        let object = shown(object);
-        Some(match self {
-            Self::NotFound { .. } => {
-                "install the package that has it, or name its directory in LD_LIBRARY_PATH, RUNPATH or OpenOptions::search_dir".into()
-            }
-            Self::Open { errno: libc::ENOENT } => "check the spelling of the path".into(),
-            Self::Open { errno: libc::EACCES } => "check the permissions of the file and of its directories".into(),
-            Self::NotMappable { .. } => "only a regular file has pages; copy the content to one and open that".into(),
-            Self::LinkerScript => format!(
-                "this is a GNU ld script for the static linker; open the library it names instead (see `cat {object}`)"
-            ),
-            Self::Foreign { .. } => format!("`file {object}` tells what it was built for; get the build for this machine"),
-            Self::NotElf { .. } => format!("`file {object}` tells what it is"),
-            Self::Malformed { .. } | Self::Limit { .. } => {
-                format!("the file is damaged or was edited; compare with `readelf -lW {object}`")
-            }
-            Self::UndefinedSymbols { .. } => {
-                "link the library against what defines it, or open that first with OpenOptions::global".into()
-            }
-            Self::MissingVersion { provider, .. } => {
-                format!("{} is older than the one this was linked against; update it or rebuild", shown(provider))
-            }
-            Self::UnsupportedRelocation { relocation, .. } if relocation.ends_with("_COPY") => {
-                "copy relocations are for executables; compile with -fPIC and link with -shared".into()
-            }
-            Self::UnsupportedRelocation { .. } | Self::RelocationOverflow { .. } => {
-                "compile all of its sources with -fPIC".into()
-            }
-            Self::WritableExecutable { .. } => {
-                "relink without the option that merges segments (-N, --omagic), or allow it with OpenOptions::allow_writable_executable".into()
-            }
-            Self::ExecutableStack => {
-                "relink with -z noexecstack, or allow it with OpenOptions::allow_executable_stack".into()
-            }
-            Self::NotLoaded => "open it without OpenOptions::no_load".into(),
-            Self::WrongSize { .. } => "ask for a function pointer, or for a pointer to the variable".into(),
-            _ => return None,
-        })
+/// Says by which rules a library was looked for, and whether one was there that does not fit.
+fn not_found(f: &mut fmt::Formatter<'_>, tried: &[Candidate]) -> fmt::Result {
+    let mut rules: Vec<&str> = tried.iter().map(|candidate| candidate.rule.as_str()).collect();
+    rules.dedup();
+    f.write_str("library not found: ")?;
+    match tried {
+        [] => return f.write_str("expected a name, found an empty one"),
+        // Nowhere to look: the name itself is the matter.
+        [one] if one.rule == "path as given" => return write!(f, "{}", Escaped(one.reason.as_bytes())),
+        _ => write!(f, "expected it in {}, ", Escaped(joined(&rules, "or").as_bytes()))?,
+    }
+    match tried.iter().find(|candidate| candidate.is_there()) {
+        Some(there) => {
+            write!(f, "found only {} ({})", shown(&there.path), Escaped(there.reason.as_bytes()))
+        }
+        None if tried.len() == 1 => f.write_str("found it not there"),
+        None => write!(f, "found it in none of {} places", tried.len()),
+    }
+}
+
+impl Candidate {
+    /// Whether there is a file, though not one that can be taken.
+    fn is_there(&self) -> bool {
+        // These are the texts of `Foreign` and `Open`; every other reason tells of an absence or of a directory.
+        self.reason.contains(": expected ") || self.reason.starts_with("cannot open the file")
+    }
+}
+
+/// The first few of many, and how many more there are.
+fn listed(all: impl ExactSizeIterator<Item = String>, last: &str) -> String {
+    const SHOWN: usize = 4;
+    let more = all.len().saturating_sub(SHOWN);
+    let mut names: Vec<String> = all.take(SHOWN).collect();
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    joined(&names.iter().map(String::as_str).collect::<Vec<_>>(), last)
+}
+
+/// `a, b or c`.
+fn joined(names: &[&str], last: &str) -> String {
+    match names {
+        [] => "?".into(),
+        [one] => (*one).into(),
+        [first @ .., end] => format!("{} {last} {end}", first.join(", ")),
     }
 }
 
 /// The system's words for an error number.
 pub(crate) fn errno_text(errno: i32) -> String {
-    std::io::Error::from_raw_os_error(errno).to_string()
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// A path as one line without control characters.

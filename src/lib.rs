@@ -28,6 +28,7 @@ mod error;
 mod export;
 mod file;
 mod find;
+mod help;
 #[allow(unsafe_code)] // the caller's handle: opening and asking are promises of the caller
 mod library;
 #[allow(unsafe_code)] // load::map writes relocated words, load::call runs foreign code; the rest of it has none
@@ -37,6 +38,7 @@ mod loader;
 // process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
 mod share;
+#[allow(unsafe_code)] // stages::seal hands mapped frames to the unwinder; the rest has none
 mod stages;
 #[allow(unsafe_code)] // a symbol is a pointer that the caller gives a type
 mod symbol;
@@ -53,6 +55,6 @@ pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
-pub use process::registry::Reason;
+pub use process::reason::Reason;
 pub use share::{Forecast, Page, PageMap, PageState};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

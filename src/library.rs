@@ -19,7 +19,8 @@ use crate::loader::{self, Opened, Wishes};
 use crate::process::hooks;
 use crate::process::host::thread_local_address;
 use crate::process::module::Object;
-use crate::process::registry::{self, Reason};
+use crate::process::reason::Reason;
+use crate::process::registry;
 use crate::process::world::Look;
 use crate::symbol::{AsSymbolName, OwnedSymbol, Symbol};
 

@@ -305,7 +305,7 @@ fn what_is_no_shared_object_is_refused_for_what_it_is() {
             (file("empty.so", ""), not_elf),
             (file("short.so", "\x7fELF"), not_elf),
             (file("text.so", "#!/bin/sh\necho not a library\n"), not_elf),
-            (file("script.so", script), |kind| matches!(kind, ErrorKind::LinkerScript)),
+            (file("script.so", script), |kind| matches!(kind, ErrorKind::LinkerScript { .. })),
             (header("class.so", |header| header.e_ident.class = ELFCLASS32), foreign),
             (big_endian().save("data.so"), foreign),
             (header("machine.so", |header| header.e_machine.set(LE, EM_AARCH64)), foreign),

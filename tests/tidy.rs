@@ -9,7 +9,8 @@ use std::path::Path;
 /// the rest of it. A library travels from the top of this table to the bottom; imports point up.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("addr", &[]),
-    ("error", &["addr"]),
+    ("error", &["addr", "help"]),
+    ("help", &["addr", "error"]),
     ("sys", &["addr", "error"]),
     ("arch", &["addr"]),
     ("file", &["addr", "error", "sys", "arch"]),

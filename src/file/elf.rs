@@ -6,6 +6,7 @@ use goblin::elf::header::{
     EI_CLASS, EI_DATA, EI_OSABI, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
 };
 use goblin::elf::program_header::ProgramHeader as Raw;
+use goblin::elf::section_header::SectionHeader;
 pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, program_header as segment_type};
 
 use super::view::{ByteOrder, Class};
@@ -147,6 +148,23 @@ impl Header {
     }
 }
 
+impl Header {
+    /// The size of the section at `vaddr`, if the file has section headers and one says so. Nothing rests on them: they
+    /// may have been stripped, or be wrong.
+    pub(crate) fn section_size(bytes: &[u8], vaddr: Vaddr) -> Option<u64> {
+        let header = goblin::elf::Elf::parse_header(bytes).ok()?;
+        let context = Ctx::new(header.container().ok()?, header.endianness().ok()?);
+        let (start, count) = (usize::try_from(header.e_shoff).ok()?, usize::from(header.e_shnum));
+        let end = start.checked_add(count.checked_mul(SectionHeader::size(context))?)?;
+        if start == 0 || end > bytes.len() {
+            return None;
+        }
+        let sections = SectionHeader::parse(bytes, start, count, context).ok()?;
+        // Empty sections may stand at the same address.
+        sections.iter().find(|section| section.sh_addr == vaddr.0 && section.sh_size > 0).map(|section| section.sh_size)
+    }
+}
+
 impl ProgramHeader {
     fn of(index: usize, at: FileOffset, raw: &Raw) -> Self {
         Self {
@@ -199,7 +217,7 @@ fn not_elf(bytes: &[u8]) -> ErrorKind {
     }
     if has(b"GNU ld script") || (!head.contains(&0) && [&b"GROUP"[..], b"INPUT", b"OUTPUT_FORMAT"].into_iter().any(has))
     {
-        return ErrorKind::LinkerScript;
+        return ErrorKind::LinkerScript { names: script_names(&bytes[..bytes.len().min(4096)]) };
     }
     let found = match head {
         [] => "an empty file".to_owned(),
@@ -208,14 +226,32 @@ fn not_elf(bytes: &[u8]) -> ErrorKind {
     ErrorKind::NotElf { found }
 }
 
+/// The first shared library that a linker script names, as a name or path to open.
+fn script_names(script: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(script);
+    // Comments may name anything.
+    let mut parts = text.split("/*");
+    let code = parts.next().into_iter().chain(parts.filter_map(|part| part.split_once("*/").map(|(_, code)| code)));
+    let mut words = code.flat_map(|code| code.split(|c: char| c.is_whitespace() || matches!(c, '(' | ')' | ',')));
+    words.find_map(|word| match word.strip_prefix("-l") {
+        Some(short) => Some(format!("lib{}.so", Escaped(short.as_bytes()))),
+        None => word.contains(".so").then(|| Escaped(word.as_bytes()).to_string()),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_linker_script_is_told_from_other_text() {
-        assert!(matches!(Header::read(b"/* GNU ld script */ GROUP ( libc.so.6 )"), Err(ErrorKind::LinkerScript)));
-        assert!(matches!(Header::read(b"INPUT(-lfoo) and so on"), Err(ErrorKind::LinkerScript)));
+    fn a_linker_script_is_told_from_other_text_and_names_its_library() {
+        let named = |text: &[u8]| match Header::read(text) {
+            Err(ErrorKind::LinkerScript { names }) => names,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(named(b"/* GNU ld script, not libx.so */ GROUP ( libc.so.6 AS_NEEDED ( x ) )").unwrap(), "libc.so.6");
+        assert_eq!(named(b"INPUT(-lfoo) and so on").unwrap(), "libfoo.so");
+        assert_eq!(named(b"/* GNU ld script"), None);
         let text = Header::read(b"#!/bin/sh\n").unwrap_err();
         assert_eq!(text.to_string(), "expected ELF magic, found \"#!/b\"");
         assert_eq!(Header::read(b"").unwrap_err().to_string(), "expected ELF magic, found an empty file");

@@ -8,7 +8,7 @@ use super::relocations::Relocations;
 use super::segments::{FileImage, Headers, Segment};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
-use super::{Source, inspect, notes};
+use super::{Source, frames, inspect, notes};
 use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{At, Error, ErrorKind};
@@ -300,6 +300,11 @@ impl Image {
     #[must_use]
     pub fn build_id(&self) -> Option<Vec<u8>> {
         notes::build_id(self)
+    }
+
+    /// The address of its unwind records, if they are fit to be registered.
+    pub(crate) fn frames(&self) -> Option<Vaddr> {
+        frames::find(self)
     }
 
     /// The range that is made read-only once relocation is done (`PT_GNU_RELRO`), as the file states it.

@@ -2,6 +2,7 @@
 
 pub(crate) mod dynamic;
 pub(crate) mod elf;
+pub(crate) mod frames;
 pub(crate) mod hash;
 pub(crate) mod image;
 pub(crate) mod inspect;

@@ -43,6 +43,8 @@ pub(crate) struct Providers<'a> {
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
     /// Unique symbols that earlier groups have settled. Their owners stay for good.
     pub(crate) settled: &'a dyn Fn(&[u8]) -> Option<(Addr, Symbol)>,
+    /// Functions that loaded code gets from the loader, before all others.
+    pub(crate) own: fn(&[u8]) -> Option<Addr>,
     /// Definitions that no provider shows, by name and version: those only the host's own lookup finds.
     pub(crate) elsewhere: &'a dyn Fn(&Wanted<'_>) -> Option<Addr>,
 }
@@ -81,6 +83,11 @@ impl Providers<'_> {
         let itself = |all: &[Provider<'_>]| Definition { provider: from, symbol: *own, value: all[from].address(own) };
         if own.binds_locally() {
             return Some(itself(&self.all));
+        }
+        if !own.is_defined()
+            && let Some(value) = (self.own)(wanted.name)
+        {
+            return Some(Definition { provider: from, symbol: *own, value });
         }
         let found = self.find(wanted, order).or_else(|| {
             // It belongs to an object that cannot be named: as far as use goes, to the asker.

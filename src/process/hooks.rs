@@ -13,6 +13,16 @@ use super::module::Module;
 use super::registry::{self, Held};
 use crate::load::call::{Arguments, Code};
 
+/// Which thread it is. Unlike the standard library's answer, to be had until the thread's very end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Thread(libc::pthread_t);
+
+/// This thread.
+pub(crate) fn this_thread() -> Thread {
+    // SAFETY: reads a field of the thread's own.
+    Thread(unsafe { libc::pthread_self() })
+}
+
 static COUNT: AtomicI32 = AtomicI32::new(0);
 static VALUES: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
 static LIBRARY_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());

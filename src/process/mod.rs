@@ -2,6 +2,9 @@
 
 pub(crate) mod hooks;
 pub(crate) mod host;
+pub(crate) mod imports;
 pub(crate) mod module;
+pub(crate) mod reason;
 pub(crate) mod registry;
+pub(crate) mod unwind;
 pub(crate) mod world;

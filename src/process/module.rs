@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::host::{HostObject, Pin};
+use super::unwind::Frames;
 use crate::addr::Addr;
 use crate::file::symbols::Symbols;
 use crate::load::call::Code;
@@ -23,6 +24,9 @@ pub(crate) struct Module {
     pub(crate) identity: Identity,
     pub(crate) soname: Option<Box<[u8]>>,
     pub(crate) symbols: Symbols,
+    /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
+    #[allow(dead_code)] // acts by being dropped
+    pub(crate) frames: Option<Frames>,
     pub(crate) mapping: Mapping,
     /// Its thread-local storage, if it has any.
     pub(crate) storage: Option<Storage>,

@@ -4,12 +4,11 @@
 //! runs: either could wait for another thread that waits for us.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::ThreadId;
 
-use super::hooks;
+use super::hooks::{self, Thread};
 use super::module::{Dependency, Id, Module, Object};
+use super::reason::Reason;
 use crate::addr::Addr;
 use crate::file::symbols::Symbol;
 use crate::load::scope::Unique;
@@ -24,7 +23,7 @@ pub(crate) struct State {
     pub(crate) unique: Unique<Object>,
     next: u64,
     /// A thread waits until another has finished something.
-    waiting: HashMap<ThreadId, ThreadId>,
+    waiting: HashMap<Thread, Thread>,
 }
 
 #[derive(Clone)]
@@ -33,6 +32,8 @@ struct Entry {
     /// Names it was asked for by.
     names: Vec<Box<[u8]>>,
     handles: usize,
+    /// Thread-local destructors that threads have still to run.
+    thread_destructors: usize,
     phase: Phase,
     /// Why it is never unloaded, if so.
     keep: Option<Keep>,
@@ -42,10 +43,10 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// A thread runs its constructors.
-    Initialising(ThreadId),
+    Initialising(Thread),
     Ready,
     /// A thread runs its destructors.
-    Finishing(ThreadId),
+    Finishing(Thread),
     /// Its destructors have run at the process's exit.
     Finished,
 }
@@ -57,52 +58,6 @@ pub(crate) enum Keep {
     NoDelete,
     /// It has the definition of a unique symbol that everybody uses.
     Unique(Box<[u8]>),
-}
-
-/// Why a library is still mapped after its handle was closed.
-///
-/// ```
-/// let reason = soload::Reason::OtherHandles(2);
-/// assert_eq!(reason.to_string(), "2 other handles are open");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Reason {
-    /// So many other handles to it are open.
-    OtherHandles(usize),
-    /// That library needs it.
-    NeededBy(PathBuf),
-    /// That library refers to symbols of it.
-    BoundBy(PathBuf),
-    /// It was linked (`-z nodelete`) or opened to stay.
-    NoDelete,
-    /// It defines that `STB_GNU_UNIQUE` symbol, which must stay the only one.
-    UniqueSymbol(String),
-    /// Its constructors are still running.
-    Initialising,
-    /// The process is exiting.
-    Exiting,
-    /// The C library's own loader loaded it, and keeps it as long as it likes.
-    OfTheHost,
-}
-
-impl std::fmt::Display for Reason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        use crate::error::{Escaped, shown};
-        match self {
-            Self::OtherHandles(1) => f.write_str("1 other handle is open"),
-            Self::OtherHandles(count) => write!(f, "{count} other handles are open"),
-            Self::NeededBy(path) => write!(f, "{} needs it", shown(path)),
-            Self::BoundBy(path) => write!(f, "{} refers to symbols of it", shown(path)),
-            Self::NoDelete => f.write_str("it was linked or opened to stay (nodelete)"),
-            Self::UniqueSymbol(name) => {
-                write!(f, "it defines the process-wide unique symbol {}", Escaped(name.as_bytes()))
-            }
-            Self::Initialising => f.write_str("its constructors are still running"),
-            Self::Exiting => f.write_str("the process is exiting"),
-            Self::OfTheHost => f.write_str("the C library's loader loaded it"),
-        }
-    }
 }
 
 static REGISTRY: Mutex<Option<Arc<State>>> = Mutex::new(None);
@@ -172,13 +127,13 @@ pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcom
     {
         return None;
     }
-    let phase = Phase::Initialising(std::thread::current().id());
+    let phase = Phase::Initialising(hooks::this_thread());
     let mut modules = Vec::new();
     for (index, Newcomer { module, names, keep }) in make(Id(state.next)).into_iter().enumerate() {
         let module = Arc::new(module);
         state.next += 1;
         let handles = usize::from(index == root);
-        state.entries.push(Entry { module: Arc::clone(&module), names, handles, phase, keep });
+        state.entries.push(Entry { module: Arc::clone(&module), names, handles, thread_destructors: 0, phase, keep });
         modules.push(module);
     }
     for NewUnique { name, addr, symbol, owner } in fit.unique {
@@ -233,81 +188,100 @@ pub(crate) fn initialised(module: &Module) {
     CHANGED.notify_all();
 }
 
-/// Waits until other threads have initialised `modules`; those that this thread is initialising itself do not count.
+/// Waits until other threads have initialised `modules`.
 pub(crate) fn wait_until_initialised(modules: &[Id]) {
-    let me = std::thread::current().id();
-    let mut guard = lock();
-    loop {
-        let state = edit(&mut guard);
-        state.waiting.remove(&me);
-        let busy = modules.iter().find_map(|id| match state.entry(*id)?.phase {
-            Phase::Initialising(thread) if thread != me => Some(thread),
-            _ => None,
-        });
-        // Whoever waits for us, directly or through others, will not get on if we wait for it in turn.
-        match busy {
-            Some(thread) if !state.waits_for(thread, me) => {
-                state.waiting.insert(me, thread);
-                guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
-            }
-            _ => return,
-        }
-    }
+    wait_while(|entry| match entry.phase {
+        Phase::Initialising(thread) if modules.contains(&entry.module.id) => Some(thread),
+        _ => None,
+    });
 }
 
-/// Waits until another thread has finished unloading what was loaded from these files.
+/// Waits until other threads have finished unloading what was loaded from these files.
 pub(crate) fn wait_until_gone(identities: &[Identity]) {
-    let me = std::thread::current().id();
+    wait_while(|entry| match entry.phase {
+        Phase::Finishing(thread) if identities.contains(&entry.module.identity) => Some(thread),
+        _ => None,
+    });
+}
+
+/// Waits while `busy` names another thread for some module; what this thread is doing itself does not count.
+fn wait_while(busy: impl Fn(&Entry) -> Option<Thread>) {
+    let me = hooks::this_thread();
     let mut guard = lock();
     loop {
-        let state = edit(&mut guard);
-        state.waiting.remove(&me);
-        let busy = state.entries.iter().find_map(|entry| match entry.phase {
-            Phase::Finishing(thread) if thread != me && identities.contains(&entry.module.identity) => Some(thread),
-            _ => None,
-        });
-        match busy {
-            Some(thread) if !state.waits_for(thread, me) => {
-                state.waiting.insert(me, thread);
-                guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        let state = guard.get_or_insert_default();
+        let thread = state.entries.iter().filter_map(&busy).find(|thread| *thread != me);
+        // Whoever waits for us, directly or through others, will not get on if we wait for it in turn.
+        let thread = thread.filter(|thread| !state.waits_for(*thread, me));
+        let Some(thread) = thread else {
+            if state.waiting.contains_key(&me) {
+                edit(&mut guard).waiting.remove(&me);
             }
-            _ => return,
-        }
+            return;
+        };
+        edit(&mut guard).waiting.insert(me, thread);
+        guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
     }
 }
 
 /// Gives one handle back and unloads whatever is not used any more. Answers why the module itself is still there.
 pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
-    let me = std::thread::current().id();
     let (unused, reasons) = {
         let mut guard = lock();
         let state = edit(&mut guard);
         if let Some(entry) = state.entry_mut(module.id) {
             entry.handles = entry.handles.saturating_sub(1);
         }
-        let used = state.used();
-        let mut unused = Vec::new();
-        for entry in state.entries.iter_mut().filter(|entry| !used.contains(&entry.module.id)) {
-            entry.phase = Phase::Finishing(me);
-            unused.push(Arc::clone(&entry.module));
-        }
-        let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
-        state.global.retain(|object| !going(object));
+        let unused = state.take_unused();
         (unused, state.reasons(&module))
     };
+    // Unmapping happens in there, with the last owners.
+    drop(module);
+    unload(unused);
+    reasons
+}
+
+/// One more thread has to run a thread-local destructor of the module that has `addr`. Its number, if there is one.
+pub(crate) fn thread_destructor_added(addr: Addr) -> Option<Id> {
+    let mut guard = lock();
+    let entry = edit(&mut guard).entries.iter_mut().find(|entry| entry.module.mapping.contains(addr))?;
+    entry.thread_destructors += 1;
+    Some(entry.module.id)
+}
+
+/// It has run. The last one may have been all that kept the module.
+pub(crate) fn thread_destructor_done(id: Id) {
+    let unused = {
+        let mut guard = lock();
+        let state = edit(&mut guard);
+        match state.entry_mut(id) {
+            Some(entry) if entry.thread_destructors > 1 => {
+                entry.thread_destructors -= 1;
+                return;
+            }
+            Some(entry) => entry.thread_destructors = 0,
+            None => {}
+        }
+        state.take_unused()
+    };
+    unload(unused);
+}
+
+/// Runs the destructors of modules that nobody uses, and lets go of them.
+fn unload(unused: Vec<Arc<Module>>) {
     finish(&unused);
     {
         let mut guard = lock();
         edit(&mut guard).entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
     }
+    // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
+    drop(unused);
     CHANGED.notify_all();
-    // The last owners of `unused` are here: unmapping happens outside the lock.
-    reasons
 }
 
 /// Runs the destructors of everything that is still loaded, at the process's exit.
 pub(crate) fn finish_all() {
-    let me = std::thread::current().id();
+    let me = hooks::this_thread();
     loop {
         // A destructor may load something: until nothing is left.
         let ready: Vec<Arc<Module>> = {
@@ -373,7 +347,9 @@ impl State {
 
     /// The modules in use: open, kept, still being initialised, or needed or referred to by one in use.
     fn used(&self) -> Vec<Id> {
-        let root = |entry: &&Entry| entry.handles > 0 || entry.keep.is_some() || entry.phase != Phase::Ready;
+        let root = |entry: &&Entry| {
+            entry.handles + entry.thread_destructors > 0 || entry.keep.is_some() || entry.phase != Phase::Ready
+        };
         let mut used: Vec<Id> = self.entries.iter().filter(root).map(|entry| entry.module.id).collect();
         let mut next = 0;
         while next < used.len() {
@@ -389,6 +365,20 @@ impl State {
         used
     }
 
+    /// Marks the modules that nobody uses as going.
+    fn take_unused(&mut self) -> Vec<Arc<Module>> {
+        let me = hooks::this_thread();
+        let used = self.used();
+        let mut unused = Vec::new();
+        for entry in self.entries.iter_mut().filter(|entry| !used.contains(&entry.module.id)) {
+            entry.phase = Phase::Finishing(me);
+            unused.push(Arc::clone(&entry.module));
+        }
+        let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
+        self.global.retain(|object| !going(object));
+        unused
+    }
+
     fn reasons(&self, module: &Module) -> Vec<Reason> {
         let Some(entry) = self.entry(module.id) else { return Vec::new() };
         let mut reasons = Vec::new();
@@ -400,6 +390,9 @@ impl State {
         }
         if entry.handles > 0 {
             reasons.push(Reason::OtherHandles(entry.handles));
+        }
+        if entry.thread_destructors > 0 {
+            reasons.push(Reason::ThreadLocalDestructors(entry.thread_destructors));
         }
         match &entry.keep {
             Some(Keep::NoDelete) => reasons.push(Reason::NoDelete),
@@ -418,7 +411,7 @@ impl State {
         reasons
     }
 
-    fn waits_for(&self, from: ThreadId, whom: ThreadId) -> bool {
+    fn waits_for(&self, from: Thread, whom: Thread) -> bool {
         let mut thread = from;
         // A circle that we are not part of cannot arise: each closes only over a thread that then does not wait.
         for _ in 0..=self.waiting.len() {
@@ -462,7 +455,7 @@ pub(crate) fn hold() -> Held {
 
 /// In the child: the other threads are gone, and nobody will finish what they had begun.
 pub(crate) fn forget_other_threads(mut held: Held) {
-    let me = std::thread::current().id();
+    let me = hooks::this_thread();
     let state = edit(&mut held.0);
     state.waiting.clear();
     for entry in &mut state.entries {

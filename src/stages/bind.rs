@@ -14,6 +14,7 @@ use crate::load::relocate::{self as relocation, Outcome, Unit};
 use crate::load::scope::{Definition, Provider, Providers};
 use crate::loader::Wishes;
 use crate::process::host::Pin;
+use crate::process::imports;
 use crate::process::module::Object;
 use crate::process::world::Look;
 
@@ -91,7 +92,8 @@ pub(crate) fn relocate(
         };
         all.push(provider.map_err(unreadable)?);
     }
-    let mut providers = Providers { all, unique: HashMap::new(), settled: &settled, elsewhere: &elsewhere };
+    let mut providers =
+        Providers { all, unique: HashMap::new(), settled: &settled, own: imports::own, elsewhere: &elsewhere };
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };

@@ -82,6 +82,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 bound_to: bound_to.collect(),
                 pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
                 symbols: sealed.mapped.symbols,
+                frames: sealed.frames,
                 mapping: sealed.mapped.mapping,
                 storage: sealed.mapped.storage,
                 constructors: sealed.constructors,

@@ -14,10 +14,13 @@ use crate::load::scope::Definition;
 use crate::load::seal as sealing;
 use crate::load::tls::{Storage, Template};
 use crate::process::module::Object;
+use crate::process::unwind::Frames;
 use crate::process::{hooks, host};
 
 /// A member that only has to be published.
 pub(super) struct Sealed {
+    /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
+    pub(super) frames: Option<Frames>,
     pub(super) mapped: Mapped,
     pub(super) bound_to: Vec<bool>,
     pub(super) constructors: Vec<Code>,
@@ -50,7 +53,9 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
     let group = group.advance(|index, (mapped, outcome)| {
         mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
-        Ok(Sealed { mapped, bound_to: outcome.bound_to, constructors, destructors })
+        // SAFETY: the image is mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
+        let frames = unsafe { Frames::register(&mapped.new.image, mapped.mapping.bias()) };
+        Ok(Sealed { frames, mapped, bound_to: outcome.bound_to, constructors, destructors })
     })?;
     Ok(SealedGroup { group, scope, unique })
 }

@@ -1,0 +1,38 @@
+//! The unwinder: exceptions and panics pass through our modules because their frames are registered with it.
+//!
+//! # Safety
+//! `__register_frame` is given the address of an `.eh_frame` section in memory that stays mapped until `Drop` has taken
+//! it back, and that ends with a terminator: the unwinder reads on until there is one.
+
+use std::ffi::c_void;
+
+use crate::addr::{Addr, Bias};
+use crate::file::image::Image;
+
+/// Frames that the unwinder knows. Dropping it makes it forget them.
+pub(crate) struct Frames(Addr);
+
+unsafe extern "C" {
+    fn __register_frame(begin: *mut c_void);
+    fn __deregister_frame(begin: *mut c_void);
+}
+
+impl Frames {
+    /// Registers the frames of an image that is mapped with that bias. `None` if it has none that are fit for it.
+    ///
+    /// # Safety
+    /// The image is mapped, and stays so for as long as this lives.
+    pub(crate) unsafe fn register(image: &Image, bias: Bias) -> Option<Self> {
+        let begin = bias.at(image.frames()?);
+        // SAFETY: a whole, terminated `.eh_frame`, which the caller keeps mapped.
+        unsafe { __register_frame(begin.0 as *mut c_void) };
+        Some(Self(begin))
+    }
+}
+
+impl Drop for Frames {
+    fn drop(&mut self) {
+        // SAFETY: registered once with this address, and forgotten once.
+        unsafe { __deregister_frame(self.0.0 as *mut c_void) };
+    }
+}

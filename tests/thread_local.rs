@@ -1,0 +1,127 @@
+//! Thread-local storage in every model, in threads old and new, and its destructors.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
+
+mod common;
+
+use std::ffi::c_int;
+use std::sync::mpsc;
+use std::thread;
+
+use common::*;
+use soload::{Closed, Reason};
+
+const MODELS: [&str; 5] = ["tls_general", "tls_local", "tls_initial", "tls_descriptor", "tls_descriptor_static"];
+
+/// A thread that was there before a library was opened, and runs what it is sent.
+struct Old(mpsc::Sender<Box<dyn FnOnce() + Send>>, thread::JoinHandle<()>);
+
+impl Old {
+    fn thread() -> Self {
+        let (sender, receiver) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let thread = thread::spawn(move || receiver.into_iter().for_each(|work| work()));
+        Self(sender, thread)
+    }
+
+    fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (sender, receiver) = mpsc::channel();
+        self.0.send(Box::new(move || sender.send(work()).unwrap())).unwrap();
+        receiver.recv().unwrap()
+    }
+
+    fn end(self) {
+        drop(self.0);
+        self.1.join().unwrap();
+    }
+}
+
+fn function(address: usize) -> extern "C" fn() -> c_int {
+    unsafe { std::mem::transmute(address) }
+}
+
+#[test]
+fn every_thread_old_or_new_starts_with_the_initial_image() {
+    on_both_loaders(|loader| {
+        for model in MODELS {
+            let old = Old::thread();
+            let library = loader.open(model);
+            let next = library.address("next_value");
+            assert_eq!((library.call("next_value"), library.call("next_value")), (42, 43), "{model}, here");
+            assert_eq!(old.run(move || (function(next)(), function(next)())), (42, 43), "{model}, in an old thread");
+            let new = thread::spawn(move || function(next)());
+            assert_eq!(new.join().unwrap(), 42, "{model}, in a new thread");
+            assert_eq!(library.call("is_aligned"), 1, "{model}");
+            old.end();
+        }
+    });
+}
+
+#[test]
+fn a_library_loaded_again_starts_with_a_fresh_image() {
+    on_both_loaders(|loader| {
+        for model in MODELS {
+            for round in 0..3 {
+                let library = loader.open(model);
+                assert_eq!((library.call("next_value"), library.call("next_value")), (42, 43), "{model}, {round}");
+                library.close();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_thread_local_variable_is_found_by_name() {
+    on_both_loaders(|loader| {
+        for model in MODELS {
+            let library = loader.open(model);
+            assert_eq!(library.read::<c_int>("counter"), 40, "{model}");
+            library.call("next_value");
+            assert_eq!(library.read::<c_int>("counter"), 41, "{model}");
+        }
+    });
+}
+
+#[test]
+fn a_thread_local_variable_is_the_same_for_all_who_use_it() {
+    on_both_loaders(|loader| {
+        for user in ["tls_user", "tls_user_descriptor"] {
+            let user = loader.open(user);
+            let address = |symbol| -> usize {
+                let function: extern "C" fn() -> usize = unsafe { std::mem::transmute(user.address(symbol)) };
+                function()
+            };
+            assert_eq!(address("address_of_their_counter"), address("address_of_counter"));
+        }
+    });
+}
+
+#[test]
+fn the_c_librarys_thread_local_variables_are_the_programs() {
+    on_both_loaders(|loader| {
+        let library = loader.open("tls_user");
+        unsafe { *libc::__errno_location() = 77 };
+        assert_eq!(library.call("read_errno"), 77);
+    });
+}
+
+#[test]
+fn a_thread_local_object_is_destroyed_when_its_thread_ends_and_the_library_stays_until_then() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let old = Old::thread();
+        let library = loader.open("thread_destructor");
+        let invite = library.address("invite");
+        assert_eq!(old.run(move || function(invite)()), 1);
+        match library {
+            Lib::Ours(library) => {
+                let reasons = vec![Reason::ThreadLocalDestructors(1)];
+                assert_eq!(library.close().unwrap(), Closed::StillMapped { reasons });
+            }
+            host => host.close(),
+        }
+        assert_eq!(journal.call_text("journal_text"), "");
+        old.end();
+        assert_eq!(journal.call_text("journal_text"), "guest-");
+        assert!(!common::maps::is_mapped("libthread_destructor.so") || loader == Loader::Host, "it goes with its thread");
+    });
+}

@@ -1,0 +1,39 @@
+//! Exceptions and panics through loaded code.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
+
+mod common;
+
+use std::panic::catch_unwind;
+
+use common::*;
+
+#[test]
+fn an_exception_is_caught_where_it_should_be() {
+    on_both_loaders(|loader| {
+        // The second time round the frames of the first are forgotten.
+        for _ in 0..2 {
+            let library = loader.open("throws");
+            assert_eq!(library.call("caught_in_constructor"), 7);
+            assert_eq!(library.call("thrown_and_caught"), 1);
+            let thrower = library.address("throw_number");
+            let catcher: extern "C" fn(usize) -> i32 = unsafe { std::mem::transmute(library.address("call_and_catch")) };
+            assert_eq!(catcher(thrower), 42);
+            library.close();
+        }
+    });
+}
+
+#[test]
+fn a_panic_passes_through_loaded_code() {
+    extern "C-unwind" fn panics() {
+        std::panic::resume_unwind(Box::new(5));
+    }
+    on_both_loaders(|loader| {
+        let library = loader.open("throws");
+        type Call = extern "C-unwind" fn(extern "C-unwind" fn()) -> i32;
+        let call: Call = unsafe { std::mem::transmute(library.address("call_and_catch")) };
+        let caught = catch_unwind(|| call(panics)).expect_err("a panic");
+        assert_eq!(caught.downcast_ref(), Some(&5));
+    });
+}
