@@ -306,8 +306,8 @@ impl fmt::Display for ErrorKind {
             Self::Limit { what, limit, found } => write!(f, "{what}: expected at most {limit}, found {found}"),
             Self::UndefinedSymbols { symbols, searched } => {
                 let name = |path: &PathBuf| shown(Path::new(path.file_name().unwrap_or(path.as_os_str()))).to_string();
-                let symbols = listed(symbols.iter().map(ToString::to_string), "and");
-                let objects = listed(searched.iter().map(name), "or");
+                let symbols = listed(symbols.iter().map(ToString::to_string), 3, "and");
+                let objects = listed(searched.iter().map(name), 6, "or");
                 write!(f, "undefined symbol {symbols}: expected a definition in {objects}, found none")
             }
             Self::MissingVersion { version, provider, symbol } => {
@@ -396,10 +396,9 @@ impl Candidate {
 }
 
 /// The first few of many, and how many more there are.
-fn listed(all: impl ExactSizeIterator<Item = String>, last: &str) -> String {
-    const SHOWN: usize = 4;
-    let more = all.len().saturating_sub(SHOWN);
-    let mut names: Vec<String> = all.take(SHOWN).collect();
+fn listed(all: impl ExactSizeIterator<Item = String>, few: usize, last: &str) -> String {
+    let more = all.len().saturating_sub(few);
+    let mut names: Vec<String> = all.take(few).collect();
     if more > 0 {
         names.push(format!("{more} more"));
     }

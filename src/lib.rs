@@ -37,6 +37,10 @@ mod loader;
 #[allow(unsafe_code)]
 // process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
+#[cfg(test)]
+#[allow(dead_code)] // the integration tests use the rest of it
+#[path = "../tests/common/maps.rs"]
+mod maps;
 mod share;
 #[allow(unsafe_code)] // stages::seal hands mapped frames to the unwinder; the rest has none
 mod stages;

@@ -251,7 +251,9 @@ impl Library {
             None => {
                 let global = hooks::undisturbed(|| {
                     let global = Look::now().global_scope();
-                    global.iter().for_each(|object| drop(object.symbols()));
+                    for object in &global {
+                        object.symbols();
+                    }
                     global
                 });
                 global.iter().find_map(|object| address(object, &wanted))

@@ -113,3 +113,76 @@ impl Clock {
         self.last = now;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::*;
+    use crate::maps;
+    use crate::sys::fault;
+
+    /// Between them these need every call that loading makes: segments, zero pages, alignment, text relocations,
+    /// dependencies, resolvers, thread-local storage of both kinds.
+    const LIBRARIES: [&str; 8] = [
+        "libbss.so",
+        "libalign_2m.so",
+        "librelr.so",
+        "libifunc_outer.so",
+        "liblife_root.so",
+        "libtext_relocations.so",
+        "libtls_general.so",
+        "libtls_initial.so",
+    ];
+
+    /// Opens with every system call after the `calls`-th failing; answers whether it did not come to that.
+    fn open_failing_after(path: &Path, calls: u32) -> bool {
+        fault::SUCCEED.set(Some(calls));
+        let opened = open(path.as_os_str(), &Wishes::default());
+        fault::SUCCEED.set(None);
+        match opened {
+            Ok(opened) => {
+                match opened.object {
+                    Object::Module(module) => drop(registry::release(module)),
+                    Object::Host(_) => unreachable!("{}: a library of our own", path.display()),
+                }
+                true
+            }
+            Err(error) => {
+                assert!(!error.to_string().is_empty());
+                false
+            }
+        }
+    }
+
+    #[test]
+    fn whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before() {
+        const CHILD: &str = "SOLOAD_TEST_WALK";
+        if std::env::var_os(CHILD).is_none() {
+            // A process of its own, with nothing else going on in its address space.
+            let name = "loader::tests::whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before";
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture", "--test-threads=1"])
+                .env(CHILD, "1")
+                .output()
+                .unwrap();
+            let output = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success(), "{}\n{output}{}", child.status, String::from_utf8_lossy(&child.stderr));
+            assert!(output.contains("1 passed"), "the child ran the test: {output}");
+            return;
+        }
+        for library in LIBRARIES {
+            let path = Path::new(env!("SOLOAD_TEST_LIBS")).join(library);
+            assert!(open_failing_after(&path, u32::MAX), "{library} loads at all");
+            let before = maps::address_space();
+            let mut calls = 0;
+            while !open_failing_after(&path, calls) {
+                maps::assert_same_address_space(&before, &format!("{library}, call {calls} failing"));
+                calls += 1;
+            }
+            assert!(calls > 5, "{library}: {calls} calls were walked");
+            println!("{library}: {calls} calls");
+        }
+    }
+}

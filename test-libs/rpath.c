@@ -6,6 +6,12 @@
 // build: rpath/with_rpath.so -DROOT
 // rpath: $ORIGIN:$ORIGIN/hidden
 // needs: rpath/librpath_middle.so
+// build: rpath/own/librpath_middle.so
+// runpath: $ORIGIN/nothing_here
+// needs: rpath/hidden/librpath_leaf.so
+// build: rpath/over_runpath.so -DROOT
+// rpath: $ORIGIN/own:$ORIGIN/hidden
+// needs: rpath/own/librpath_middle.so
 // build: rpath/with_runpath.so -DROOT
 // runpath: $ORIGIN:$ORIGIN/hidden
 // needs: rpath/librpath_middle.so

@@ -62,6 +62,14 @@ fn runpath_is_not_inherited() {
 }
 
 #[test]
+fn rpath_is_not_inherited_by_a_library_with_a_runpath() {
+    on_both_loaders(|loader| {
+        let error = loader.try_open("rpath/over_runpath.so").expect_err("the leaf is not found");
+        assert!(error.contains("librpath_leaf.so"), "{error}");
+    });
+}
+
+#[test]
 fn rpath_comes_before_ld_library_path() {
     Child::default().env("LD_LIBRARY_PATH", "$LIBS/search/second").on_both_loaders(|loader| {
         assert_eq!(loader.open("search/by_rpath.so").call("call_searched"), 1);

@@ -340,14 +340,31 @@ fn threads_can_open_and_close_at_random() {
 }
 
 #[test]
-fn whoever_opens_a_library_that_is_going_gets_a_new_one() {
+fn whoever_opens_a_library_that_is_going_waits_and_gets_a_new_one() {
+    static GONE: AtomicBool = AtomicBool::new(false);
+    static GONE_BEFORE: AtomicBool = AtomicBool::new(false);
+    extern "C" fn go_slowly() {
+        thread::sleep(Duration::from_millis(50));
+        GONE.store(true, Ordering::SeqCst);
+    }
+    extern "C" fn begin() {
+        GONE_BEFORE.store(GONE.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
     on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let library = loader.open("life_hook");
+        journal.write("journal_hook", begin as extern "C" fn());
+        journal.write("journal_last_hook", go_slowly as extern "C" fn());
         thread::scope(|scope| {
-            let library = loader.open("life_slow");
             scope.spawn(|| library.close());
             thread::sleep(Duration::from_millis(20)); // its destructor runs
-            assert_eq!(loader.open("life_slow").call("times_constructed"), 1);
+            assert_eq!(loader.open("life_hook").call("is_constructed"), 1);
         });
+        assert!(
+            GONE_BEFORE.load(Ordering::SeqCst),
+            "the new one's constructor ran before the old one's destructor was done"
+        );
+        assert_eq!(said(&journal), "hook+ hook- hook+ hook-");
     });
 }
 

@@ -119,7 +119,7 @@ fn write_memory(out: &mut impl Write, plan: &Plan, regions: &[Region], second: b
     let count = |state: PageState| regions.iter().map(|region| region.count(state)).sum::<usize>();
     let of_file = count(PageState::Shared) + count(PageState::Exclusive);
     let copied = memory::copied_of_file(regions);
-    let forecast: usize = regions.iter().map(|region| region.forecast).sum();
+    let forecast: usize = regions.iter().filter_map(|region| region.forecast).sum();
     let verdict = match copied.cmp(&forecast) {
         std::cmp::Ordering::Equal => format!("{GOOD}exactly as forecast{GOOD:#}"),
         std::cmp::Ordering::Greater => {

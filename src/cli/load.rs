@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use soload::{Closed, Error, Forecast, Image, Library, PageSize, Plan};
+use soload::{Closed, Error, Escaped, Forecast, Image, Library, PageSize, Plan};
 
 use super::dlopen::{self, HostLibrary};
 use super::memory::{self, Region};
@@ -150,7 +150,7 @@ fn memory_of(library: &Library, path: &Path) -> Result<Option<(Plan, Vec<Region>
     let (plan, mut regions) = {
         let image = Image::open(path)?;
         let plan = Plan::of(&image, PageSize::native())?;
-        let regions = memory::regions(&plan, &Forecast::of(&image, &plan)?);
+        let regions = memory::regions(&plan, Some(&Forecast::of(&image, &plan)?));
         // The image is closed here: it has the file mapped, which would make its pages look shared.
         (plan, regions)
     };
@@ -190,12 +190,17 @@ fn write_line(out: &mut impl Write, name: &OsStr, answer: &Result<Loaded, Refuse
             writeln!(out, "{BAD}failed{BAD:#}{:39}{name}", "")?;
             // In the order of what happened, if both go to the same terminal.
             out.flush()?;
-            match refused {
-                Refused::Soload(error) => print::complain_of(error),
-                Refused::Dlopen(message) => print::complain(soload::Escaped(message.as_bytes())),
-            }
+            complain_of(refused);
             Ok(())
         }
+    }
+}
+
+/// Says on standard error why a library was not loaded.
+pub(super) fn complain_of(refused: &Refused) {
+    match refused {
+        Refused::Soload(error) => print::complain_of(error),
+        Refused::Dlopen(message) => print::complain(Escaped(message.as_bytes())),
     }
 }
 

@@ -29,8 +29,8 @@ pub(super) struct Region {
     after: Protection,
     zeros_from: Option<Vaddr>,
     content: &'static str,
-    /// Pages that relocation makes private.
-    pub(super) forecast: usize,
+    /// Pages that relocation makes private, if its tables could be read.
+    pub(super) forecast: Option<usize>,
     /// What backs the pages, if it is loaded.
     pub(super) pages: Option<PageMap>,
 }
@@ -55,7 +55,7 @@ impl Region {
 }
 
 /// The regions of a plan, in order of address.
-pub(super) fn regions(plan: &Plan, forecast: &Forecast) -> Vec<Region> {
+pub(super) fn regions(plan: &Plan, forecast: Option<&Forecast>) -> Vec<Region> {
     let mut regions = Vec::with_capacity(plan.maps.len() + 1);
     for (mapping, map) in plan.maps.iter().enumerate() {
         let relro = plan.relro.clone().unwrap_or(map.range.start..map.range.start);
@@ -84,7 +84,7 @@ pub(super) fn regions(plan: &Plan, forecast: &Forecast) -> Vec<Region> {
                 after: if sealed { Protection::READ } else { map.protection },
                 zeros_from: zeros.map(|zeros| zeros.start),
                 content,
-                forecast: forecast.count_in(&range),
+                forecast: forecast.map(|forecast| forecast.count_in(&range)),
                 pages: None,
                 range,
             });
@@ -115,7 +115,7 @@ pub(super) fn write_plan(out: &mut impl Write, plan: &Plan, regions: &[Region]) 
             Cell::new(region.page_count(plan)),
             Cell::new(region.before),
             protection_cell(region),
-            number_cell(region.forecast),
+            forecast_cell(region),
             Cell::new(region.description()),
         ]);
     }
@@ -135,6 +135,10 @@ fn protection_cell(region: &Region) -> Cell {
 /// A number of pages; none is nothing to look at.
 fn number_cell(count: usize) -> Cell {
     if count == 0 { Cell::new("-").add_attribute(comfy_table::Attribute::Dim) } else { Cell::new(count) }
+}
+
+fn forecast_cell(region: &Region) -> Cell {
+    region.forecast.map_or_else(|| Cell::new("?"), number_cell)
 }
 
 /// Letter, style, and what it means.
@@ -157,7 +161,7 @@ pub(super) fn write_pages(out: &mut impl Write, regions: &[Region]) -> io::Resul
             number_cell(region.count(PageState::Shared)),
             number_cell(region.count(PageState::Exclusive)),
             number_cell(copied),
-            number_cell(region.forecast),
+            forecast_cell(region),
         ]);
     }
     print::align_right(&mut table, 1..6);
@@ -249,7 +253,7 @@ mod tests {
         let image = Image::open("/proc/self/exe".as_ref()).unwrap();
         let plan = Plan::of(&image, PageSize::native()).unwrap();
         let forecast = Forecast::of(&image, &plan).unwrap();
-        let regions = regions(&plan, &forecast);
+        let regions = regions(&plan, Some(&forecast));
         for (mapping, map) in plan.maps.iter().enumerate() {
             let of_map: Vec<_> = regions.iter().filter(|region| region.mapping == mapping).collect();
             assert_eq!(of_map.first().unwrap().range.start, map.range.start);
@@ -258,6 +262,6 @@ mod tests {
         }
         let sealed: Vec<_> = regions.iter().filter(|region| region.after != region.before).collect();
         assert_eq!(sealed.iter().map(|region| region.range.clone()).collect::<Vec<_>>(), [plan.relro.unwrap()]);
-        assert_eq!(regions.iter().map(|region| region.forecast).sum::<usize>(), forecast.pages.len());
+        assert_eq!(regions.iter().filter_map(|region| region.forecast).sum::<usize>(), forecast.pages.len());
     }
 }

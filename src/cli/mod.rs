@@ -14,6 +14,7 @@ mod manual;
 mod memory;
 mod print;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -74,6 +75,13 @@ impl Loading {
             options.search_dir(directory);
         }
         options
+    }
+
+    /// The same, as it is typed.
+    fn typed(&self) -> impl Iterator<Item = OsString> {
+        let directories = self.search_dir.iter().flat_map(|directory| ["--search-dir".into(), directory.into()]);
+        let flags = [(self.allow_wx, "--allow-wx"), (self.allow_exec_stack, "--allow-exec-stack")];
+        directories.chain(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.into()))
     }
 }
 

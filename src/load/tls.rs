@@ -68,8 +68,11 @@ impl Storage {
         let carrier = Carrier::of(template);
         let file = memory_file(&carrier.bytes)?;
         let name = unique_name(file.as_raw_fd());
-        // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
-        let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+        let handle = match fault::point("dlopen") {
+            // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
+            Ok(()) => unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
+            Err(_) => std::ptr::null_mut(),
+        };
         let handle = NonNull::new(handle).ok_or_else(|| ErrorKind::ThreadLocal {
             what: format!("expected {:#x} bytes from the C library, which says: {}", template.size, last_error()),
         })?;

@@ -104,7 +104,11 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
         }
     };
     // Tables are read now, not when a symbol is asked for.
-    hooks::undisturbed(|| scope.iter().for_each(|object| drop(object.symbols())));
+    hooks::undisturbed(|| {
+        for object in &scope {
+            object.symbols();
+        }
+    });
     if wishes.global {
         registry::make_global(scope.iter().cloned());
     }

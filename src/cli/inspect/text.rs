@@ -50,9 +50,11 @@ fn write_contents(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
         writeln!(out)?;
         let of_file = regions.iter().filter(|region| region.file.is_some());
         let of_file: u64 = of_file.map(|region| (region.range.end.0 - region.range.start.0) / plan.page.bytes()).sum();
-        let private: usize = regions.iter().map(|region| region.forecast).sum();
-        let size = print::Size(private as u64 * plan.page.bytes());
-        line(out, "forecast", format_args!("relocation makes {private} of {of_file} pages of the file private, {size}"))?;
+        if let Some(private) = regions.iter().map(|region| region.forecast).sum::<Option<usize>>() {
+            let size = print::Size(private as u64 * plan.page.bytes());
+            let text = format_args!("relocation makes {private} of {of_file} pages of the file private, {size}");
+            line(out, "forecast", text)?;
+        }
         for (size, fits) in &contents.other_page_sizes {
             let fits = if *fits { "can be mapped as well" } else { "cannot be mapped: segments share pages" };
             line(out, "", format_args!("pages of {}: {fits}", print::Size(size.bytes())))?;
