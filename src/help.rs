@@ -8,9 +8,11 @@ use crate::error::{ErrorKind, shown};
 pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
     let path = shown(object);
     Some(match kind {
-        ErrorKind::NotFound { .. } => "install the package that has it, or name its directory in LD_LIBRARY_PATH, RUNPATH \
+        ErrorKind::NotFound { .. } => {
+            "install the package that has it, or name its directory in LD_LIBRARY_PATH, RUNPATH \
                                        or OpenOptions::search_dir"
-            .into(),
+                .into()
+        }
         ErrorKind::Open { errno: libc::ENOENT } => "check the spelling of the path".into(),
         ErrorKind::Open { errno: libc::EACCES } => "check the permissions of the file and of its directories".into(),
         ErrorKind::Open { errno: libc::EMFILE } => {
@@ -23,7 +25,9 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
         ErrorKind::NotMappable { .. } => "only a regular file has pages; copy the content to one and open that".into(),
         ErrorKind::LinkerScript { names } => match names {
             Some(library) => format!("this is a GNU ld script for the static linker; open {library} instead"),
-            None => format!("this is a GNU ld script for the static linker; open a library that it names (`cat {path}`)"),
+            None => {
+                format!("this is a GNU ld script for the static linker; open a library that it names (`cat {path}`)")
+            }
         },
         ErrorKind::NotElf { .. } => format!("`file {path}` tells what it is"),
         ErrorKind::Foreign { what: "type", found, .. } if found.ends_with("executable") => {
@@ -55,7 +59,8 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
             format!("link the library against what defines it, or open that first with OpenOptions::global{names}")
         }
         ErrorKind::MissingVersion { version, .. } if version.starts_with("GLIBC_") => {
-            "it was built on a system with a newer C library; build it on this one, or on the oldest it shall run on".into()
+            "it was built on a system with a newer C library; build it on this one, or on the oldest it shall run on"
+                .into()
         }
         ErrorKind::MissingVersion { provider, .. } => {
             format!("{} is older than the one this was linked against; update it or rebuild", shown(provider))
@@ -74,9 +79,11 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
         ErrorKind::UnsupportedRelocation { .. } | ErrorKind::RelocationOverflow { .. } => {
             "compile all of its sources with -fPIC".into()
         }
-        ErrorKind::WritableExecutable { .. } => "relink without the option that merges segments (-N, --omagic), or allow \
+        ErrorKind::WritableExecutable { .. } => {
+            "relink without the option that merges segments (-N, --omagic), or allow \
                                                  it with OpenOptions::allow_writable_executable"
-            .into(),
+                .into()
+        }
         ErrorKind::ExecutableStack => {
             "relink with -z noexecstack, or allow it with OpenOptions::allow_executable_stack".into()
         }
@@ -91,6 +98,11 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
         }
         ErrorKind::NotLoaded => "open it without OpenOptions::no_load".into(),
         ErrorKind::WrongSize { .. } => "ask for a function pointer, or for a pointer to the variable".into(),
+        ErrorKind::ThreadLocal { what } if what.contains("static TLS") => {
+            "compile it without -ftls-model=initial-exec, or give the process more room from the start \
+             (GLIBC_TUNABLES=glibc.rtld.optional_static_tls=BYTES)"
+                .into()
+        }
         ErrorKind::ThreadLocal { .. } | ErrorKind::System { .. } | ErrorKind::Host { .. } | ErrorKind::NulInName => {
             return None;
         }

@@ -70,7 +70,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 
         let group = stages::map(group)?;
         clock.stage("map");
-        let scope = stages::scope(&group, &look, wishes)?;
+        let Some(scope) = stages::scope(&group, &look, wishes) else { continue };
         let bound = match hooks::undisturbed(|| stages::relocate(group, scope, &look, &help)) {
             Err(error) if help.finds(&error) => continue,
             bound => bound?,

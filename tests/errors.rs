@@ -403,6 +403,19 @@ fn what_the_system_refuses() {
             Some("the process is out of memory, addresses (`ulimit -v`) or mappings (/proc/sys/vm/max_map_count)"),
         );
 
+        let mut static_block = Elf::of("tls_initial");
+        static_block.segment(PT_TLS, 0).p_memsz.set(LE, 1 << 20);
+        says(
+            "ThreadLocal",
+            &refused(static_block.save("static_block.so")),
+            "$SCRATCH/static_block.so: thread-local storage: expected 0x100000 bytes from the C library, which says: cannot \
+             allocate memory in static TLS block",
+            Some(
+                "compile it without -ftls-model=initial-exec, or give the process more room from the start \
+                 (GLIBC_TUNABLES=glibc.rtld.optional_static_tls=BYTES)",
+            ),
+        );
+
         // As on a file system that is mounted noexec.
         refuse_executable_mappings();
         says(

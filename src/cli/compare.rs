@@ -1,9 +1,10 @@
 //! `soload compare`: which libraries dlopen loads and soload does not, each tried in a process of its own.
 //!
-//! JSON: `{"schema": 1, "command": "compare", "of_dlopen", "of_both", "thread_local": […], "failures": […], "extra": […],
-//! "neither"}`: the numbers of libraries that dlopen loads, that both load, and that neither does; then those that only
-//! dlopen loads (`thread_local`: because of thread-local storage, which soload lacks so far) and those that only soload
-//! loads (`extra`), each with `library` and `reason`; what is not UTF-8 is lossy, and in hexadecimal in `library_bytes`.
+//! JSON: `{"schema": 1, "command": "compare", "of_dlopen", "of_both", "failures": […], "thread_local": […], "extra": […],
+//! "neither": […]}`: the numbers of libraries that dlopen loads and that both load; then those that only dlopen loads
+//! (`thread_local`: for want of thread-local storage), that only soload loads, and that neither loads, each with
+//! `library` and the reasons, `soload` and `dlopen` (`null`: loaded). A `library` that is not UTF-8 is lossy;
+//! `library_bytes` has it in hexadecimal then.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -22,7 +23,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use soload::Escaped;
 
-use super::print::{self, BAD, BOLD, GOOD, WARN};
+use super::print::{self, BAD, BOLD, DIM, GOOD, WARN};
 use super::{Loading, Outcome, Status};
 
 /// Compare soload with dlopen: which libraries does each load?
@@ -44,6 +45,9 @@ pub(super) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Also list the libraries that neither loads
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 /// What a process that loads one library with one loader came to.
@@ -76,9 +80,10 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             return Ok(Status::Failed);
         }
     };
-    let report = Report::of(&compared);
-    if args.json { print::write_json(out, &report.json())? } else { report.write(out)? }
-    Ok(if report.failures.is_empty() && report.extra.is_empty() { Status::Done } else { Status::Failed })
+    let report = Report { compared: &compared };
+    if args.json { print::write_json(out, &report.json())? } else { report.write(out, args.verbose)? }
+    let differences = report.count(Group::Failure) + report.count(Group::Extra);
+    Ok(if differences == 0 { Status::Done } else { Status::Failed })
 }
 
 /// The libraries that a place stands for. Each file is taken once, by the path without symbolic links.
@@ -209,76 +214,101 @@ fn answer_of(status: ExitStatus, output: &mut File) -> io::Result<Answer> {
     })
 }
 
+impl Compared {
+    fn group(&self) -> Group {
+        match (&self.dlopen, &self.soload) {
+            (Answer::Loaded, Answer::Loaded) => Group::Both,
+            (Answer::Loaded, Answer::Failed { thread_local: true, .. }) => Group::ThreadLocal,
+            (Answer::Loaded, Answer::Failed { .. }) => Group::Failure,
+            (Answer::Failed { .. }, Answer::Loaded) => Group::Extra,
+            (Answer::Failed { .. }, Answer::Failed { .. }) => Group::Neither,
+        }
+    }
+}
+
 /// The libraries by what became of them.
-#[derive(Default)]
 struct Report<'a> {
-    of_dlopen: usize,
-    of_both: usize,
-    neither: usize,
-    thread_local: Vec<(&'a Path, &'a str)>,
-    failures: Vec<(&'a Path, &'a str)>,
-    extra: Vec<(&'a Path, &'a str)>,
+    compared: &'a [Compared],
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Both,
+    ThreadLocal,
+    Failure,
+    Extra,
+    Neither,
 }
 
 impl<'a> Report<'a> {
-    fn of(compared: &'a [Compared]) -> Self {
-        let mut report = Self::default();
-        for Compared { library, dlopen, soload } in compared {
-            match (dlopen, soload) {
-                (Answer::Loaded, Answer::Loaded) => report.of_both += 1,
-                (Answer::Loaded, Answer::Failed { reason, thread_local: true }) => {
-                    report.thread_local.push((library, reason));
-                }
-                (Answer::Loaded, Answer::Failed { reason, .. }) => report.failures.push((library, reason)),
-                (Answer::Failed { reason, .. }, Answer::Loaded) => report.extra.push((library, reason)),
-                (Answer::Failed { .. }, Answer::Failed { .. }) => report.neither += 1,
-            }
-        }
-        report.of_dlopen = report.of_both + report.thread_local.len() + report.failures.len();
-        report
+    fn of(&self, group: Group) -> impl Iterator<Item = &'a Compared> {
+        self.compared.iter().filter(move |compared| compared.group() == group)
     }
 
-    fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let Self { of_dlopen, of_both, neither, .. } = self;
-        let style = if self.failures.is_empty() { GOOD } else { BAD };
-        writeln!(out, "soload loads {style}{of_both} of {of_dlopen}{style:#} libraries that dlopen loads.")?;
-        if *neither > 0 {
-            writeln!(out, "Neither loads {neither} others.")?;
-        }
+    fn count(&self, group: Group) -> usize {
+        self.of(group).count()
+    }
+
+    fn of_dlopen(&self) -> usize {
+        self.compared.len() - self.count(Group::Extra) - self.count(Group::Neither)
+    }
+
+    fn write(&self, out: &mut impl Write, verbose: bool) -> io::Result<()> {
+        let style = if self.count(Group::Failure) == 0 { GOOD } else { BAD };
+        let (both, all) = (self.count(Group::Both), self.of_dlopen());
+        writeln!(out, "soload loads {style}{both} of {all}{style:#} libraries that dlopen loads.")?;
         let lists = [
-            ("wait for thread-local storage, which soload does not provide yet", WARN, &self.thread_local),
-            ("fail", BAD, &self.failures),
-            ("are loaded by soload, but not by dlopen, which says", WARN, &self.extra),
+            (Group::ThreadLocal, WARN, "fail for want of thread-local storage"),
+            (Group::Failure, BAD, "fail"),
+            (Group::Extra, WARN, "more are loaded by soload, but not by dlopen"),
+            (Group::Neither, DIM, "more are loaded by neither"),
         ];
-        for (what, style, list) in lists.into_iter().filter(|(.., list)| !list.is_empty()) {
-            writeln!(out, "\n{style}{}{style:#} {what}:\n", list.len())?;
-            for (library, reason) in list {
-                writeln!(out, "  {BOLD}{}{BOLD:#}\n    {reason}", print::path(library))?;
+        for (group, style, what) in lists {
+            let count = self.count(group);
+            if count == 0 {
+                continue;
+            }
+            if group == Group::Neither && !verbose {
+                writeln!(out, "\n{style}{count}{style:#} {what}; --verbose lists them.")?;
+                continue;
+            }
+            writeln!(out, "\n{style}{count}{style:#} {what}:\n")?;
+            for Compared { library, dlopen, soload } in self.of(group) {
+                writeln!(out, "  {BOLD}{}{BOLD:#}", print::path(library))?;
+                for (loader, answer) in [("soload", soload), ("dlopen", dlopen)] {
+                    if let Answer::Failed { reason, .. } = answer {
+                        writeln!(out, "    {DIM}{loader}{DIM:#}  {reason}")?;
+                    }
+                }
             }
         }
         Ok(())
     }
 
     fn json(&self) -> Value {
-        let list = |list: &[(&Path, &str)]| -> Value {
-            list.iter()
-                .map(|(library, reason)| {
-                    let mut object = Map::new();
-                    print::put_path(&mut object, "library", library);
-                    object.insert("reason".into(), (*reason).into());
-                    Value::from(object)
-                })
-                .collect()
+        let reason = |answer: &Answer| match answer {
+            Answer::Loaded => Value::Null,
+            Answer::Failed { reason, .. } => reason.as_str().into(),
+        };
+        let list = |group| -> Value {
+            let entry = |compared: &Compared| {
+                let mut object = Map::new();
+                print::put_path(&mut object, "library", &compared.library);
+                object.insert("soload".into(), reason(&compared.soload));
+                object.insert("dlopen".into(), reason(&compared.dlopen));
+                Value::from(object)
+            };
+            self.of(group).map(entry).collect()
         };
         json!({
             "schema": 1,
             "command": "compare",
-            "of_dlopen": self.of_dlopen,
-            "of_both": self.of_both,
-            "neither": self.neither,
-            "thread_local": list(&self.thread_local),
-            "failures": list(&self.failures),
-            "extra": list(&self.extra),
+            "of_dlopen": self.of_dlopen(),
+            "of_both": self.count(Group::Both),
+            "failures": list(Group::Failure),
+            "thread_local": list(Group::ThreadLocal),
+            "extra": list(Group::Extra),
+            "neither": list(Group::Neither),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! The demonstration plugin, compiled from `test-libs/demo.c` and built into the command.
 
+use std::cmp::Ordering;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -121,17 +122,18 @@ fn write_memory(out: &mut impl Write, plan: &Plan, regions: &[Region], second: b
     let copied = memory::copied_of_file(regions);
     let forecast: usize = regions.iter().filter_map(|region| region.forecast).sum();
     let verdict = match copied.cmp(&forecast) {
-        std::cmp::Ordering::Equal => format!("{GOOD}exactly as forecast{GOOD:#}"),
-        std::cmp::Ordering::Greater => {
-            format!("{WARN}{} more than forecast{WARN:#}, by code that ran", copied - forecast)
-        }
-        std::cmp::Ordering::Less => format!("{WARN}{} fewer than forecast{WARN:#}", forecast - copied),
+        Ordering::Equal => format!("{GOOD}as forecast{GOOD:#}"),
+        Ordering::Greater => format!("{WARN}{} more than forecast{WARN:#}, by code that ran", copied - forecast),
+        Ordering::Less => format!("{WARN}{} fewer than forecast{WARN:#}", forecast - copied),
     };
+    let written = count(PageState::Copied) - copied;
     writeln!(
         out,
-        "\n  {of_file} pages, all code among them, are the file's own: every process that maps it shares them.\n  \
-         Loading wrote to {copied} pages of the file, {verdict}: this process has a copy of each.\n  \
-         {} pages nobody has touched yet: they cost addresses, no memory.",
+        "\n  {of_file:3} pages are the file's own, all code among them: every process that maps it shares them.\n  \
+         {copied:3} were copied because loading wrote to them, {verdict}: each process has its own.\n  \
+         {written:3} of the zeros {} been written by the code that was called.\n  \
+         {:3} have not been touched: they cost addresses, no memory.",
+        if written == 1 { "has" } else { "have" },
         count(PageState::Untouched),
     )
 }

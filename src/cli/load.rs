@@ -112,8 +112,9 @@ pub(super) fn run(args: Args, out: &mut impl Write) -> Outcome {
     Ok(status)
 }
 
+/// `command` stands first: `soload compare` looks for it behind what libraries print.
 pub(super) fn document(with: &str, libraries: Vec<Value>) -> Value {
-    json!({"schema": 1, "command": "load", "with": with, "libraries": libraries})
+    json!({"command": "load", "schema": 1, "with": with, "libraries": libraries})
 }
 
 /// Loads a library with soload, uses it, looks at its pages if `look`, and unloads it.

@@ -27,6 +27,7 @@ pub(super) struct Region {
     pub(super) file: Option<FileOffset>,
     pub(super) before: Protection,
     after: Protection,
+    /// From where on to its end it is zeros in a mapping that has other bytes of the file there.
     zeros_from: Option<Vaddr>,
     content: &'static str,
     /// Pages that relocation makes private, if its tables could be read.
@@ -43,14 +44,6 @@ impl Region {
     /// Pages in that state, once it is loaded.
     pub(super) fn count(&self, state: PageState) -> usize {
         self.pages.as_ref().map_or(0, |pages| pages.count(state))
-    }
-
-    /// Its name, and from where on its bytes are zeros.
-    fn description(&self) -> String {
-        match self.zeros_from {
-            Some(from) => format!("{}, zeros from {from}", self.content),
-            None => self.content.into(),
-        }
     }
 }
 
@@ -116,11 +109,15 @@ pub(super) fn write_plan(out: &mut impl Write, plan: &Plan, regions: &[Region]) 
             Cell::new(region.before),
             protection_cell(region),
             forecast_cell(region),
-            Cell::new(region.description()),
+            Cell::new(region.content),
         ]);
     }
     print::align_right(&mut table, [1, 2, 5]);
-    print::write_table(out, &table)
+    print::write_table(out, &table)?;
+    for zeros in &plan.zeros {
+        writeln!(out, "\n  The zero part begins at {}: the rest of that page is written, and so copied.", zeros.start)?;
+    }
+    Ok(())
 }
 
 fn protection_cell(region: &Region) -> Cell {

@@ -80,7 +80,7 @@ pub(super) fn path(path: &Path) -> Escaped<'_> {
 /// A table without lines; its cells may have styles, which the stream removes where nobody wants them.
 pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).force_no_tty().enforce_styling();
+    table.load_style(presets::NOTHING).force_no_tty().enforce_styling().style_text_only();
     table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(comfy_table::Attribute::Dim)));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

@@ -1,10 +1,16 @@
 //! The two hash tables a symbol can be found by: `DT_GNU_HASH` and the gABI's `DT_HASH`.
 
+use std::cell::Cell;
+
 use super::Source;
 use super::dynamic::Dynamic;
 use super::view::{Class, View};
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
+
+/// Symbols in one chain. Linkers make tables in which a chain has a handful; one that is as long as this makes every
+/// look-up slow, whatever it was made for.
+pub(crate) const CHAIN_MAX: u32 = 4096;
 
 /// The hash that `DT_GNU_HASH` goes by.
 pub(crate) fn gnu(name: &[u8]) -> u32 {
@@ -136,10 +142,12 @@ impl Table {
         }
     }
 
-    /// Calls `matches` with the index of each symbol that may have the name hashed, until it answers.
+    /// Calls `matches` with the index of each symbol that may have the name hashed, until it answers. Gives up, and sets
+    /// `too_long`, when it has gone along [`CHAIN_MAX`] symbols.
     #[inline]
     pub(crate) fn find<T>(
         &self,
+        too_long: &Cell<bool>,
         gnu_hash: u32,
         sysv_hash: impl FnOnce() -> u32,
         mut matches: impl FnMut(u32) -> Option<T>,
@@ -156,7 +164,7 @@ impl Table {
                 if index < *first {
                     return None;
                 }
-                loop {
+                for _ in 0..CHAIN_MAX {
                     let hash = chain.u32(u64::from(index - first) * 4)?;
                     if hash | 1 == gnu_hash | 1
                         && let found @ Some(_) = matches(index)
@@ -168,11 +176,13 @@ impl Table {
                     }
                     index += 1;
                 }
+                too_long.set(true);
+                None
             }
-            Self::Sysv { buckets, bucket_count, chain, count } => {
+            Self::Sysv { buckets, bucket_count, chain, .. } => {
                 let mut index = buckets.u32(u64::from(sysv_hash() % bucket_count) * 4)?;
-                // A chain longer than the table goes round in a circle.
-                for _ in 0..*count {
+                // It may also go round in a circle.
+                for _ in 0..CHAIN_MAX {
                     if index == 0 {
                         return None;
                     }
@@ -181,6 +191,7 @@ impl Table {
                     }
                     index = chain.u32(u64::from(index) * 4)?;
                 }
+                too_long.set(true);
                 None
             }
             Self::None => None,

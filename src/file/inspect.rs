@@ -168,6 +168,10 @@ impl Image {
     }
 
     fn file_symbols(&self) -> Result<Option<Symbols>, Error> {
+        // A file of debug information has a dynamic section without entries.
+        if self.dynamic().is_some_and(|dynamic| dynamic.symtab.is_none() && dynamic.strtab.is_none()) {
+            return Ok(None);
+        }
         self.symbols(&self.source()).map_err(|kind| self.error(kind))
     }
 

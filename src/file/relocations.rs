@@ -3,7 +3,7 @@
 use super::Source;
 use super::dynamic::Dynamic;
 use super::elf::tag;
-use super::view::{Class, View};
+use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
 
@@ -90,6 +90,34 @@ impl Relocations {
             ],
             mips64: machine == EM_MIPS && class == Class::Elf64,
         })
+    }
+
+    /// Calls `each` with all of them, in the order in which they are applied, until it fails.
+    ///
+    /// The same as [`Self::iter`], but for speed: the one layout that is loaded by the million is read without asking at
+    /// every word which layout it has.
+    pub(crate) fn try_each<E>(&self, mut each: impl FnMut(Relocation) -> Result<(), E>) -> Result<(), E> {
+        for relocation in self.relr() {
+            each(relocation)?;
+        }
+        for table in self.tables.iter().flatten() {
+            if table.has_addend && table.view.class == Class::Elf64 && table.view.order == ByteOrder::Little {
+                for entry in table.view.bytes().chunks_exact(24) {
+                    let word = |at: usize| entry[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+                    let info = word(8);
+                    each(Relocation {
+                        place: Vaddr(word(0)),
+                        what: What::Type(info as u32),
+                        symbol: (info >> 32) as u32,
+                        addend: Some(word(16) as i64),
+                        plt: table.plt,
+                    })?;
+                }
+            } else {
+                table.iter(self.mips64).try_for_each(&mut each)?;
+            }
+        }
+        Ok(())
     }
 
     /// All of them, in the order in which they are applied.

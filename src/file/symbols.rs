@@ -96,6 +96,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a [u8],
     gnu_hash: u32,
     sysv_hash: Cell<Option<u32>>,
+    /// Some table had so long a chain that the search was given up.
+    pub(crate) given_up: Cell<bool>,
     pub(crate) version: Option<WantedVersion<'a>>,
     /// A PLT slot or TLS reference: an undefined symbol with a value does not count.
     pub(crate) for_call: bool,
@@ -124,6 +126,7 @@ impl<'a> Wanted<'a> {
             name,
             gnu_hash: hash::gnu(name),
             sysv_hash: Cell::new(None),
+            given_up: Cell::new(false),
             version,
             for_call: false,
             default_version: true,
@@ -229,6 +232,7 @@ impl Symbols {
         let mut later: Option<(u32, Symbol)> = None;
         let mut later_count = 0;
         let direct = self.hash.find(
+            &wanted.given_up,
             wanted.gnu_hash,
             || wanted.sysv(),
             |index| {

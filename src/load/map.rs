@@ -23,6 +23,8 @@ pub(crate) struct Mapping {
     reservation: Arc<Reservation>,
     bias: Bias,
     parts: Vec<Part>,
+    /// The largest part that is writable, where nearly all relocated words are.
+    data: Range<u64>,
     relro: Option<Range<Vaddr>>,
     /// Segments that are not writable are writable (and not executable) now, for text relocations.
     text_is_open: AtomicBool,
@@ -55,10 +57,13 @@ impl Mapping {
                 _ => parts.push(Part { range: map.range.start.0..map.range.end.0, protection: map.protection }),
             }
         }
+        let writable = parts.iter().filter(|part| part.protection.write).map(|part| part.range.clone());
+        let data = writable.max_by_key(|range| range.end - range.start).unwrap_or_default();
         let mapping = Self {
             reservation: Arc::new(reservation),
             bias,
             parts,
+            data,
             relro: plan.relro.clone(),
             text_is_open: AtomicBool::new(false),
         };
@@ -109,7 +114,7 @@ impl Mapping {
     }
 
     /// The word at `at`, which must lie in a segment that is writable now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn read(&self, at: Vaddr, bytes: u8) -> Result<u64, ErrorKind> {
         let place = self.place(at, bytes)?;
         // SAFETY: `place` proved the bytes to lie in a mapped segment of ours that no reference points to.
@@ -122,7 +127,7 @@ impl Mapping {
     }
 
     /// Writes the low `bytes` (4 or 8) bytes of `value` at `at`, which must lie in a segment that is writable now.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn write(&self, at: Vaddr, bytes: u8, value: u64) -> Result<(), ErrorKind> {
         let place = self.place(at, bytes)?;
         // SAFETY: `place` proved the bytes to lie in a writable segment of ours that no reference points to; until the
@@ -136,8 +141,16 @@ impl Mapping {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, at: Vaddr, bytes: u8) -> Result<*mut u8, ErrorKind> {
+        if self.data.contains(&at.0) && self.data.end - at.0 >= bytes.into() {
+            return Ok(self.bias.at(at).0 as *mut u8);
+        }
+        self.rare_place(at, bytes)
+    }
+
+    #[cold]
+    fn rare_place(&self, at: Vaddr, bytes: u8) -> Result<*mut u8, ErrorKind> {
         let inside = |part: &Part| {
             (part.protection.write || self.text_is_open.load(Ordering::Relaxed))
                 && at.0 >= part.range.start

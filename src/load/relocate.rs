@@ -7,6 +7,7 @@ use super::scope::{Definition, Provider, Providers};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
+use crate::file::hash;
 use crate::file::relocations::{Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted};
 
@@ -74,18 +75,13 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
         last: None,
         undefined: Vec::new(),
     };
-    for relocation in unit.relocations.iter() {
-        match relocation.what {
-            What::Relr => work.relative(&relocation)?,
-            What::Type(number) => match machine.relocation(number) {
-                Some(of_type) => work.apply(&relocation, of_type)?,
-                None => {
-                    let relocation_name = format!("type {number}");
-                    return Err(work.unsupported(&relocation, relocation_name));
-                }
-            },
-        }
-    }
+    unit.relocations.try_each(|relocation| match relocation.what {
+        What::Relr => work.relative(&relocation),
+        What::Type(number) => match machine.relocation(number) {
+            Some(of_type) => work.apply(&relocation, of_type),
+            None => Err(work.unsupported(&relocation, format!("type {number}"))),
+        },
+    })?;
     work.finish()
 }
 
@@ -105,6 +101,7 @@ struct Work<'a, 'b, 'p> {
 }
 
 impl Work<'_, '_, '_> {
+    #[inline(always)] // most relocations of most libraries
     fn relative(&self, relocation: &Relocation) -> Result<(), ErrorKind> {
         let mapping = self.unit.mapping;
         let addend = self.addend(relocation, 8)?;
@@ -112,6 +109,7 @@ impl Work<'_, '_, '_> {
     }
 
     /// The addend: stated, or the word at the place.
+    #[inline(always)]
     fn addend(&self, relocation: &Relocation, bytes: u8) -> Result<u64, ErrorKind> {
         match relocation.addend {
             Some(addend) => Ok(addend as u64),
@@ -120,6 +118,7 @@ impl Work<'_, '_, '_> {
     }
 
     /// S, A, B, P and Z are the psABI's: symbol, addend, base, place and size.
+    #[inline]
     fn apply(&mut self, relocation: &Relocation, of_type: &RelocationType) -> Result<(), ErrorKind> {
         let base = self.unit.mapping.bias().get() as u64;
         match of_type.kind {
@@ -150,6 +149,7 @@ impl Work<'_, '_, '_> {
     }
 
     /// S + `plus`.
+    #[inline]
     fn symbolic(
         &mut self,
         relocation: &Relocation,
@@ -169,6 +169,7 @@ impl Work<'_, '_, '_> {
         }
     }
 
+    #[inline]
     fn store(&self, relocation: &Relocation, of_type: &RelocationType, bytes: u8, value: u64) -> Result<(), ErrorKind> {
         // A difference is signed, everything else is not.
         let fits = match (bytes, of_type.kind) {
@@ -218,18 +219,26 @@ impl Work<'_, '_, '_> {
     }
 
     /// What the relocation's symbol binds to; `None` if it may be undefined, or has been noted as undefined.
+    #[inline]
     fn definition(
         &mut self,
         relocation: &Relocation,
         of_type: &RelocationType,
     ) -> Result<Option<Definition>, ErrorKind> {
         let for_call = of_type.number == self.machine.jump_slot || is_thread_local(of_type.kind);
-        if let Some((index, class, found)) = self.last
-            && index == relocation.symbol
-            && class == for_call
-        {
-            return Ok(found);
+        match self.last {
+            Some((index, class, found)) if index == relocation.symbol && class == for_call => Ok(found),
+            _ => self.look_up(relocation, of_type, for_call),
         }
+    }
+
+    #[inline(never)]
+    fn look_up(
+        &mut self,
+        relocation: &Relocation,
+        of_type: &RelocationType,
+        for_call: bool,
+    ) -> Result<Option<Definition>, ErrorKind> {
         let symbols = self.unit.symbols;
         let own = symbols.get(relocation.symbol).ok_or_else(|| {
             let found = format!("symbol {}", relocation.symbol);
@@ -253,6 +262,10 @@ impl Work<'_, '_, '_> {
         let wanted = Wanted::reference(name, version, for_call);
         let scope = self.unit.scope.iter().copied();
         let found = self.providers.bind(self.unit.provider, &own, &wanted, scope);
+        if wanted.given_up.get() {
+            let found = u64::from(hash::CHAIN_MAX) + 1;
+            return Err(ErrorKind::Limit { what: "symbols in one hash chain", limit: found - 1, found });
+        }
         match found {
             Some(found) => self.outcome.bound_to[found.provider] = true,
             None if own.is_weak() => {}

@@ -73,8 +73,11 @@ impl Storage {
             Ok(()) => unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
             Err(_) => std::ptr::null_mut(),
         };
-        let handle = NonNull::new(handle).ok_or_else(|| ErrorKind::ThreadLocal {
-            what: format!("expected {:#x} bytes from the C library, which says: {}", template.size, last_error()),
+        let handle = NonNull::new(handle).ok_or_else(|| {
+            let (says, carrier) = (last_error(), format!("{}: ", name.to_string_lossy()));
+            let says = says.trim_start_matches(&carrier);
+            let what = format!("expected {:#x} bytes from the C library, which says: {says}", template.size);
+            ErrorKind::ThreadLocal { what }
         })?;
         let mut storage = Self { handle, module: 0, offset: None, descriptors: HashMap::new() };
         let unknown = || ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() };

@@ -34,8 +34,9 @@ pub(crate) struct Scope {
     pub(super) pins: Vec<(usize, Arc<Pin>)>,
 }
 
-/// Decides where references are looked for, and holds the objects of the host among those.
-pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes) -> Result<Scope, Error> {
+/// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
+/// gone meanwhile.
+pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes) -> Option<Scope> {
     let global = look.global_scope();
     let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
         Slot::New(_) => Some(Source::Member(index)),
@@ -47,13 +48,12 @@ pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes)
     let mut pins = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         if let Source::Object(Object::Host(host)) = source {
-            let pin = host.pin().map_err(|kind| Error::new(host.path.clone(), kind))?;
-            pins.extend(pin.map(|pin| (number, pin)));
+            pins.extend(host.pin().ok()?.map(|pin| (number, pin)));
         }
     }
     // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
     let order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..sources.len()).collect() };
-    Ok(Scope { sources, order, pins })
+    Some(Scope { sources, order, pins })
 }
 
 /// A group whose plain words are all written, and what it is bound to.

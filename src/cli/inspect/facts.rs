@@ -63,16 +63,15 @@ impl Contents {
             }
         };
         let page = page.unwrap_or_else(|| usual_page_size(&image));
-        // Relocatable objects have nothing to map.
-        let has_segments = !image.segments().is_empty();
-        let plan = has_segments.then(|| Plan::of(&image, page)).transpose().map_err(&mut note).ok().flatten();
+        let mappable = !image.segments().is_empty() && !is_debug_only(&image);
+        let plan = mappable.then(|| Plan::of(&image, page)).transpose().map_err(&mut note).ok().flatten();
         let plan = plan.map(|plan| {
             let forecast = Forecast::of(&image, &plan).map_err(&mut note).ok();
             let regions = memory::regions(&plan, forecast.as_ref());
             (plan, regions)
         });
         let sizes = image.machine().map_or(&[][..], |machine| machine.page_sizes);
-        let others = sizes.iter().filter_map(|bytes| PageSize::new(*bytes)).filter(|size| has_segments && *size != page);
+        let others = sizes.iter().filter_map(|bytes| PageSize::new(*bytes)).filter(|size| mappable && *size != page);
         Self {
             plan,
             other_page_sizes: others.map(|size| (size, Plan::of(&image, size).is_ok())).collect(),
@@ -91,6 +90,11 @@ impl Contents {
             3 if self.image.is_position_independent_executable() => "position-independent executable",
             other => kind_of(other),
         }
+    }
+
+    /// Whether it only has the debug information of another file.
+    pub(super) fn is_debug_only(&self) -> bool {
+        is_debug_only(&self.image)
     }
 
     /// `full`: everything that can be is read-only once it is loaded; `partial`: not what lazy binding writes to.
@@ -121,6 +125,11 @@ impl Contents {
         };
         GROUPS.into_iter().map(count).filter(|(_, count)| *count > 0).collect()
     }
+}
+
+/// `objcopy --only-keep-debug` keeps the program headers, but not what they describe.
+fn is_debug_only(image: &Image) -> bool {
+    image.segments().iter().any(|segment| segment.flags.execute && segment.file_size == 0)
 }
 
 /// What `e_type` means.

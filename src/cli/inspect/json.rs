@@ -1,8 +1,8 @@
 //! `soload inspect --json`: `{"schema": 1, "command": "inspect", "files": […]}`.
 //!
 //! Each file has `path`, `ok` and `errors` (`kind`, `message`, `object`, `help`); as far as they could be read, `class`
-//! (32 or 64), `byte_order`, `machine`, `type`; and if the headers are sound, all else: `soname`, `build_id`,
-//! `interpreter`, `needed`, `rpath`, `runpath` (`null` where it has none), `plan` (see `memory.rs`; `null` if there is
+//! (32 or 64), `byte_order`, `machine`, `type`; and if the headers are sound, all else: `debug_only` (the debug
+//! information of another file, without the bytes of its segments), `soname`, `build_id`, `interpreter`, `needed`, `rpath`, `runpath` (`null` where it has none), `plan` (see `memory.rs`; `null` if there is
 //! nothing to map), `other_page_sizes` (`bytes`, `fits`), `relocations` (`total`, `by_kind`, `by_type`), `symbols`
 //! (`exported`, `imported`), `versions_needed` (`object`, `version`, `weak`), `versions_defined`, `constructors`,
 //! `destructors`, `thread_local` (`bytes`, `align`), `flags`, `hardening`. What a damaged table hides is `null`. If the
@@ -85,6 +85,7 @@ fn put_contents(object: &mut Map<String, Value>, contents: &Contents) {
     let sizes = contents.other_page_sizes.iter().map(|(size, fits)| json!({"bytes": size.bytes(), "fits": fits}));
     let symbols = contents.symbols;
     let rest = json!({
+        "debug_only": contents.is_debug_only(),
         "plan": plan,
         "other_page_sizes": sizes.collect::<Vec<_>>(),
         "relocations": relocations(contents),

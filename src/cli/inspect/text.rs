@@ -42,6 +42,9 @@ fn text(bytes: &[u8]) -> String {
 
 fn write_contents(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
     write_identity(out, contents)?;
+    if contents.is_debug_only() {
+        line(out, "note", "the bytes of its segments are missing: it has the debug information of another file")?;
+    }
     if let Some((plan, regions)) = &contents.plan {
         let pages = (plan.span.end.0 - plan.span.start.0) / plan.page.bytes();
         let size = print::Size(plan.page.bytes());
@@ -155,7 +158,7 @@ fn write_versions(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
 
 fn write_hardening(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
     let image = &contents.image;
-    // The stack of relocatable objects and core files is nobody's.
+    // What is not mapped needs no protection.
     if contents.plan.is_none() {
         return Ok(());
     }
@@ -178,12 +181,12 @@ fn write_hardening(out: &mut impl Write, contents: &Contents) -> io::Result<()> 
         None => bad("not stated (no PT_GNU_STACK), so executable on many machines"),
     };
     let both = match contents.writable_executable().as_slice() {
-        [] => good("no segment is writable and executable"),
+        [] => good("none writable and executable at once"),
         headers => bad(&format!("writable and executable: program header {}", list(headers.iter().map(usize::to_string)))),
     };
     let text_relocations = match image.has_text_relocations() {
-        false => good("code is not relocated"),
-        true => bad("text relocations: code is written to, and no longer shared"),
+        false => good("not relocated"),
+        true => bad("relocated (text relocations): its pages are written to, and no longer shared"),
     };
     let branches = image.branch_protection();
     line(out, "address", position)?;
