@@ -34,13 +34,13 @@ mod library;
 #[allow(unsafe_code)] // load::map writes relocated words, load::call runs foreign code; the rest of it has none
 mod load;
 mod loader;
-#[allow(unsafe_code)]
-// process::host reads other objects' memory, process::hooks the process's start; the rest has none
-mod process;
 #[cfg(test)]
 #[allow(dead_code)] // the integration tests use the rest of it
 #[path = "../tests/common/maps.rs"]
 mod maps;
+#[allow(unsafe_code)]
+// process::host reads other objects' memory, process::hooks the process's start; the rest has none
+mod process;
 mod share;
 #[allow(unsafe_code)] // stages::seal hands mapped frames to the unwinder; the rest has none
 mod stages;
@@ -57,6 +57,7 @@ pub use file::image::Image;
 pub use file::inspect::{LifeFunctions, Outline, ProgramHeader, RelocationCount, SymbolCounts, VersionNeed};
 pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
+pub use find::Rule;
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;

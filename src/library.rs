@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Bias};
-use crate::error::{Error, ErrorKind, Undefined};
+use crate::error::{Candidate, Error, ErrorKind, Undefined};
 use crate::export::{Export, exports};
 use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
+use crate::find::Rule;
 use crate::load::call::Code;
 use crate::loader::{self, Opened, Wishes};
 use crate::process::hooks;
@@ -299,6 +300,25 @@ impl Library {
     pub fn objects(&self) -> impl Iterator<Item = (&Path, bool)> {
         let scope = self.opened.as_ref().map_or(&[][..], |opened| &opened.scope);
         scope.iter().map(|object| (object.path(), matches!(object, Object::Module(_))))
+    }
+
+    /// For each object that soload loaded: its file, by which rule it was looked for there, and every candidate that was
+    /// tried before, with the reason it lost.
+    ///
+    /// ```
+    /// // SAFETY: zlib's constructors are sound.
+    /// if let Ok(library) = unsafe { soload::Library::new("libz.so.1") } {
+    ///     for (path, rule, lost) in library.searches() {
+    ///         println!("{} by {rule}, after {} others", path.display(), lost.len());
+    ///     }
+    /// }
+    /// ```
+    pub fn searches(&self) -> impl Iterator<Item = (&Path, &Rule, &[Candidate])> {
+        let scope = self.opened.as_ref().map_or(&[][..], |opened| &opened.scope);
+        scope.iter().filter_map(|object| match object {
+            Object::Host(_) => None,
+            Object::Module(module) => Some((&*module.path, &module.rule, &*module.lost)),
+        })
     }
 
     /// How long each stage of this open took; empty if the library was loaded already.

@@ -35,6 +35,7 @@ pub(crate) struct Opened {
     /// It and all it needs, breadth first.
     pub(crate) scope: Vec<Object>,
     /// Keeps an object of the host loaded that was opened itself.
+    #[allow(dead_code)] // acts by being dropped
     pub(crate) pin: Option<Arc<Pin>>,
     /// How long each stage took, by name.
     pub(crate) stages: Vec<(&'static str, Duration)>,
@@ -161,7 +162,8 @@ mod tests {
         const CHILD: &str = "SOLOAD_TEST_WALK";
         if std::env::var_os(CHILD).is_none() {
             // A process of its own, with nothing else going on in its address space.
-            let name = "loader::tests::whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before";
+            let name =
+                "loader::tests::whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before";
             let child = Command::new(std::env::current_exe().unwrap())
                 .args([name, "--exact", "--nocapture", "--test-threads=1"])
                 .env(CHILD, "1")

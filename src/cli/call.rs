@@ -265,8 +265,7 @@ pub(super) fn run(args: Args, out: &mut impl Write) -> Outcome {
     };
     let shown = Escaped(symbol.as_bytes());
     let is_function = |kind| !matches!(kind, ExportKind::Variable | ExportKind::ThreadLocal);
-    let variable =
-        library.exports().any(|export| export.name() == symbol.as_bytes() && !is_function(export.kind()));
+    let variable = library.exports().any(|export| export.name() == symbol.as_bytes() && !is_function(export.kind()));
     if variable || address.is_null() {
         let what = if variable { "a variable" } else { "a symbol of value 0" };
         print::complain(format_args!("{shown}: expected a function, found {what}"));
@@ -353,7 +352,8 @@ mod tests {
         extern "C" fn nothing() -> *const c_char {
             std::ptr::null()
         }
-        let values = ["i8:-1", "u64:10", "f32:0.5", "f64:0.25", "bool:true", "str:abc"].map(|text| parse(text).unwrap());
+        let values =
+            ["i8:-1", "u64:10", "f32:0.5", "f64:0.25", "bool:true", "str:abc"].map(|text| parse(text).unwrap());
         // SAFETY: the types are those above.
         unsafe {
             assert_eq!(call(weigh as *mut c_void, &values, Type::F64), Value::F64(13.75));

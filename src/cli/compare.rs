@@ -81,7 +81,11 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         }
     };
     let report = Report { compared: &compared };
-    if args.json { print::write_json(out, &report.json())? } else { report.write(out, args.verbose)? }
+    if args.json {
+        print::write_json(out, &report.json())?
+    } else {
+        report.write(out, args.verbose)?
+    }
     let differences = report.count(Group::Failure) + report.count(Group::Extra);
     Ok(if differences == 0 { Status::Done } else { Status::Failed })
 }

@@ -35,7 +35,9 @@ impl Plugin {
             let plugin = Self { folder };
             std::fs::write(plugin.path(), PLUGIN).map(|()| plugin)
         });
-        written.inspect_err(|error| print::complain(format_args!("cannot write the demonstration plugin: {error}"))).ok()
+        written
+            .inspect_err(|error| print::complain(format_args!("cannot write the demonstration plugin: {error}")))
+            .ok()
     }
 
     pub(super) fn path(&self) -> PathBuf {

@@ -12,10 +12,6 @@ const NEEDED_MAX: usize = 4096;
 const DT_RELRSZ: u64 = 35;
 const DT_RELR: u64 = 36;
 const DT_RELRENT: u64 = 37;
-const DT_AUXILIARY: u64 = 0x7fff_fffd;
-const DT_FILTER: u64 = 0x7fff_ffff;
-const DT_AUDIT: u64 = 0x6fff_fefc;
-const DT_DEPAUDIT: u64 = 0x6fff_fefb;
 
 /// The dynamic section's entries, still as the file has them: addresses and sizes are claims.
 #[derive(Clone, Debug, Default)]
@@ -52,10 +48,6 @@ pub(crate) struct Dynamic {
     pub(crate) soname: Option<u64>,
     pub(crate) rpath: Option<u64>,
     pub(crate) runpath: Option<u64>,
-    pub(crate) audit: Option<u64>,
-    pub(crate) depaudit: Option<u64>,
-    pub(crate) auxiliary: Option<u64>,
-    pub(crate) filter: Option<u64>,
     pub(crate) needed: Vec<u64>,
     pub(crate) flags: u64,
     pub(crate) flags_1: u64,
@@ -130,10 +122,6 @@ impl Dynamic {
                 tag::DT_SONAME => &mut all.soname,
                 tag::DT_RPATH => &mut all.rpath,
                 tag::DT_RUNPATH => &mut all.runpath,
-                DT_AUDIT => &mut all.audit,
-                DT_DEPAUDIT => &mut all.depaudit,
-                DT_AUXILIARY => &mut all.auxiliary,
-                DT_FILTER => &mut all.filter,
                 _ => continue,
             };
             *slot = Some(value);
@@ -173,8 +161,6 @@ pub(crate) struct Names {
     pub(crate) needed: Vec<Box<[u8]>>,
     pub(crate) rpath: Option<Box<[u8]>>,
     pub(crate) runpath: Option<Box<[u8]>>,
-    pub(crate) filters: Vec<Box<[u8]>>,
-    pub(crate) audits: Vec<Box<[u8]>>,
 }
 
 impl Names {
@@ -192,13 +178,8 @@ impl Names {
         for offset in &dynamic.needed {
             needed.push(read("DT_NEEDED", *offset)?);
         }
-        let list = |entries: [(&'static str, Option<u64>); 2]| -> Result<Vec<_>, ErrorKind> {
-            entries.into_iter().filter_map(|(what, offset)| optional(what, offset).transpose()).collect()
-        };
         Ok(Self {
             soname: optional("DT_SONAME", dynamic.soname)?,
-            filters: list([("DT_FILTER", dynamic.filter), ("DT_AUXILIARY", dynamic.auxiliary)])?,
-            audits: list([("DT_AUDIT", dynamic.audit), ("DT_DEPAUDIT", dynamic.depaudit)])?,
             needed,
             rpath: optional("DT_RPATH", dynamic.rpath)?,
             // DT_RPATH is ignored when DT_RUNPATH is present (gABI chapter 5); the search decides that.

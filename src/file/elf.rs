@@ -249,7 +249,10 @@ mod tests {
             Err(ErrorKind::LinkerScript { names }) => names,
             other => panic!("{other:?}"),
         };
-        assert_eq!(named(b"/* GNU ld script, not libx.so */ GROUP ( libc.so.6 AS_NEEDED ( x ) )").unwrap(), "libc.so.6");
+        assert_eq!(
+            named(b"/* GNU ld script, not libx.so */ GROUP ( libc.so.6 AS_NEEDED ( x ) )").unwrap(),
+            "libc.so.6"
+        );
         assert_eq!(named(b"INPUT(-lfoo) and so on").unwrap(), "libfoo.so");
         assert_eq!(named(b"/* GNU ld script"), None);
         let text = Header::read(b"#!/bin/sh\n").unwrap_err();

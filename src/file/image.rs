@@ -175,10 +175,6 @@ impl Image {
         &self.names
     }
 
-    pub(crate) fn relro_header(&self) -> Option<&ProgramHeader> {
-        self.headers.relro.as_ref()
-    }
-
     pub(crate) fn tls_header(&self) -> Option<&ProgramHeader> {
         self.headers.tls.as_ref()
     }

@@ -125,11 +125,6 @@ impl Relocations {
         self.relr().chain(self.tables.iter().flatten().flat_map(|table| table.iter(self.mips64)))
     }
 
-    /// Whether there is any.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.relr.is_none() && self.tables.iter().all(Option::is_none)
-    }
-
     /// The packed relative ones: an even word is an address, an odd one a bitmap of the words that follow (gABI,
     /// "Relative Relocation Table").
     fn relr(&self) -> impl Iterator<Item = Relocation> + '_ {

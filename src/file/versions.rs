@@ -146,11 +146,6 @@ impl Versions {
         self.by_index[index] = Some(version);
     }
 
-    /// Whether symbols have versions at all.
-    pub(crate) fn present(&self) -> bool {
-        self.of_symbols.is_some()
-    }
-
     /// The version index of symbol number `symbol`.
     pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
         let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;

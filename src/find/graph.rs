@@ -49,7 +49,6 @@ pub(crate) struct New {
     pub(crate) image: Image,
     pub(crate) rule: Rule,
     /// The candidates that lost, in order.
-    #[allow(dead_code)] // shown by the ldd command
     pub(crate) lost: Vec<Candidate>,
     /// The names it was asked for by.
     pub(crate) names: Vec<Box<[u8]>>,

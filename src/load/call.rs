@@ -24,10 +24,6 @@ impl Code {
         is_code(addr).then_some(Self(addr))
     }
 
-    pub(crate) fn addr(self) -> Addr {
-        self.0
-    }
-
     /// Runs an IFUNC resolver: it answers the address of the implementation for this CPU (psABI, `STT_GNU_IFUNC`).
     ///
     /// # Safety

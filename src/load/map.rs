@@ -97,12 +97,6 @@ impl Mapping {
         self.bias
     }
 
-    /// All addresses of the object, holes included.
-    pub(crate) fn range(&self) -> Range<Addr> {
-        let start = self.reservation.start();
-        start..Addr(start.0 + self.reservation.len())
-    }
-
     pub(crate) fn contains(&self, addr: Addr) -> bool {
         self.reservation.contains(addr)
     }

@@ -127,14 +127,6 @@ impl Host {
     pub(crate) fn by_identity(&self, identity: Identity) -> Option<&Arc<HostObject>> {
         self.objects.iter().find(|object| object.identity() == Some(identity))
     }
-
-    /// The object that has `addr` in one of its segments.
-    pub(crate) fn by_address(&self, addr: Addr) -> Option<&Arc<HostObject>> {
-        self.objects.iter().find(|object| {
-            let vaddr = object.bias.vaddr(addr).0;
-            object.segments.iter().any(|(range, _)| range.contains(&vaddr))
-        })
-    }
 }
 
 impl HostObject {
@@ -185,13 +177,6 @@ impl HostObject {
 
     pub(crate) fn nodeflib(&self) -> bool {
         self.dynamic.nodeflib()
-    }
-
-    /// The addresses from its first segment to its last.
-    pub(crate) fn range(&self) -> Range<Addr> {
-        let at = |vaddr| self.bias.at(Vaddr(vaddr));
-        let (first, last) = (self.segments.first(), self.segments.last());
-        at(first.map_or(0, |(range, _)| range.start))..at(last.map_or(0, |(range, _)| range.end))
     }
 }
 

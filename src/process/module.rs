@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::host::{HostObject, Pin};
 use super::unwind::Frames;
 use crate::addr::Addr;
+use crate::error::Candidate;
 use crate::file::symbols::Symbols;
+use crate::find::Rule;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
 use crate::load::scope::Provider;
@@ -21,6 +23,9 @@ pub(crate) struct Id(pub(crate) u64);
 pub(crate) struct Module {
     pub(crate) id: Id,
     pub(crate) path: PathBuf,
+    /// Why it was looked for there, and what was tried before.
+    pub(crate) rule: Rule,
+    pub(crate) lost: Vec<Candidate>,
     pub(crate) identity: Identity,
     pub(crate) soname: Option<Box<[u8]>>,
     pub(crate) symbols: Symbols,
@@ -35,6 +40,7 @@ pub(crate) struct Module {
     /// Modules that words of it refer to.
     pub(crate) bound_to: Vec<Id>,
     /// Objects of the host that it needs or refers to, held.
+    #[allow(dead_code)] // acts by being dropped
     pub(crate) pins: Vec<Arc<Pin>>,
     pub(crate) constructors: Vec<Code>,
     pub(crate) destructors: Vec<Code>,

@@ -76,6 +76,8 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             let module = Module {
                 id: id(index),
                 path: new.image.path().to_owned(),
+                rule: new.rule,
+                lost: new.lost,
                 identity: new.image.identity(),
                 soname: new.image.soname().map(Into::into),
                 needed: needed.iter().map(dependency).collect(),

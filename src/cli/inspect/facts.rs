@@ -160,15 +160,13 @@ const GROUPS: [&str; 8] = ["relative", "symbolic", "slots", "IFUNC", "TLS", "cop
 fn group_of(kind: Option<Kind>) -> &'static str {
     match kind {
         Some(Kind::Relative) => "relative",
-        Some(Kind::Absolute { .. } | Kind::SymbolOrRelative | Kind::PcRelative { .. } | Kind::Size { .. }) => "symbolic",
+        Some(Kind::Absolute { .. } | Kind::SymbolOrRelative | Kind::PcRelative { .. } | Kind::Size { .. }) => {
+            "symbolic"
+        }
         Some(Kind::Slot) => "slots",
         Some(Kind::Irelative) => "IFUNC",
         Some(
-            Kind::TlsModule
-            | Kind::TlsOffset
-            | Kind::ThreadOffset
-            | Kind::NegatedThreadOffset
-            | Kind::TlsDescriptor,
+            Kind::TlsModule | Kind::TlsOffset | Kind::ThreadOffset | Kind::NegatedThreadOffset | Kind::TlsDescriptor,
         ) => "TLS",
         Some(Kind::Copy) => "copy",
         Some(Kind::None) => "none",

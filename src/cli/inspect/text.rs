@@ -182,7 +182,9 @@ fn write_hardening(out: &mut impl Write, contents: &Contents) -> io::Result<()> 
     };
     let both = match contents.writable_executable().as_slice() {
         [] => good("none writable and executable at once"),
-        headers => bad(&format!("writable and executable: program header {}", list(headers.iter().map(usize::to_string)))),
+        headers => {
+            bad(&format!("writable and executable: program header {}", list(headers.iter().map(usize::to_string))))
+        }
     };
     let text_relocations = match image.has_text_relocations() {
         false => good("not relocated"),
@@ -194,7 +196,11 @@ fn write_hardening(out: &mut impl Write, contents: &Contents) -> io::Result<()> 
     line(out, "stack", stack)?;
     line(out, "segments", both)?;
     line(out, "code", text_relocations)?;
-    line(out, "branches", if branches.is_empty() { "no protection stated".into() } else { good(&branches.join(", ")) })?;
+    line(
+        out,
+        "branches",
+        if branches.is_empty() { "no protection stated".into() } else { good(&branches.join(", ")) },
+    )?;
     for SearchDir { text, danger } in &contents.search_path {
         if let Some(danger) = danger {
             line(out, "search path", bad(&format!("`{}`: {danger}", Escaped(text))))?;
