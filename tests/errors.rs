@@ -101,7 +101,7 @@ fn what_is_not_there() {
         );
 
         let unreadable = Elf::of("bss").save("unreadable.so");
-        fs::set_permissions(&unreadable, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&unreadable, fs::Permissions::from_mode(0o000)).unwrap();
         stop_being_root();
         says(
             "Open",

@@ -46,6 +46,11 @@ impl Segment {
         Vaddr(self.vaddr.0 + self.file_size)
     }
 
+    /// The end of the last page it touches, if pages are as large as they may be (`p_align`).
+    fn page_end(&self) -> Option<u64> {
+        self.end().0.checked_next_multiple_of(self.align.max(1))
+    }
+
     /// Whether `len` bytes from `vaddr` on lie in it.
     #[must_use]
     pub fn contains(&self, vaddr: Vaddr, len: u64) -> bool {
@@ -96,10 +101,15 @@ impl Headers {
         }
         // These three describe parts of segments; a part that sticks out would be read or protected elsewhere.
         for header in [&checked.dynamic, &checked.tls, &checked.relro].into_iter().flatten() {
-            // A TLS template's zero part takes no room in the image, and RELRO may round up past the file's part.
-            let len = if header.kind == pt::PT_GNU_RELRO { header.memory_size } else { header.file_size };
-            let inside = |segment: &Segment| segment.contains(header.vaddr, len);
-            if len > 0 && !checked.segments.is_empty() && !checked.segments.iter().any(inside) {
+            let is_relro = header.kind == pt::PT_GNU_RELRO;
+            let inside = |segment: &Segment| match is_relro {
+                // Its end may be rounded up to a page, past the end of the segment, as lld does.
+                true => segment.contains(header.vaddr, 1) && header.end() <= segment.page_end().map(Vaddr),
+                // A TLS template's zero part takes no room in the image.
+                false => segment.contains(header.vaddr, header.file_size),
+            };
+            let is_empty = !is_relro && header.file_size == 0;
+            if !is_empty && !checked.segments.is_empty() && !checked.segments.iter().any(inside) {
                 return Err(header.malformed("p_vaddr", "an address inside a PT_LOAD segment", header.vaddr.0));
             }
         }

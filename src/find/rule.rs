@@ -13,7 +13,6 @@ use crate::error::{Candidate, shown};
 /// assert_eq!(soload::Rule::Cache { level: None }.to_string(), "ld.so.cache");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Rule {
     /// The name has a slash: it is the path.
     AsGiven,

@@ -7,4 +7,3 @@ pub(crate) mod plan;
 pub(crate) mod relocate;
 pub(crate) mod scope;
 pub(crate) mod seal;
-pub(crate) mod tls;

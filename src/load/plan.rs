@@ -93,9 +93,11 @@ impl Plan {
         for segment in segments {
             plan.add(segment)?;
         }
-        // Whole pages only, and never a page that holds something outside: glibc rounds the same way.
+        // Whole pages only, and never a page that holds something outside: glibc rounds the same way. Linkers may round
+        // the end up to pages larger than ours; what is behind the segment stays as it is.
         plan.relro = relro
             .map(|range| Vaddr(page.down(range.start.0))..Vaddr(page.down(range.end.0)))
+            .map(|range| range.start..range.end.min(plan.segment_end(range.start).unwrap_or(range.end)))
             .filter(|range| range.start < range.end);
         Ok(plan)
     }
@@ -141,6 +143,12 @@ impl Plan {
             });
         }
         Ok(())
+    }
+
+    /// The end of the mappings of the segment that `vaddr` lies in.
+    fn segment_end(&self, vaddr: Vaddr) -> Option<Vaddr> {
+        let header = self.map_at(vaddr)?.header;
+        self.maps.iter().rfind(|map| map.header == header).map(|map| map.range.end)
     }
 
     /// The mapping that `vaddr` lies in.
@@ -209,5 +217,7 @@ mod tests {
         assert_eq!(relro(0x1010, 0x3000), Some(Vaddr(0x1000)..Vaddr(0x3000)));
         assert_eq!(relro(0x1010, 0x2fff), Some(Vaddr(0x1000)..Vaddr(0x2000)));
         assert_eq!(relro(0x1010, 0x1fff), None);
+        // Made for larger pages: what follows the segment is not touched.
+        assert_eq!(relro(0x1010, 0x1_0000), Some(Vaddr(0x1000)..Vaddr(0x4000)));
     }
 }

@@ -13,6 +13,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::hooks;
+use super::real::real;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::ErrorKind;
 use crate::file::Source;
@@ -82,7 +83,7 @@ unsafe impl Sync for Pin {}
 impl Drop for Pin {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        unsafe { libc::dlclose(self.0.as_ptr()) };
+        unsafe { (real().dlclose)(self.0.as_ptr()) };
     }
 }
 
@@ -274,7 +275,7 @@ fn started_with(objects: &[&HostObject]) -> Vec<bool> {
 }
 
 impl HostObject {
-    fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr, is_program: bool) -> Option<Self> {
+    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr, is_program: bool) -> Option<Self> {
         // SAFETY: glibc gives the program headers that it loaded the object by.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
         let segments: Vec<_> = headers
@@ -367,7 +368,7 @@ fn iterate(each: &mut dyn FnMut(&libc::dl_phdr_info)) {
     }
     let mut each = each;
     // SAFETY: `call` takes exactly this pointer, during this call only.
-    unsafe { libc::dl_iterate_phdr(Some(call), (&raw mut each).cast()) };
+    unsafe { (real().dl_iterate_phdr)(Some(call), (&raw mut each).cast()) };
 }
 
 /// Opens a part of the C library through its own loader.
@@ -378,15 +379,18 @@ pub(crate) fn open_part(path: &Path) -> Result<Pin, ErrorKind> {
 
 fn dlopen(name: &CStr, flags: c_int) -> Result<Pin, ErrorKind> {
     // SAFETY: runs constructors of a part of the C library at most, which it would run for the program too.
-    let handle = unsafe { libc::dlopen(name.as_ptr(), flags) };
-    NonNull::new(handle).map(Pin).ok_or_else(|| {
-        // SAFETY: glibc keeps the text for this thread until its next call.
-        let message = unsafe {
-            let text: *const c_char = libc::dlerror();
-            if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
-        };
-        ErrorKind::Host { message: if message.is_empty() { "it is no longer loaded".into() } else { message } }
-    })
+    let handle = unsafe { (real().dlopen)(name.as_ptr(), flags) };
+    NonNull::new(handle).map(Pin).ok_or_else(|| ErrorKind::Host { message: last_error() })
+}
+
+/// What the C library's `dlerror` says.
+pub(crate) fn last_error() -> String {
+    // SAFETY: glibc keeps the text for this thread until its next call.
+    let text = unsafe {
+        let text: *const c_char = (real().dlerror)();
+        if text.is_null() { None } else { Some(CStr::from_ptr(text).to_string_lossy().into_owned()) }
+    };
+    text.unwrap_or_else(|| "it is no longer loaded".into())
 }
 
 /// A definition that only glibc's own lookup sees: of an object that the host opened `RTLD_GLOBAL` after the start.
@@ -395,8 +399,8 @@ pub(crate) fn global_symbol(name: &[u8], version: Option<&[u8]>) -> Option<Addr>
     // SAFETY: two look-ups in glibc's tables.
     let found = unsafe {
         match version {
-            Some(version) => libc::dlvsym(libc::RTLD_DEFAULT, name.as_ptr(), CString::new(version).ok()?.as_ptr()),
-            None => libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()),
+            Some(version) => (real().dlvsym)(libc::RTLD_DEFAULT, name.as_ptr(), CString::new(version).ok()?.as_ptr()),
+            None => (real().dlsym)(libc::RTLD_DEFAULT, name.as_ptr()),
         }
     };
     (!found.is_null()).then_some(Addr(found as usize))

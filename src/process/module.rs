@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::host::{HostObject, Pin};
+use super::storage::Storage;
 use super::unwind::Frames;
 use crate::addr::Addr;
 use crate::error::Candidate;
@@ -12,7 +13,6 @@ use crate::find::Rule;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
 use crate::load::scope::Provider;
-use crate::load::tls::Storage;
 use crate::sys::Identity;
 
 /// Numbers modules in the order in which their constructors run; destructors run the other way.

@@ -49,6 +49,8 @@ enum Phase {
     Finishing(Thread),
     /// Its destructors have run at the process's exit.
     Finished,
+    /// The thread that was initialising or finishing it is not in this process: a fork left it behind half done.
+    Abandoned,
 }
 
 /// Why a module stays for good.
@@ -383,7 +385,7 @@ impl State {
         let Some(entry) = self.entry(module.id) else { return Vec::new() };
         let mut reasons = Vec::new();
         match entry.phase {
-            Phase::Finishing(_) => return reasons,
+            Phase::Finishing(_) | Phase::Abandoned => return reasons,
             Phase::Finished => reasons.push(Reason::Exiting),
             Phase::Initialising(_) => reasons.push(Reason::Initialising),
             Phase::Ready => {}
@@ -427,7 +429,7 @@ impl State {
 
 impl Entry {
     fn is_live(&self) -> bool {
-        !matches!(self.phase, Phase::Finishing(_))
+        !matches!(self.phase, Phase::Finishing(_) | Phase::Abandoned)
     }
 }
 
@@ -453,14 +455,15 @@ pub(crate) fn hold() -> Held {
     Held(lock())
 }
 
-/// In the child: the other threads are gone, and nobody will finish what they had begun.
+/// In the child: the other threads are gone, and nobody will finish what they had begun. It stays mapped, but whoever
+/// opens the file gets a fresh copy.
 pub(crate) fn forget_other_threads(mut held: Held) {
     let me = hooks::this_thread();
     let state = edit(&mut held.0);
     state.waiting.clear();
     for entry in &mut state.entries {
         match entry.phase {
-            Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Ready,
+            Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Abandoned,
             _ => {}
         }
     }

@@ -8,9 +8,9 @@ use crate::find::graph::New;
 use crate::load::group::Group;
 use crate::load::map::{MappedImage, Mapping};
 use crate::load::scope::Provider;
-use crate::load::tls::Storage;
 use crate::process::module::Object;
 use crate::process::registry;
+use crate::process::storage::Storage;
 
 /// A member that has been mapped.
 pub(crate) struct Mapped {

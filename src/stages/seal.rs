@@ -12,8 +12,8 @@ use crate::load::group::{Group, Slot};
 use crate::load::relocate::{Outcome, ThreadLocal};
 use crate::load::scope::Definition;
 use crate::load::seal as sealing;
-use crate::load::tls::{Storage, Template};
 use crate::process::module::Object;
+use crate::process::storage::{Storage, Template};
 use crate::process::unwind::Frames;
 use crate::process::{hooks, host};
 

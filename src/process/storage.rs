@@ -10,7 +10,7 @@
 //! memory, which the handle keeps mapped.
 
 use std::collections::HashMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -21,6 +21,8 @@ use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
+use super::host;
+use super::real::{LinkMap, real};
 use crate::error::ErrorKind;
 use crate::sys::fault;
 
@@ -58,7 +60,7 @@ unsafe impl Sync for Storage {}
 impl Drop for Storage {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        unsafe { libc::dlclose(self.handle.as_ptr()) };
+        unsafe { (real().dlclose)(self.handle.as_ptr()) };
     }
 }
 
@@ -70,11 +72,11 @@ impl Storage {
         let name = unique_name(file.as_raw_fd());
         let handle = match fault::point("dlopen") {
             // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
-            Ok(()) => unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
+            Ok(()) => unsafe { (real().dlopen)(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
             Err(_) => std::ptr::null_mut(),
         };
         let handle = NonNull::new(handle).ok_or_else(|| {
-            let (says, carrier) = (last_error(), format!("{}: ", name.to_string_lossy()));
+            let (says, carrier) = (host::last_error(), format!("{}: ", name.to_string_lossy()));
             let says = says.trim_start_matches(&carrier);
             let what = format!("expected {:#x} bytes from the C library, which says: {says}", template.size);
             ErrorKind::ThreadLocal { what }
@@ -83,15 +85,14 @@ impl Storage {
         let unknown = || ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() };
         // SAFETY: `dlinfo` writes the number, or the pointer, that these requests are documented to give.
         let base = unsafe {
-            let mut map: *const libc::c_void = std::ptr::null();
+            let mut map: *const LinkMap = std::ptr::null();
             let module: *mut usize = &raw mut storage.module;
-            let ok = dlinfo(handle.as_ptr(), libc::RTLD_DI_TLS_MODID, module.cast()) == 0
-                && dlinfo(handle.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0;
+            let ok = (real().dlinfo)(handle.as_ptr(), libc::RTLD_DI_TLS_MODID, module.cast()) == 0
+                && (real().dlinfo)(handle.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0;
             if !ok || map.is_null() || storage.module == 0 {
                 return Err(unknown());
             }
-            // `l_addr`, the first field of the public part of `struct link_map`.
-            map.cast::<usize>().read()
+            (*map).bias
         };
         // SAFETY: words of the carrier, which lie in its one segment, relocated by glibc.
         let word = |at: u64| unsafe { ((base + at as usize) as *const u64).read() };
@@ -215,17 +216,4 @@ fn unique_name(fd: c_int) -> CString {
     }
     name.push_str(&format!("/{fd}"));
     CString::new(name).unwrap_or_default()
-}
-
-/// What `dlerror` says.
-fn last_error() -> String {
-    // SAFETY: glibc keeps the text for this thread until its next call.
-    unsafe {
-        let text: *const c_char = libc::dlerror();
-        if text.is_null() { "nothing".into() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
-    }
-}
-
-unsafe extern "C" {
-    fn dlinfo(handle: *mut c_void, request: c_int, info: *mut c_void) -> c_int;
 }
