@@ -24,6 +24,8 @@
 
 mod addr;
 mod arch;
+#[allow(unsafe_code)] // the C interface: called by foreign code, by the rules of <dlfcn.h>
+pub mod dl;
 mod error;
 mod export;
 mod file;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{Addr, Bias};
+use crate::dl;
 use crate::error::{Candidate, Error, ErrorKind, Undefined};
 use crate::export::{Export, exports};
 use crate::file::hash;
@@ -50,9 +51,24 @@ pub struct Library {
 /// let library = unsafe { soload::OpenOptions::new().global(true).open("libm.so.6") }?;
 /// # Ok::<(), soload::Error>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct OpenOptions {
     wishes: Wishes,
+}
+
+impl fmt::Debug for OpenOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wishes = &self.wishes;
+        f.debug_struct("OpenOptions")
+            .field("global", &wishes.global)
+            .field("no_load", &wishes.no_load)
+            .field("no_delete", &wishes.no_delete)
+            .field("deep_bind", &wishes.deep_bind)
+            .field("search_dirs", &wishes.search_dirs)
+            .field("allow_writable_executable", &wishes.allow_writable_executable)
+            .field("allow_executable_stack", &wishes.allow_executable_stack)
+            .finish()
+    }
 }
 
 impl OpenOptions {
@@ -113,7 +129,8 @@ impl OpenOptions {
     /// # Safety
     /// As for [`Library::new`].
     pub unsafe fn open(&self, name: impl AsRef<OsStr>) -> Result<Library, Error> {
-        loader::open(name.as_ref(), &self.wishes).map(|opened| Library { opened: Some(opened) })
+        let wishes = Wishes { imports: Some(dl::import), ..self.wishes.clone() };
+        loader::open(name.as_ref(), &wishes).map(|opened| Library { opened: Some(opened) })
     }
 }
 
@@ -380,7 +397,7 @@ impl fmt::Debug for Library {
 }
 
 /// Where `object` has what is looked for, in this process and thread.
-fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
+pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
     let provider = object.provider()?;
     let (_, symbol) = provider.symbols.find(wanted)?;
     if symbol.is_tls() {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::addr::Addr;
 use crate::error::{Error, ErrorKind};
 use crate::process::host::Pin;
 use crate::process::module::Object;
@@ -18,7 +19,7 @@ use crate::stages::{self, Admitted, HostHelp};
 const ATTEMPTS_MAX: u64 = 100;
 
 /// What the one who opens wants.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Wishes {
     pub(crate) global: bool,
     pub(crate) no_load: bool,
@@ -27,6 +28,10 @@ pub(crate) struct Wishes {
     pub(crate) search_dirs: Vec<PathBuf>,
     pub(crate) allow_writable_executable: bool,
     pub(crate) allow_executable_stack: bool,
+    /// Who opens, if it is not the program: libraries are looked for where that object says.
+    pub(crate) caller: Option<Object>,
+    /// The functions that loaded code gets from us, by name.
+    pub(crate) imports: Option<fn(&[u8]) -> Option<Addr>>,
 }
 
 /// An open library, and the objects its symbols are looked for in.

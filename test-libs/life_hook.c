@@ -14,6 +14,7 @@ __attribute__((constructor)) static void start(void) {
     constructed = 1;
 }
 __attribute__((destructor)) static void stop(void) {
+    constructed = 0;
     journal("hook-");
     if (journal_last_hook)
         journal_last_hook();

@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::maps::is_mapped;
 use common::*;
@@ -293,24 +293,39 @@ fn every_thread_that_opens_a_library_sees_its_constructor_finished() {
     });
 }
 
+/// Set by [`take_time`]; each test has a process of its own.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+static ENDED: AtomicBool = AtomicBool::new(false);
+
+/// A constructor or destructor that is still at it when the test goes on.
+extern "C" fn take_time() {
+    BEGUN.store(true, Ordering::SeqCst);
+    thread::sleep(Duration::from_millis(100));
+    ENDED.store(true, Ordering::SeqCst);
+}
+
+fn wait_for(flag: &AtomicBool) {
+    while !flag.load(Ordering::SeqCst) {
+        thread::yield_now();
+    }
+}
+
 #[test]
 fn another_library_can_be_opened_while_a_constructor_runs() {
-    on_ours(|_| {
-        // glibc holds its lock while constructors run; ours releases it first.
-        let barrier = Barrier::new(2);
+    static OTHER_OPENED: AtomicBool = AtomicBool::new(false);
+    extern "C" fn wait_for_the_other() {
+        BEGUN.store(true, Ordering::SeqCst);
+        wait_for(&OTHER_OPENED);
+    }
+    on_ours(|loader| {
+        // glibc holds its lock while constructors run, and would wait for ever.
+        let journal = loader.open("journal");
+        journal.write("journal_hook", wait_for_the_other as extern "C" fn());
         thread::scope(|scope| {
-            let slow = scope.spawn(|| {
-                barrier.wait();
-                drop(ours("life_slow").unwrap());
-            });
-            barrier.wait();
-            thread::sleep(Duration::from_millis(10));
-            let start = Instant::now();
-            drop(ours("bss").unwrap());
-            assert!(
-                slow.is_finished() || start.elapsed() < Duration::from_millis(40),
-                "waited for the other's constructor"
-            );
+            scope.spawn(|| loader.open("life_hook").leak());
+            wait_for(&BEGUN);
+            loader.open("bss").close();
+            OTHER_OPENED.store(true, Ordering::SeqCst);
         });
     });
 }
@@ -341,29 +356,22 @@ fn threads_can_open_and_close_at_random() {
 
 #[test]
 fn whoever_opens_a_library_that_is_going_waits_and_gets_a_new_one() {
-    static GONE: AtomicBool = AtomicBool::new(false);
-    static GONE_BEFORE: AtomicBool = AtomicBool::new(false);
-    extern "C" fn go_slowly() {
-        thread::sleep(Duration::from_millis(50));
-        GONE.store(true, Ordering::SeqCst);
-    }
-    extern "C" fn begin() {
-        GONE_BEFORE.store(GONE.load(Ordering::SeqCst), Ordering::SeqCst);
+    static ENDED_BEFORE: AtomicBool = AtomicBool::new(false);
+    extern "C" fn look() {
+        ENDED_BEFORE.store(ENDED.load(Ordering::SeqCst), Ordering::SeqCst);
     }
     on_both_loaders(|loader| {
         let journal = loader.open("journal");
         let library = loader.open("life_hook");
-        journal.write("journal_hook", begin as extern "C" fn());
-        journal.write("journal_last_hook", go_slowly as extern "C" fn());
+        journal.write("journal_hook", look as extern "C" fn());
+        journal.write("journal_last_hook", take_time as extern "C" fn());
         thread::scope(|scope| {
             scope.spawn(|| library.close());
-            thread::sleep(Duration::from_millis(20)); // its destructor runs
+            wait_for(&BEGUN);
             assert_eq!(loader.open("life_hook").call("is_constructed"), 1);
         });
-        assert!(
-            GONE_BEFORE.load(Ordering::SeqCst),
-            "the new one's constructor ran before the old one's destructor was done"
-        );
+        let waited = ENDED_BEFORE.load(Ordering::SeqCst);
+        assert!(waited, "the new one's constructor ran before the old one's destructor was done");
         assert_eq!(said(&journal), "hook+ hook- hook+ hook-");
     });
 }
@@ -414,23 +422,26 @@ fn can_open_and_call(name: &str, function: &str) -> bool {
 
 #[test]
 fn a_child_forked_while_another_thread_runs_a_constructor_does_not_get_the_unfinished_library() {
-    on_ours(|_| {
+    on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_hook", take_time as extern "C" fn());
         thread::scope(|scope| {
-            scope.spawn(|| drop(ours("life_slow").unwrap()));
-            thread::sleep(Duration::from_millis(20));
-            succeeds_after_fork(|| can_open_and_call("life_slow", "times_constructed"));
+            scope.spawn(|| loader.open("life_hook").close());
+            wait_for(&BEGUN);
+            succeeds_after_fork(|| can_open_and_call("life_hook", "is_constructed"));
         });
     });
 }
 
 #[test]
 fn a_child_forked_while_another_thread_runs_a_destructor_does_not_get_the_destroyed_library() {
-    on_ours(|_| {
-        let library = ours("life_slow").unwrap();
+    on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_last_hook", take_time as extern "C" fn());
         thread::scope(|scope| {
-            scope.spawn(|| drop(library));
-            thread::sleep(Duration::from_millis(20));
-            succeeds_after_fork(|| can_open_and_call("life_slow", "times_constructed"));
+            scope.spawn(|| loader.open("life_hook").close());
+            wait_for(&BEGUN);
+            succeeds_after_fork(|| can_open_and_call("life_hook", "is_constructed"));
         });
     });
 }

@@ -115,6 +115,11 @@ fn paths_in_markdown_exist() {
 }
 
 #[test]
+fn rust_in_markdown_is_part_of_an_example() {
+    check(markdown_code);
+}
+
+#[test]
 fn the_architecture_names_every_file() {
     check(architecture);
 }
@@ -295,6 +300,23 @@ fn markdown_paths(tree: &Tree) -> Vec<String> {
                 if !tree.files.iter().any(exists) {
                     complaints.push(format!("{}:{line}: there is no {path}; name it as it is called now", file.path));
                 }
+            }
+        }
+    }
+    complaints
+}
+
+fn markdown_code(tree: &Tree) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for file in tree.files.iter().filter(|file| file.path.ends_with(".md")) {
+        for block in file.text.split("```rust\n").skip(1) {
+            let block = block.split("```").next().unwrap_or_default();
+            let examples = tree.files.iter().filter(|file| file.path.starts_with("examples/"));
+            if !examples.into_iter().any(|example| example.text.contains(block)) {
+                complaints.push(format!(
+                    "{}: a block of Rust that no compiler sees; copy it from a file of examples/",
+                    file.path
+                ));
             }
         }
     }
@@ -562,6 +584,7 @@ fn every_rule_notices_what_breaks_it() {
         (c_names, "src/sys.rs", "#[unsafe(no_mangle)]\nextern \"C\" fn dlopen() {}"),
         (markdown_paths, "README.md", "See `src/gone.rs`."),
         (markdown_paths, "README.md", "See [there](GONE.md)."),
+        (markdown_code, "README.md", "```rust\nlet x = 1;\n```\n"),
         (architecture, "src/new.rs", "//! New."),
         (error_rows, "src/error.rs", "pub enum ErrorKind {\n    /// New.\n    Gone,\n}"),
     ];

@@ -184,6 +184,22 @@ impl ProgramHeader {
         }
     }
 
+    /// As `<elf.h>` lays it out.
+    pub(crate) fn raw(&self) -> libc::Elf64_Phdr {
+        let flag = |allowed, flag| if allowed { flag } else { 0 };
+        let Protection { read, write, execute } = self.flags;
+        libc::Elf64_Phdr {
+            p_type: self.kind,
+            p_flags: flag(read, libc::PF_R) | flag(write, libc::PF_W) | flag(execute, libc::PF_X),
+            p_offset: self.offset,
+            p_vaddr: self.vaddr.0,
+            p_paddr: self.vaddr.0,
+            p_filesz: self.file_size,
+            p_memsz: self.memory_size,
+            p_align: self.align,
+        }
+    }
+
     /// A field of this header that cannot be.
     pub(crate) fn malformed(&self, field: &str, expected: impl std::fmt::Display, found: u64) -> ErrorKind {
         let what = format!("{field} of program header {}", self.index);

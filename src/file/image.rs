@@ -29,6 +29,7 @@ pub struct Image {
     view: View,
     dynamic: Option<Dynamic>,
     names: Names,
+    program_headers: Vec<ProgramHeader>,
 }
 
 impl Image {
@@ -52,7 +53,7 @@ impl Image {
         };
         let dynamic = entries.map(Dynamic::collect).transpose()?;
         let view = View::new(bytes, header.class, header.order);
-        let mut image = Self { path, file, header, headers, view, dynamic, names: Names::default() };
+        let mut image = Self { path, file, header, headers, view, dynamic, names: Names::default(), program_headers };
         if let Some(dynamic) = &image.dynamic {
             image.check_dynamic_place()?;
             if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
@@ -173,6 +174,15 @@ impl Image {
 
     pub(crate) fn names(&self) -> &Names {
         &self.names
+    }
+
+    /// All program headers, as `<elf.h>` lays them out.
+    pub(crate) fn raw_headers(&self) -> Vec<libc::Elf64_Phdr> {
+        self.program_headers.iter().map(ProgramHeader::raw).collect()
+    }
+
+    pub(crate) fn dynamic_header(&self) -> Option<&ProgramHeader> {
+        self.headers.dynamic.as_ref()
     }
 
     pub(crate) fn tls_header(&self) -> Option<&ProgramHeader> {

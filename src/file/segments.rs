@@ -104,7 +104,7 @@ impl Headers {
             let is_relro = header.kind == pt::PT_GNU_RELRO;
             let inside = |segment: &Segment| match is_relro {
                 // Its end may be rounded up to a page, past the end of the segment, as lld does.
-                true => segment.contains(header.vaddr, 1) && header.end() <= segment.page_end().map(Vaddr),
+                true => segment.contains(header.vaddr, 1) && segment.page_end() >= header.end().map(|end| end.0).or(Some(u64::MAX)),
                 // A TLS template's zero part takes no room in the image.
                 false => segment.contains(header.vaddr, header.file_size),
             };

@@ -254,6 +254,25 @@ impl Symbols {
         direct.or(later.filter(|_| later_count == 1))
     }
 
+    /// The definition that has `vaddr`: of those at or below it the nearest, if it reaches that far (`dladdr`).
+    pub(crate) fn at_or_below(&self, vaddr: u64) -> Option<(u32, Symbol)> {
+        let all = (0..self.count()).filter_map(|index| Some((index, self.get(index)?)));
+        let covers = |symbol: &Symbol| {
+            let within = vaddr.wrapping_sub(symbol.value);
+            symbol.value <= vaddr && (within < symbol.size || within == 0 || symbol.size == 0)
+        };
+        let fits = |symbol: &Symbol| {
+            symbol.is_exported() && !symbol.is_tls() && !symbol.is_absolute() && covers(symbol) && symbol.value != 0
+        };
+        all.filter(|(_, symbol)| fits(symbol)).max_by_key(|(_, symbol)| symbol.value)
+    }
+
+    /// Where entry number `index` stands in memory.
+    pub(crate) fn entry(&self, index: u32) -> Option<*const u8> {
+        let at = usize::try_from(u64::from(index) * entry_size(self.table.class)).ok()?;
+        self.table.bytes().get(at..).map(<[u8]>::as_ptr)
+    }
+
     #[inline]
     fn is_named(&self, symbol: &Symbol, name: &[u8]) -> bool {
         let strings = self.strings.bytes();

@@ -145,10 +145,10 @@ impl Cache {
         if index < count { self.string(u32_at(&self.bytes, start + 4 * index)? as usize) } else { None }
     }
 
-    /// The bytes from `offset` to the next NUL.
+    /// The bytes from `offset`, which must lie in the file, to the next NUL or the end of the file.
     fn string(&self, offset: usize) -> Option<&[u8]> {
-        let tail = self.bytes.get(offset..)?;
-        Some(&tail[..tail.iter().position(|&byte| byte == 0)?])
+        let tail = self.bytes.get(offset..).filter(|tail| !tail.is_empty())?;
+        tail.split(|&byte| byte == 0).next()
     }
 }
 
@@ -230,33 +230,35 @@ fn number(text: &[u8], index: &mut usize) -> i32 {
     value
 }
 
-/// A cache file and what it looked like when it was read.
+/// A cache file, read when it is first asked for.
 #[derive(Default)]
 pub(super) struct CacheFile {
-    stamp: Option<Stamp>,
-    cache: Option<Result<Arc<Cache>, &'static str>>,
+    /// What was read, and what the file looked like then.
+    read: Option<Loaded>,
+    /// Whether it still looked so since [`CacheFile::recheck`].
+    checked: bool,
 }
+
+/// What a file looked like, if there was one, and what was in it.
+type Loaded = (Option<Stamp>, Result<Arc<Cache>, &'static str>);
 
 /// Device, inode, size, and the times of change: `ldconfig` writes a new file and renames it.
 type Stamp = (u64, u64, u64, [i64; 4]);
 
 impl CacheFile {
-    /// The cache at `path`, read again only if the file is not the one it was. `Err` says why there is none.
-    pub(super) fn read(&mut self, path: &Path) -> Result<Arc<Cache>, &'static str> {
-        let stamp = std::fs::metadata(path).ok().as_ref().map(stamp);
-        match &self.cache {
-            Some(cache) if self.stamp == stamp => cache.clone(),
-            _ => {
-                let (stamp, cache) = load(path);
-                self.stamp = stamp;
-                self.cache.insert(cache.map(Arc::new)).clone()
-            }
+    /// The cache at `path`; the error says why there is none.
+    pub(super) fn get(&mut self, path: &Path) -> Result<Arc<Cache>, &'static str> {
+        if !self.checked {
+            let now = std::fs::metadata(path).ok().as_ref().map(stamp);
+            self.read.take_if(|(then, _)| *then != now);
+            self.checked = true;
         }
+        self.read.get_or_insert_with(|| load(path)).1.clone()
     }
 
-    /// The cache as it was read last, if it was.
-    pub(super) fn last(&self) -> Option<Result<Arc<Cache>, &'static str>> {
-        self.cache.clone()
+    /// Compares the file with what was read of it before it is used again.
+    pub(super) fn recheck(&mut self) {
+        self.checked = false;
     }
 }
 
@@ -264,7 +266,7 @@ fn stamp(meta: &std::fs::Metadata) -> Stamp {
     (meta.dev(), meta.ino(), meta.len(), [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
 }
 
-fn load(path: &Path) -> (Option<Stamp>, Result<Cache, &'static str>) {
+fn load(path: &Path) -> Loaded {
     let file = match RegularFile::open(path) {
         Ok(file) => File::from(file.fd),
         Err(ErrorKind::Open { errno: libc::ENOENT }) => return (None, Err("no such file")),
@@ -272,13 +274,313 @@ fn load(path: &Path) -> (Option<Stamp>, Result<Cache, &'static str>) {
         Err(_) => return (None, Err("cannot be opened")),
     };
     let Ok(meta) = file.metadata() else { return (None, Err("cannot be examined")) };
-    if meta.len() > SIZE_LIMIT {
-        return (Some(stamp(&meta)), Err("larger than any cache"));
-    }
-    let mut bytes = Vec::with_capacity(meta.len() as usize);
-    let cache = match file.take(SIZE_LIMIT).read_to_end(&mut bytes) {
-        Ok(_) => Cache::parse(bytes),
-        Err(_) => Err("cannot be read"),
+    let mut bytes = Vec::new();
+    let cache = if meta.len() > SIZE_LIMIT {
+        Err("larger than any cache")
+    } else if file.take(SIZE_LIMIT).read_to_end(&mut bytes).is_err() {
+        Err("cannot be read")
+    } else {
+        Cache::parse(bytes).map(Arc::new)
     };
     (Some(stamp(&meta)), cache)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::find) const X86_64: u32 = 0x303;
+
+    /// Writes caches as `ldconfig` does.
+    #[derive(Clone, Default)]
+    pub(in crate::find) struct Writer {
+        entries: Vec<(String, String, u32, u64)>,
+        levels: Vec<String>,
+    }
+
+    impl Writer {
+        pub(in crate::find) fn plain(self, name: &str, path: &str) -> Self {
+            self.entry(name, path, X86_64, 0)
+        }
+
+        pub(in crate::find) fn entry(mut self, name: &str, path: &str, flags: u32, hwcap: u64) -> Self {
+            self.entries.push((name.into(), path.into(), flags, hwcap));
+            self
+        }
+
+        /// An entry for a subdirectory of `glibc-hwcaps`, marked with an instruction set level.
+        pub(in crate::find) fn named(mut self, name: &str, path: &str, level: &str, isa: u64) -> Self {
+            let index = self.levels.iter().position(|known| known == level).unwrap_or_else(|| {
+                self.levels.push(level.into());
+                self.levels.len() - 1
+            });
+            self.entry(name, path, X86_64, NAMED | isa << 32 | index as u64)
+        }
+
+        pub(in crate::find) fn write(&self) -> Vec<u8> {
+            self.new_format(0)
+        }
+
+        /// The new format, to stand at `base` of the file.
+        fn new_format(&self, base: usize) -> Vec<u8> {
+            let mut entries = self.entries.clone();
+            // Descending; of equal names, those for a subdirectory of glibc-hwcaps come first.
+            let named = |hwcap: u64| hwcap & NAMED != 0;
+            entries.sort_by(|a, b| {
+                compare(b.0.as_bytes(), a.0.as_bytes()).then(named(b.3).cmp(&named(a.3))).then(b.3.cmp(&a.3))
+            });
+            let mut strings = Vec::new();
+            let strings_at = HEADER + ENTRY * entries.len();
+            let mut string = |text: &str| {
+                let at = strings_at + strings.len();
+                strings.extend_from_slice(text.as_bytes());
+                strings.push(0);
+                at as u32
+            };
+            let mut out = MAGIC.to_vec();
+            out.extend((entries.len() as u32).to_le_bytes());
+            out.extend([0; 24]);
+            for (name, path, flags, hwcap) in &entries {
+                out.extend([*flags, string(name), string(path), 0].map(u32::to_le_bytes).concat());
+                out.extend(hwcap.to_le_bytes());
+            }
+            let levels: Vec<u32> = self.levels.iter().map(|level| base as u32 + string(level)).collect();
+            out.extend(&strings);
+            out[24..28].copy_from_slice(&(strings.len() as u32).to_le_bytes());
+            out[28] = 2;
+            out.resize(out.len().next_multiple_of(4), 0);
+            let extension = (base + out.len()) as u32;
+            out[32..36].copy_from_slice(&extension.to_le_bytes());
+            out.extend([EXTENSION_MAGIC, 1, EXTENSION_HWCAPS, 0].map(u32::to_le_bytes).concat());
+            out.extend([extension + 24, 4 * levels.len() as u32].map(u32::to_le_bytes).concat());
+            out.extend(levels.iter().flat_map(|level| level.to_le_bytes()));
+            out
+        }
+
+        /// The old format alone, or with the new one behind it.
+        fn old_format(&self, and_new: bool) -> Vec<u8> {
+            let mut entries: Vec<_> = self.entries.iter().filter(|entry| entry.3 == 0).collect();
+            entries.sort_by(|a, b| compare(b.0.as_bytes(), a.0.as_bytes()));
+            let mut out = [OLD_MAGIC, &[0], &(entries.len() as u32).to_le_bytes()].concat();
+            let end = OLD_HEADER + OLD_ENTRY * entries.len();
+            let new = if and_new { self.new_format(end.next_multiple_of(8)) } else { Vec::new() };
+            let mut strings = vec![0; end.next_multiple_of(8) - end];
+            strings.extend(new);
+            for (name, path, flags, _) in entries {
+                out.extend(flags.to_le_bytes());
+                for text in [name, path] {
+                    out.extend((strings.len() as u32).to_le_bytes());
+                    strings.extend([text.as_bytes(), &[0]].concat());
+                }
+            }
+            [out, strings].concat()
+        }
+    }
+
+    fn sample() -> Writer {
+        let mut writer = Writer::default();
+        for number in [1, 2, 9, 10, 11, 100] {
+            writer = writer.plain(&format!("libn.so.{number}"), &format!("/n/libn.so.{number}"));
+        }
+        let named =
+            |writer: Writer, level: &str, isa| writer.named("libh.so", &format!("/h/{level}/libh.so"), level, isa);
+        writer = named(writer, "x86-64-v2", 1);
+        writer = named(writer, "x86-64-v3", 2);
+        writer = named(writer, "x86-64-v4", 3);
+        writer = named(writer, "z-other", 0);
+        writer
+            .plain("libh.so", "/h/libh.so")
+            .entry("liba.so", "/a/avx512_1/liba.so", X86_64, 1 << 2)
+            .entry("liba.so", "/a/liba.so", X86_64, 0)
+            .entry("lib32.so", "/32/lib32.so", 3, 0)
+            .plain("y", "/y")
+            .plain("z", "/z")
+    }
+
+    /// What the cache says for a processor of a level from 1 to 4.
+    fn path(bytes: &[u8], name: &str, level: usize) -> Option<String> {
+        let cache = Cache::parse(bytes.to_vec()).unwrap();
+        let hit = cache.lookup(name.as_bytes(), X86_64, &Hwcaps::x86_64(level, false, Some(b"x86_64")))?;
+        Some(String::from_utf8(hit.path.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn digits_are_compared_as_numbers_and_are_greater_than_text() {
+        let sorted = ["", "lib", "lib.so", "libc", "lib1.so.9", "lib1.so.10", "lib1a", "lib2.so.1", "lib10.so.1"];
+        for (i, a) in sorted.iter().enumerate() {
+            for (j, b) in sorted.iter().enumerate() {
+                assert_eq!(compare(a.as_bytes(), b.as_bytes()), i.cmp(&j), "{a} and {b}");
+            }
+        }
+        // Where char is signed, as on x86-64, a byte above 127 is less than the end of the name.
+        let signed = c_char::MIN < 0;
+        assert_eq!(compare(b"lib\xff", b"lib"), if signed { Ordering::Less } else { Ordering::Greater });
+        assert_eq!(compare(b"lib", b"lib\xff"), if signed { Ordering::Greater } else { Ordering::Less });
+        assert_eq!(compare(b"libx.so.01", b"libx.so.1"), Ordering::Equal);
+    }
+
+    #[test]
+    fn every_name_is_found_in_each_of_the_three_formats() {
+        for bytes in [sample().write(), sample().old_format(true), sample().old_format(false)] {
+            for number in [1, 2, 9, 10, 11, 100] {
+                let name = format!("libn.so.{number}");
+                assert_eq!(path(&bytes, &name, 1), Some(format!("/n/{name}")));
+            }
+            assert_eq!(path(&bytes, "z", 1).as_deref(), Some("/z"));
+            assert_eq!(path(&bytes, "libn.so.3", 1), None);
+            assert_eq!(path(&bytes, "", 1), None);
+        }
+    }
+
+    #[test]
+    fn the_best_level_that_the_processor_has_wins() {
+        for bytes in [sample().write(), sample().old_format(true)] {
+            assert_eq!(path(&bytes, "libh.so", 1).as_deref(), Some("/h/libh.so"));
+            assert_eq!(path(&bytes, "libh.so", 2).as_deref(), Some("/h/x86-64-v2/libh.so"));
+            assert_eq!(path(&bytes, "libh.so", 3).as_deref(), Some("/h/x86-64-v3/libh.so"));
+            assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/x86-64-v4/libh.so"));
+        }
+        let cache = Cache::parse(sample().write()).unwrap();
+        let hit = cache.lookup(b"libh.so", X86_64, &Hwcaps::x86_64(3, false, None)).unwrap();
+        assert_eq!(hit.level, Some(b"x86-64-v3".as_slice()));
+    }
+
+    #[test]
+    fn a_library_marked_for_a_higher_level_than_its_directory_is_passed_over() {
+        let writer = Writer::default().named("l", "/v2/l", "x86-64-v2", 3).plain("l", "/l");
+        assert_eq!(path(&writer.write(), "l", 2).as_deref(), Some("/l"));
+        assert_eq!(path(&writer.write(), "l", 4).as_deref(), Some("/v2/l"));
+        // Beyond any level there is.
+        let writer = Writer::default().named("l", "/v2/l", "x86-64-v2", 64).plain("l", "/l");
+        assert_eq!(path(&writer.write(), "l", 4).as_deref(), Some("/l"));
+    }
+
+    #[test]
+    fn an_entry_for_older_capabilities_counts_only_where_they_are() {
+        let bytes = sample().write();
+        let cache = Cache::parse(bytes).unwrap();
+        let find = |hwcaps| cache.lookup(b"liba.so", X86_64, &hwcaps).map(|hit| hit.path);
+        assert_eq!(find(Hwcaps::x86_64(4, false, None)), Some(b"/a/liba.so".as_slice()));
+        assert_eq!(find(Hwcaps::x86_64(4, true, None)), Some(b"/a/avx512_1/liba.so".as_slice()));
+    }
+
+    #[test]
+    fn entries_of_other_machines_do_not_count() {
+        let cache = Cache::parse(sample().write()).unwrap();
+        let hwcaps = Hwcaps::x86_64(1, false, None);
+        assert_eq!(cache.lookup(b"lib32.so", X86_64, &hwcaps), None);
+        assert!(cache.lookup(b"lib32.so", 3, &hwcaps).is_some());
+    }
+
+    #[test]
+    fn without_its_extension_a_cache_still_has_its_plain_entries() {
+        let mut bytes = sample().write();
+        let extension = u32_at(&bytes, 32).unwrap() as usize;
+        bytes[extension] ^= 1;
+        assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/libh.so"));
+        bytes.truncate(extension);
+        assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/libh.so"));
+    }
+
+    #[test]
+    fn a_header_that_lies_is_refused_with_the_reason() {
+        let refused = |bytes: &[u8]| Cache::parse(bytes.to_vec()).err();
+        let good = sample().write();
+        assert_eq!(refused(b""), Some("not a cache of shared libraries"));
+        assert_eq!(refused(&good[..40]), Some("shorter than its header"));
+        let mut bytes = good.clone();
+        bytes[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(refused(&bytes), Some("shorter than its table"));
+        let mut bytes = good;
+        bytes[28] = 3;
+        assert_eq!(refused(&bytes), Some("written for another byte order"));
+        let mut bytes = sample().old_format(false);
+        bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(refused(&bytes), Some("shorter than its table"));
+    }
+
+    /// Marsaglia's xorshift: the same numbers in every run.
+    fn random(state: &mut u64) -> usize {
+        *state ^= *state << 13;
+        *state ^= *state >> 7;
+        *state ^= *state << 17;
+        *state as usize
+    }
+
+    #[test]
+    fn no_damaged_cache_makes_a_lookup_panic_or_run_on() {
+        let mut caches = vec![sample().write(), sample().old_format(true), sample().old_format(false)];
+        caches.extend(std::fs::read("/etc/ld.so.cache"));
+        let hwcaps = Hwcaps::x86_64(4, true, Some(b"haswell"));
+        let mut state = 0x2545_f491_4f6c_dd1d;
+        let mut found = 0;
+        for _ in 0..5_000 {
+            let mut bytes = caches[random(&mut state) % caches.len()].clone();
+            for _ in 0..1 + random(&mut state) % 8 {
+                // Half of the damage in the header and first entries, where it matters most.
+                let reach = [bytes.len(), bytes.len().min(160)][random(&mut state) % 2];
+                let at = random(&mut state) % reach;
+                match random(&mut state) % 4 {
+                    0 => bytes[at] = random(&mut state) as u8,
+                    1 => bytes[at] ^= 1 << (random(&mut state) % 8),
+                    2 => bytes[at] = 0xff,
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let Ok(cache) = Cache::parse(bytes) else { continue };
+            for name in ["libh.so", "libn.so.10", "liba.so", "libc.so.6", "z", "", "\u{fffd}"] {
+                found += usize::from(cache.lookup(name.as_bytes(), X86_64, &hwcaps).is_some());
+            }
+        }
+        assert!(found > 1_000, "most damage hits something else: {found}");
+    }
+
+    #[test]
+    fn a_cache_file_is_read_again_only_after_it_changed_and_only_when_asked_to_check() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ld.so.cache");
+        let mut file = CacheFile::default();
+        assert_eq!(file.get(&path).err(), Some("no such file"));
+        std::fs::write(&path, sample().write()).unwrap();
+        assert_eq!(file.get(&path).err(), Some("no such file"));
+        file.recheck();
+        let first = file.get(&path).unwrap();
+        file.recheck();
+        assert!(Arc::ptr_eq(&first, &file.get(&path).unwrap()));
+        let new = dir.path().join("new");
+        std::fs::write(&new, sample().plain("libnew.so", "/new").write()).unwrap();
+        std::fs::rename(&new, &path).unwrap();
+        assert!(Arc::ptr_eq(&first, &file.get(&path).unwrap()));
+        file.recheck();
+        let second = file.get(&path).unwrap();
+        assert!(second.lookup(b"libnew.so", X86_64, &Hwcaps::x86_64(1, false, None)).is_some());
+    }
+
+    #[test]
+    fn a_cache_that_is_no_regular_file_or_too_large_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(CacheFile::default().get(&fifo).err(), Some("not a regular file"));
+        let large = dir.path().join("large");
+        File::create(&large).unwrap().set_len(SIZE_LIMIT + 1).unwrap();
+        assert_eq!(CacheFile::default().get(&large).err(), Some("larger than any cache"));
+    }
+
+    #[test]
+    fn the_cache_of_this_machine_gives_what_ldconfig_lists() {
+        let Ok(listed) = std::process::Command::new("/sbin/ldconfig").arg("-p").output() else { return };
+        let Ok(cache) = CacheFile::default().get(Path::new("/etc/ld.so.cache")) else { return };
+        let hwcaps = Hwcaps::x86_64(1, false, None);
+        let text = String::from_utf8_lossy(&listed.stdout);
+        let mut seen = std::collections::HashSet::new();
+        for line in text.lines().filter(|line| !line.contains("hwcap")) {
+            // "\tlibz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1"
+            let Some((name, path)) = line.trim().split_once(" (libc6,x86-64) => ") else { continue };
+            if seen.insert(name) {
+                let hit = cache.lookup(name.as_bytes(), X86_64, &hwcaps).map(|hit| hit.path);
+                assert_eq!(hit, Some(path.as_bytes()), "{name}");
+            }
+        }
+    }
 }

@@ -50,22 +50,88 @@ fn survey(dir: &[u8], subdirectories: &[Vec<u8>], look: &Look) -> Present {
     let mut exists = |sub: &[u8]| {
         path.truncate(dir.len());
         path.extend_from_slice(sub);
-        look(Path::new(OsStr::from_bytes(if path.is_empty() { b"." } else { &path })))
+        look(Path::new(OsStr::from_bytes(&path)))
     };
-    exists(b"")?;
-    // Most directories have none of the subdirectories; asking for the first component of each is enough to know.
-    let mut roots: Vec<(&[u8], bool)> = Vec::new();
+    // A relative directory counts as existing, as in glibc: opening a file in it shows whether it does.
+    if dir.starts_with(b"/") {
+        exists(b"")?;
+    }
+    // Most directories have no subdirectory of this kind; asking for the first component of each is enough to know.
+    let mut roots: Vec<(&[u8], bool)> = vec![(b"", true)];
     let mut present = 0;
     for (bit, sub) in subdirectories.iter().enumerate() {
         let root = sub.split_inclusive(|&byte| byte == b'/').next().unwrap_or_default();
         let root_exists = roots.iter().find(|(known, _)| *known == root).map(|(_, exists)| *exists);
         let root_exists = root_exists.unwrap_or_else(|| {
-            roots.push((root, exists(root).is_ok()));
-            roots[roots.len() - 1].1
+            let answer = exists(root).is_ok();
+            roots.push((root, answer));
+            answer
         });
         if root_exists && (sub == root || exists(sub).is_ok()) {
             present |= 1 << bit;
         }
     }
     Ok(present)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// A file system of these directories, and what it was asked.
+    fn directories(existing: &'static [&'static str]) -> (Look, Arc<Mutex<Vec<String>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let look = move |path: &Path| {
+            let path = path.to_str().unwrap();
+            log.lock().unwrap().push(path.to_owned());
+            if existing.contains(&path) { Ok(()) } else { Err("no such directory") }
+        };
+        (Box::new(look), asked)
+    }
+
+    fn subdirectories() -> Vec<Vec<u8>> {
+        ["h/v3/", "h/v2/", "tls/x/", "tls/", "x/", ""].map(|sub| sub.as_bytes().to_vec()).to_vec()
+    }
+
+    #[test]
+    fn a_directory_is_asked_for_once_and_so_is_each_first_component() {
+        let (look, asked) = directories(&["/a/", "/a/h/", "/a/h/v2/", "/a/x/"]);
+        let mut known = Known::default();
+        for _ in 0..3 {
+            assert_eq!(known.present(b"/a/", &subdirectories(), &look), Ok(0b11_0010));
+        }
+        assert_eq!(*asked.lock().unwrap(), ["/a/", "/a/h/", "/a/h/v3/", "/a/h/v2/", "/a/tls/", "/a/x/"]);
+    }
+
+    #[test]
+    fn nothing_is_asked_below_a_directory_that_does_not_exist() {
+        let (look, asked) = directories(&[]);
+        let mut known = Known::default();
+        for _ in 0..3 {
+            assert_eq!(known.present(b"/a/", &subdirectories(), &look), Err("no such directory"));
+        }
+        assert_eq!(*asked.lock().unwrap(), ["/a/"]);
+    }
+
+    #[test]
+    fn a_relative_directory_counts_as_existing_and_is_not_remembered() {
+        let (look, asked) = directories(&["tls/"]);
+        let mut known = Known::default();
+        assert_eq!(known.present(b"", &subdirectories(), &look), Ok(0b10_1000));
+        assert_eq!(known.present(b"a/", &subdirectories(), &look), Ok(0b10_0000));
+        let before = asked.lock().unwrap().len();
+        assert_eq!(known.present(b"", &subdirectories(), &look), Ok(0b10_1000));
+        assert!(asked.lock().unwrap().len() > before);
+    }
+
+    #[test]
+    fn the_file_system_says_why_a_directory_is_none() {
+        assert_eq!(look(Path::new("/")), Ok(()));
+        assert_eq!(look(Path::new("/no/such")), Err("no such directory"));
+        assert_eq!(look(Path::new("/proc/self/exe")), Err("not a directory"));
+        assert_eq!(look(Path::new("/proc/self/exe/x")), Err("not a directory"));
+    }
 }

@@ -116,3 +116,88 @@ impl Hwcaps {
 fn made_by_intel() -> bool {
     std::fs::read("/sys/devices/system/cpu/modalias").is_ok_and(|alias| alias.starts_with(b"cpu:type:x86,ven0000"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(hwcaps: &Hwcaps) -> Vec<String> {
+        hwcaps.subdirectories().into_iter().map(|sub| String::from_utf8(sub).unwrap()).collect()
+    }
+
+    #[test]
+    fn subdirectories_come_in_the_order_of_the_loader() {
+        // As `LD_DEBUG=libs` shows them on an AMD processor, without its repetitions.
+        let amd = shown(&Hwcaps::x86_64(4, false, Some(b"x86_64")));
+        let expected = [
+            "glibc-hwcaps/x86-64-v4/",
+            "glibc-hwcaps/x86-64-v3/",
+            "glibc-hwcaps/x86-64-v2/",
+            "tls/x86_64/x86_64/",
+            "tls/x86_64/",
+            "tls/",
+            "x86_64/x86_64/",
+            "x86_64/",
+            "",
+        ];
+        assert_eq!(amd, expected);
+        let intel = shown(&Hwcaps::x86_64(1, true, Some(b"haswell")));
+        assert_eq!(intel.len(), 16);
+        assert_eq!(intel[..3], ["tls/haswell/avx512_1/x86_64/", "tls/haswell/avx512_1/", "tls/haswell/x86_64/"]);
+        assert_eq!(intel[12..], ["avx512_1/x86_64/", "avx512_1/", "x86_64/", ""]);
+        assert_eq!(shown(&Hwcaps::x86_64(1, false, None)), ["tls/x86_64/", "tls/", "x86_64/", ""]);
+    }
+
+    #[test]
+    fn a_processor_has_its_level_and_all_below() {
+        for level in 1..=4 {
+            let hwcaps = Hwcaps::x86_64(level, false, None);
+            let ranks = ["x86-64-v4", "x86-64-v3", "x86-64-v2"].map(|name| hwcaps.rank(name.as_bytes()));
+            let expected = match level {
+                1 => [None, None, None],
+                2 => [None, None, Some(0)],
+                3 => [None, Some(0), Some(1)],
+                _ => [Some(0), Some(1), Some(2)],
+            };
+            assert_eq!(ranks, expected);
+            assert!(hwcaps.runs(level as u32 - 1) && !hwcaps.runs(level as u32));
+        }
+    }
+
+    #[test]
+    fn older_capability_bits_fit_where_all_of_them_are_there() {
+        let amd = Hwcaps::x86_64(4, false, Some(b"x86_64"));
+        let intel = Hwcaps::x86_64(4, true, Some(b"haswell"));
+        for (bits, on_amd, on_intel) in [
+            (0, true, true),
+            (1 << 1, true, true),
+            (1 << 2, false, true),
+            (1 << 3, false, false),
+            (1 << 63, true, true),
+            (1 << 50, false, true),
+            (1 << 51, false, false),
+            (1 << 50 | 1 << 51, false, false),
+            (1 << 63 | 1 << 50 | 1 << 2 | 1 << 1, false, true),
+        ] {
+            assert_eq!((amd.fits(bits), intel.fits(bits)), (on_amd, on_intel), "{bits:#x}");
+        }
+    }
+
+    /// glibc's loader prints what it found out about the processor (since 2.33).
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn this_processor_is_what_the_loader_says_it_is() {
+        let loader = std::process::Command::new("/lib64/ld-linux-x86-64.so.2").arg("--list-diagnostics").output();
+        let Ok(output) = loader else { return };
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let Some(active) = value("dl_hwcaps_subdirs_active") else { return };
+        let hwcaps = Hwcaps::of_this_processor(Some(b"x86_64"));
+        // One bit for each of v4, v3 and v2, from the lowest.
+        let active = u32::from_str_radix(active.trim_start_matches("0x"), 16).unwrap();
+        assert_eq!(hwcaps.levels.len(), active.count_ones() as usize);
+        if let Some(platform) = value("dl_platform") {
+            assert_eq!(platform.trim_matches('"').as_bytes(), hwcaps.platform.unwrap());
+        }
+    }
+}

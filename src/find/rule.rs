@@ -8,11 +8,8 @@ use std::path::{Path, PathBuf};
 use crate::error::{Candidate, shown};
 
 /// The rule by which a library was looked for in some place.
-///
-/// ```
-/// assert_eq!(soload::Rule::Cache { level: None }.to_string(), "ld.so.cache");
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rule {
     /// The name has a slash: it is the path.
     AsGiven,

@@ -131,3 +131,111 @@ fn trusted(path: &[u8], dirs: &[PathBuf]) -> bool {
     }
     dirs.iter().any(|dir| plain.starts_with(dir))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::find::hwcaps::Hwcaps;
+
+    fn settings(secure: bool, platform: Option<&[u8]>) -> Settings {
+        Settings {
+            library_path: Vec::new(),
+            program_origin: None,
+            cache: "/none".into(),
+            cache_flags: 0x303,
+            default_dirs: vec!["/lib".into(), "/usr/lib".into()],
+            lib: b"lib/x".to_vec(),
+            hwcaps: Hwcaps::x86_64(1, false, platform),
+            secure,
+            look: Box::new(|_| Ok(())),
+        }
+    }
+
+    fn expanded(text: &str, owner: Owner<'_>, settings: &Settings) -> Result<String, &'static str> {
+        let mut out = b"before ".to_vec();
+        expand(text.as_bytes(), owner, settings, &mut out)?;
+        Ok(String::from_utf8(out).unwrap().strip_prefix("before ").unwrap().to_owned())
+    }
+
+    const OWNER: Owner<'_> = Owner { origin: None, program: false };
+
+    fn at(origin: &str, program: bool) -> Owner<'_> {
+        Owner { origin: Some(Path::new(origin)), program }
+    }
+
+    #[test]
+    fn a_token_is_a_whole_identifier_with_or_without_braces() {
+        let settings = settings(false, Some(b"p"));
+        let expanded = |text| expanded(text, at("/o", false), &settings);
+        assert_eq!(expanded("$ORIGIN/../$LIB/${PLATFORM}x").as_deref(), Ok("/o/../lib/x/px"));
+        assert_eq!(expanded("a${ORIGIN}b$ORIGIN").as_deref(), Ok("a/ob/o"));
+        assert_eq!(expanded("$ORIGIN-$LIB.so").as_deref(), Ok("/o-lib/x.so"));
+        assert_eq!(expanded("no dollar").as_deref(), Ok("no dollar"));
+    }
+
+    #[test]
+    fn every_other_dollar_sign_stays_as_text() {
+        let settings = settings(false, None);
+        for text in ["$ORIGINAL", "${ORIGIN", "${ORIGIN x}", "$LIB64", "$LIB_", "$origin", "$", "$$", "${}", "$HOME"] {
+            assert_eq!(expanded(text, OWNER, &settings).as_deref(), Ok(text));
+            assert!(!has_token(text.as_bytes()), "{text}");
+        }
+        assert_eq!(expanded("$$LIB", OWNER, &settings).as_deref(), Ok("$lib/x"));
+        assert!(has_token(b"$$LIB"));
+    }
+
+    #[test]
+    fn a_text_with_a_token_that_has_no_value_is_void() {
+        let settings = settings(false, None);
+        assert_eq!(expanded("/a/$ORIGIN", OWNER, &settings), Err("$ORIGIN is not known"));
+        assert_eq!(expanded("/a/$PLATFORM", OWNER, &settings), Err("$PLATFORM is not known"));
+    }
+
+    #[test]
+    fn expansion_ends_at_the_length_of_a_path() {
+        let settings = settings(false, None);
+        let long = "$LIB".repeat(100_000);
+        assert_eq!(expanded(&long, OWNER, &settings), Err("longer than a path can be"));
+        assert_eq!(expanded(&"x".repeat(PATH_LIMIT + 1), OWNER, &settings), Err("longer than a path can be"));
+        assert!(expanded(&"x".repeat(PATH_LIMIT), OWNER, &settings).is_ok());
+    }
+
+    #[test]
+    fn a_set_user_id_program_may_use_origin_only_in_front_and_only_into_trusted_directories() {
+        let settings = settings(true, Some(b"p"));
+        let expanded = |text, origin| expanded(text, at(origin, true), &settings);
+        assert_eq!(expanded("$ORIGIN/../z", "/usr/lib/a").as_deref(), Ok("/usr/lib/a/../z"));
+        assert_eq!(expanded("${ORIGIN}", "/usr/lib").as_deref(), Ok("/usr/lib"));
+        let not_in_front = Err("$ORIGIN not in front, in a set-user-ID program");
+        for text in ["/usr/lib/$ORIGIN", "$LIB/$ORIGIN", "$ORIGIN/$ORIGIN", "$ORIGIN.d", "${ORIGIN}d"] {
+            assert_eq!(expanded(text, "/usr/lib/a"), not_in_front, "{text}");
+        }
+        let outside = Err("$ORIGIN leads out of the trusted directories, in a set-user-ID program");
+        assert_eq!(expanded("$ORIGIN", "/home/me"), outside);
+        assert_eq!(expanded("$ORIGIN", "/usr/lib64"), outside);
+        assert_eq!(expanded("$ORIGIN/.././../tmp", "/usr/lib"), outside);
+        assert_eq!(expanded("/anywhere/$LIB", "/home/me").as_deref(), Ok("/anywhere/lib/x"));
+    }
+
+    #[test]
+    fn a_library_of_a_set_user_id_program_is_not_held_to_the_trusted_directories() {
+        let settings = settings(true, None);
+        assert_eq!(expanded("$ORIGIN/a", at("/opt", false), &settings).as_deref(), Ok("/opt/a"));
+    }
+
+    #[test]
+    fn an_item_that_is_repeated_counts_once_and_an_empty_one_counts() {
+        let split = |list: &'static [u8], separators: &[u8]| items(list, separators, "items").unwrap();
+        assert_eq!(split(b"/a:/b:/a", b":"), [b"/a", b"/b"]);
+        assert_eq!(split(b":/a::", b":"), [b"".as_slice(), b"/a"]);
+        assert_eq!(split(b"/a;/b:/c", b":"), [b"/a;/b".as_slice(), b"/c"]);
+        assert_eq!(split(b"/a;/b:/c", b":;"), [b"/a", b"/b", b"/c"]);
+    }
+
+    #[test]
+    fn a_list_of_absurdly_many_directories_is_refused() {
+        let list = (0..=ITEMS_LIMIT).map(|i| format!("/{i}")).collect::<Vec<_>>().join(":");
+        let refused = items(list.as_bytes(), b":", "directories").unwrap_err();
+        assert_eq!(refused.to_string(), "directories: expected at most 1024, found 1025");
+    }
+}

@@ -1,6 +1,7 @@
 //! One search: place after place in glibc's order, up to the first that has the library.
 
 use std::ffi::OsStr;
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -19,79 +20,75 @@ pub(super) struct Walk<'s, 'p, T> {
     pub(super) lost: Vec<Candidate>,
 }
 
-/// What is in one place: a file that was found and why, nothing, or what ends the whole search.
-pub(super) type Step<T> = Result<Option<(T, Rule)>, ErrorKind>;
+/// What ends a search: a file that was found, and by which rule, or a fatal error. To continue is to have lost here.
+pub(super) type Step<T, C = ()> = ControlFlow<Result<(T, Rule), ErrorKind>, C>;
+
+/// How a candidate lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    /// Try the next one.
+    Alone,
+    /// Its error spoils the directories that follow in the same list.
+    WithList,
+}
 
 impl<T> Walk<'_, '_, T> {
-    /// All places in order, up to the first that has the library.
+    /// All places in order.
     pub(super) fn places(&mut self, asker: &Asker<'_>, extra_dirs: &[PathBuf]) -> Step<T> {
+        let settings = &self.search.settings;
         if self.name.is_empty() {
-            return Ok(None);
+            return Continue(());
         }
         if self.name.contains(&b'/') {
             self.path.extend_from_slice(self.name);
-            return Ok(self.candidate(Place::AsGiven)?.found);
+            self.candidate(Place::AsGiven)?;
+            return Continue(());
         }
-        let search = self.search;
-        if let found @ Some(_) = self.fixed(extra_dirs, Place::SearchDir)? {
-            return Ok(found);
-        }
+        self.fixed(extra_dirs, Place::SearchDir)?;
         if asker.runpath.is_none() {
-            let chain = std::iter::successors(Some(asker), |asker| asker.loaded_by);
+            let chain = std::iter::successors(Some(asker), |link| link.loaded_by);
             for link in chain.filter(|link| link.runpath.is_none()) {
-                let rpath = link.rpath.unwrap_or_default();
                 let place = |item| Place::Rpath { of: link.name, item };
-                if let found @ Some(_) = self.list(rpath, b":", "directories in DT_RPATH", link.owner(), place)? {
-                    return Ok(found);
-                }
+                self.list(link.rpath, b":", "directories in DT_RPATH", link.owner(), place)?;
             }
         }
-        let settings = &search.settings;
         let program = Owner { origin: settings.program_origin.as_deref(), program: true };
         let place = |item| Place::LibraryPath { item };
-        let what = "directories in LD_LIBRARY_PATH";
-        if let found @ Some(_) = self.list(&settings.library_path, b":;", what, program, place)? {
-            return Ok(found);
-        }
-        let runpath = asker.runpath.unwrap_or_default();
+        self.list(Some(&settings.library_path), b":;", "directories in LD_LIBRARY_PATH", program, place)?;
         let place = |item| Place::Runpath { of: asker.name, item };
-        if let found @ Some(_) = self.list(runpath, b":", "directories in DT_RUNPATH", asker.owner(), place)? {
-            return Ok(found);
-        }
-        if let found @ Some(_) = self.cached(asker.nodeflib)? {
-            return Ok(found);
-        }
-        if asker.nodeflib { Ok(None) } else { self.fixed(&settings.default_dirs, Place::Default) }
+        self.list(asker.runpath, b":", "directories in DT_RUNPATH", asker.owner(), place)?;
+        self.cached(asker.nodeflib)?;
+        if asker.nodeflib { Continue(()) } else { self.fixed(&settings.default_dirs, Place::Default) }
     }
 
     /// The directories of a search path.
     fn list<'i>(
         &mut self,
-        list: &'i [u8],
+        list: Option<&'i [u8]>,
         separators: &[u8],
         what: &'static str,
         owner: Owner<'_>,
         place: impl Fn(&'i [u8]) -> Place<'i>,
     ) -> Step<T> {
-        if list.is_empty() {
-            return Ok(None);
-        }
-        for item in tokens::items(list, separators, what)? {
+        let Some(list) = list.filter(|list| !list.is_empty()) else { return Continue(()) };
+        let items = match tokens::items(list, separators, what) {
+            Ok(items) => items,
+            Err(kind) => return Break(Err(kind)),
+        };
+        for item in items {
             self.path.clear();
-            let place = place(item);
-            if let Err(reason) = tokens::expand(item, owner, &self.search.settings, &mut self.path) {
-                self.lost.push(lost(item, place, reason.into()));
-                continue;
-            }
-            if self.path.is_empty() && !item.is_empty() {
-                continue;
-            }
-            let tried = self.directory(place)?;
-            if tried.found.is_some() || tried.unreachable {
-                return Ok(tried.found);
+            match tokens::expand(item, owner, &self.search.settings, &mut self.path) {
+                // Only an item that is empty as written means the working directory.
+                Ok(()) if self.path.is_empty() && !item.is_empty() => {}
+                Ok(()) => {
+                    if self.directory(place(item))? == Lost::WithList {
+                        break;
+                    }
+                }
+                Err(reason) => self.lost.push(lost(item, place(item), reason.into())),
             }
         }
-        Ok(None)
+        Continue(())
     }
 
     /// Directories that are written down without tokens.
@@ -99,16 +96,15 @@ impl<T> Walk<'_, '_, T> {
         for dir in dirs {
             self.path.clear();
             self.path.extend_from_slice(dir.as_os_str().as_bytes());
-            let tried = self.directory(place)?;
-            if tried.found.is_some() || tried.unreachable {
-                return Ok(tried.found);
+            if self.directory(place)? == Lost::WithList {
+                break;
             }
         }
-        Ok(None)
+        Continue(())
     }
 
     /// The directory in `path` and its hwcaps subdirectories.
-    fn directory(&mut self, place: Place<'_>) -> Result<Tried<T>, ErrorKind> {
+    fn directory(&mut self, place: Place<'_>) -> Step<T, Lost> {
         while self.path.len() > 1 && self.path.ends_with(b"/") {
             self.path.pop();
         }
@@ -116,74 +112,65 @@ impl<T> Walk<'_, '_, T> {
             self.path.push(b'/');
         }
         let search = self.search;
-        let present = search.memory().known.present(&self.path, &search.subdirectories, &search.settings.look);
-        let present = match present {
+        let present = match search.memory().known.present(&self.path, &search.subdirectories, &search.settings.look) {
             Ok(present) => present,
             Err(reason) => {
                 self.lost.push(lost(&self.path, place, reason.into()));
-                return Ok(Tried { found: None, unreachable: false });
+                return Continue(Lost::Alone);
             }
         };
         let dir = self.path.len();
-        let mut tried = Tried { found: None, unreachable: false };
+        let mut how = Lost::Alone;
         for (bit, sub) in search.subdirectories.iter().enumerate() {
             if present >> bit & 1 == 1 {
                 self.path.truncate(dir);
                 self.path.extend_from_slice(sub);
                 self.path.extend_from_slice(self.name);
-                tried = self.candidate(place)?;
-                if tried.found.is_some() {
-                    break;
-                }
+                how = self.candidate(place)?;
             }
         }
-        // What counts is the error of the last try, the one in the directory itself.
-        Ok(tried)
+        // What counts is the last try, the one in the directory itself.
+        Continue(how)
     }
 
     /// What the cache has for the name.
     fn cached(&mut self, nodeflib: bool) -> Step<T> {
         let search = self.search;
         let settings = &search.settings;
-        let cache = search.cache();
+        let cache = search.memory().cache.get(&settings.cache);
         let hit = cache.as_ref().map_err(|reason| *reason).and_then(|cache| {
             cache.lookup(self.name, settings.cache_flags, &settings.hwcaps).ok_or("the cache has no such name")
         });
-        let hit = match hit {
-            Ok(hit) => hit,
+        match hit {
+            Ok(hit) => {
+                let place = Place::Cache { level: hit.level };
+                let path = Path::new(OsStr::from_bytes(hit.path));
+                if nodeflib && settings.default_dirs.iter().any(|dir| path.starts_with(dir)) {
+                    let reason = "in a default directory, and the object that asks excludes those";
+                    self.lost.push(lost(hit.path, place, reason.into()));
+                } else {
+                    self.path.clear();
+                    self.path.extend_from_slice(hit.path);
+                    self.candidate(place)?;
+                }
+            }
             Err(reason) => {
                 let path = settings.cache.as_os_str().as_bytes();
                 self.lost.push(lost(path, Place::Cache { level: None }, reason.into()));
-                return Ok(None);
             }
-        };
-        let place = Place::Cache { level: hit.level };
-        let path = Path::new(OsStr::from_bytes(hit.path));
-        if nodeflib && settings.default_dirs.iter().any(|dir| path.starts_with(dir)) {
-            self.lost.push(lost(hit.path, place, "in a default directory, which the asker excludes".into()));
-            return Ok(None);
         }
-        self.path.clear();
-        self.path.extend_from_slice(hit.path);
-        Ok(self.candidate(place)?.found)
+        Continue(())
     }
 
     /// The file at `path`.
-    fn candidate(&mut self, place: Place<'_>) -> Result<Tried<T>, ErrorKind> {
-        let (reason, unreachable) = match (self.probe)(Path::new(OsStr::from_bytes(&self.path))) {
-            Probe::Found(file) => return Ok(Tried { found: Some((file, place.rule())), unreachable: false }),
-            Probe::Fatal(kind) => return Err(kind),
-            Probe::Absent(reason) | Probe::Unsuitable(reason) => (reason, false),
-            Probe::Unreachable(reason) => (reason, true),
+    fn candidate(&mut self, place: Place<'_>) -> Step<T, Lost> {
+        let (reason, how) = match (self.probe)(Path::new(OsStr::from_bytes(&self.path))) {
+            Probe::Found(file) => return Break(Ok((file, place.rule()))),
+            Probe::Fatal(kind) => return Break(Err(kind)),
+            Probe::Absent(reason) | Probe::Unsuitable(reason) => (reason, Lost::Alone),
+            Probe::Unreachable(reason) => (reason, Lost::WithList),
         };
         self.lost.push(lost(&self.path, place, reason));
-        Ok(Tried { found: None, unreachable })
+        Continue(how)
     }
-}
-
-/// What trying a file or directory gave.
-struct Tried<T> {
-    found: Option<(T, Rule)>,
-    /// Whether it failed in a way that ends the list of directories it stands in.
-    unreachable: bool,
 }

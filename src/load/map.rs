@@ -97,6 +97,12 @@ impl Mapping {
         self.bias
     }
 
+    /// All its addresses, holes included.
+    pub(crate) fn range(&self) -> Range<Addr> {
+        let start = self.reservation.start();
+        start..Addr(start.0 + self.reservation.len())
+    }
+
     pub(crate) fn contains(&self, addr: Addr) -> bool {
         self.reservation.contains(addr)
     }

@@ -125,6 +125,14 @@ impl Host {
         self.objects.iter().skip(1).find(|object| object.is_called(name))
     }
 
+    /// The object that has `addr` in one of its segments.
+    pub(crate) fn by_address(&self, addr: Addr) -> Option<&Arc<HostObject>> {
+        self.objects.iter().find(|object| {
+            let vaddr = object.bias.vaddr(addr).0;
+            object.segments.iter().any(|(range, _)| range.contains(&vaddr))
+        })
+    }
+
     pub(crate) fn by_identity(&self, identity: Identity) -> Option<&Arc<HostObject>> {
         self.objects.iter().find(|object| object.identity() == Some(identity))
     }

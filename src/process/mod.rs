@@ -1,5 +1,6 @@
 //! What lives in this process: objects the C library loaded, our modules, and who uses whom.
 
+pub(crate) mod debugger;
 pub(crate) mod hooks;
 pub(crate) mod host;
 pub(crate) mod imports;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::debugger::Listed;
 use super::host::{HostObject, Pin};
 use super::storage::Storage;
 use super::unwind::Frames;
@@ -29,6 +30,8 @@ pub(crate) struct Module {
     pub(crate) identity: Identity,
     pub(crate) soname: Option<Box<[u8]>>,
     pub(crate) symbols: Symbols,
+    /// How debuggers see it.
+    pub(crate) listed: Listed,
     /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) frames: Option<Frames>,
@@ -42,6 +45,13 @@ pub(crate) struct Module {
     /// Objects of the host that it needs or refers to, held.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) pins: Vec<Arc<Pin>>,
+    /// What the search for libraries that it opens itself goes by.
+    pub(crate) origin: Option<PathBuf>,
+    pub(crate) rpath: Option<Box<[u8]>>,
+    pub(crate) runpath: Option<Box<[u8]>>,
+    pub(crate) nodeflib: bool,
+    /// Its program headers, for whoever goes through all objects.
+    pub(crate) headers: Vec<libc::Elf64_Phdr>,
     pub(crate) constructors: Vec<Code>,
     pub(crate) destructors: Vec<Code>,
 }

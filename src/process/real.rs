@@ -53,42 +53,56 @@ pub(crate) struct Real {
     pub(crate) dlerror: unsafe extern "C" fn() -> *mut c_char,
     pub(crate) dlinfo: unsafe extern "C" fn(*mut c_void, c_int, *mut c_void) -> c_int,
     pub(crate) dladdr: unsafe extern "C" fn(*const c_void, *mut libc::Dl_info) -> c_int,
+    pub(crate) dladdr1: unsafe extern "C" fn(*const c_void, *mut libc::Dl_info, *mut *mut c_void, c_int) -> c_int,
+    pub(crate) dlmopen: unsafe extern "C" fn(libc::c_long, *const c_char, c_int) -> *mut c_void,
     pub(crate) dl_iterate_phdr: Iterate,
+    /// Since 2.35.
+    pub(crate) find_object: Option<unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>,
 }
 
 /// The real functions. Where the C library cannot be found (a static program), the ones that this program is linked to.
 pub(crate) fn real() -> &'static Real {
     static REAL: OnceLock<Real> = OnceLock::new();
     REAL.get_or_init(|| {
-        let libc = c_library();
+        let (libc, loader) = (object(b"libc.so.6"), object(b"ld-linux-x86-64.so.2"));
+        let find = |name: &[u8]| libc.as_ref().and_then(|libc| address(libc, name));
         macro_rules! function {
             ($name:ident) => {{
-                let linked = libc::$name as *const () as usize;
-                let found =
-                    libc.as_ref().and_then(|libc| address(libc, stringify!($name).as_bytes())).unwrap_or(linked);
+                let found = find(stringify!($name).as_bytes()).unwrap_or(linked::$name as *const () as usize);
                 // SAFETY: the C library's function of that name has the type that its header gives it.
                 unsafe { std::mem::transmute(found) }
             }};
         }
-        mod libc_more {
-            unsafe extern "C" {
-                pub(super) fn dlinfo(handle: *mut super::c_void, request: i32, info: *mut super::c_void) -> i32;
-            }
-        }
-        let dlinfo = libc_more::dlinfo as *const () as usize;
-        let dlinfo = libc.as_ref().and_then(|libc| address(libc, b"dlinfo")).unwrap_or(dlinfo);
         Real {
             dlopen: function!(dlopen),
             dlclose: function!(dlclose),
             dlsym: function!(dlsym),
             dlvsym: function!(dlvsym),
             dlerror: function!(dlerror),
-            // SAFETY: as above.
-            dlinfo: unsafe { std::mem::transmute::<usize, _>(dlinfo) },
+            dlinfo: function!(dlinfo),
             dladdr: function!(dladdr),
+            dladdr1: function!(dladdr1),
+            dlmopen: function!(dlmopen),
             dl_iterate_phdr: function!(dl_iterate_phdr),
+            // SAFETY: as above. It is ld.so's.
+            find_object: unsafe {
+                let find_object = loader.and_then(|loader| address(&loader, b"_dl_find_object")).unwrap_or(0);
+                std::mem::transmute::<usize, Option<_>>(find_object)
+            },
         }
     })
+}
+
+/// The functions as this program is linked to them.
+mod linked {
+    use super::{c_char, c_int, c_void};
+    pub(super) use libc::{dl_iterate_phdr, dladdr, dlclose, dlerror, dlopen, dlsym, dlvsym};
+
+    unsafe extern "C" {
+        pub(super) fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int;
+        pub(super) fn dladdr1(at: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, what: c_int) -> c_int;
+        pub(super) fn dlmopen(space: libc::c_long, name: *const c_char, mode: c_int) -> *mut c_void;
+    }
 }
 
 /// The address of a function that the C library defines.
@@ -119,14 +133,14 @@ pub(crate) fn debug() -> Option<*mut Debug> {
     (at != 0).then_some(at as *mut Debug)
 }
 
-/// The C library as an object of the host, read from the list for debuggers.
-fn c_library() -> Option<HostObject> {
-    // SAFETY: the list is glibc's own; the C library's entry in it never goes.
+/// The object of the host of that file name, read from the list for debuggers.
+fn object(file: &[u8]) -> Option<HostObject> {
+    // SAFETY: the list is glibc's own; the entries of the C library's parts never go.
     unsafe {
         let mut map = (*debug()?).map;
         while !map.is_null() {
             let name = CStr::from_ptr((*map).name);
-            if name.to_bytes().rsplit(|byte| *byte == b'/').next() == Some(b"libc.so.6") {
+            if name.to_bytes().rsplit(|byte| *byte == b'/').next() == Some(file) {
                 break;
             }
             map = (*map).next;

@@ -341,6 +341,19 @@ impl State {
         self.entries.iter().find(called).map(|entry| Arc::clone(&entry.module))
     }
 
+    /// The module that has `addr` among its addresses.
+    pub(crate) fn by_address(&self, addr: Addr) -> Option<Arc<Module>> {
+        let has = |entry: &&Entry| entry.module.mapping.contains(addr);
+        self.entries.iter().find(has).map(|entry| Arc::clone(&entry.module))
+    }
+
+    /// All modules, and how many were ever added and removed.
+    pub(crate) fn all(&self) -> (Vec<Arc<Module>>, u64, u64) {
+        let modules: Vec<_> = self.entries.iter().map(|entry| Arc::clone(&entry.module)).collect();
+        let removed = self.next - modules.len() as u64;
+        (modules, self.next, removed)
+    }
+
     /// The module that was loaded from that file.
     pub(crate) fn by_identity(&self, identity: Identity) -> Option<Arc<Module>> {
         let same = |entry: &&Entry| entry.is_live() && entry.module.identity == identity;

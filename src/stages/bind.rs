@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::HostHelp;
 use super::map::Mapped;
+use crate::addr::Addr;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::symbols::Wanted;
 use crate::find::graph::World;
@@ -30,6 +31,8 @@ pub(crate) struct Scope {
     pub(super) sources: Vec<Source>,
     /// Their numbers, in the order in which they are asked.
     order: Vec<usize>,
+    /// The functions that the group gets from the loader.
+    imports: fn(&[u8]) -> Option<Addr>,
     /// Holds objects of the host, by their numbers as providers.
     pub(super) pins: Vec<(usize, Arc<Pin>)>,
 }
@@ -53,7 +56,8 @@ pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes)
     }
     // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
     let order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..sources.len()).collect() };
-    Some(Scope { sources, order, pins })
+    let imports = wishes.imports.unwrap_or(imports::own);
+    Some(Scope { sources, order, imports, pins })
 }
 
 /// A group whose plain words are all written, and what it is bound to.
@@ -93,7 +97,7 @@ pub(crate) fn relocate(
         all.push(provider.map_err(unreadable)?);
     }
     let mut providers =
-        Providers { all, unique: HashMap::new(), settled: &settled, own: imports::own, elsewhere: &elsewhere };
+        Providers { all, unique: HashMap::new(), settled: &settled, own: scope.imports, elsewhere: &elsewhere };
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };

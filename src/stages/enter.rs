@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
@@ -25,13 +25,32 @@ pub(crate) fn discover(name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Gra
         Search::of_this_process(hooks::library_path(), sys::auxiliary(libc::AT_SECURE) != 0, platform)
     });
     let program = look.host.program();
-    let caller = Asker {
+    let program_asker = Asker {
         name: program.map_or(Path::new("the program"), |program| &program.path),
         origin: program.and_then(|program| program.path.parent()),
         rpath: program.and_then(|program| program.names.rpath.as_deref()),
         runpath: program.and_then(|program| program.names.runpath.as_deref()),
         nodeflib: program.is_some_and(|program| program.nodeflib()),
         loaded_by: None,
+    };
+    let caller = match &wishes.caller {
+        Some(Object::Module(module)) => Asker {
+            name: &module.path,
+            origin: module.origin.as_deref(),
+            rpath: module.rpath.as_deref(),
+            runpath: module.runpath.as_deref(),
+            nodeflib: module.nodeflib,
+            loaded_by: Some(&program_asker),
+        },
+        Some(Object::Host(host)) if program.is_none_or(|program| !Arc::ptr_eq(program, host)) => Asker {
+            name: &host.path,
+            origin: host.path.parent(),
+            rpath: host.names.rpath.as_deref(),
+            runpath: host.names.runpath.as_deref(),
+            nodeflib: host.nodeflib(),
+            loaded_by: Some(&program_asker),
+        },
+        _ => program_asker,
     };
     graph::discover(&Request { name, search_dirs: &wishes.search_dirs, caller: &caller }, search, look)
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::bind::{Scope, Source};
 use super::seal::SealedGroup;
+use crate::addr::Vaddr;
 use crate::load::group::Slot;
 use crate::loader::Wishes;
+use crate::process::debugger::{self, Listed};
 use crate::process::module::{Dependency, Id, Module, Object};
 use crate::process::registry::{self, Fit, Keep, NewUnique, Newcomer, UniqueOwner};
 
@@ -73,9 +75,16 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             let pins = pins.iter().filter(|(number, _)| uses(number) || needs(number));
             let new = sealed.mapped.new;
             let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
+            let dynamic = new.image.dynamic_header().map_or(Vaddr(0), |header| header.vaddr);
+            let dynamic = sealed.mapped.mapping.bias().at(dynamic);
             let module = Module {
                 id: id(index),
                 path: new.image.path().to_owned(),
+                headers: new.image.raw_headers(),
+                rpath: new.image.rpath().map(Into::into),
+                runpath: new.image.runpath().map(Into::into),
+                nodeflib: new.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
+                origin: new.origin,
                 rule: new.rule,
                 lost: new.lost,
                 identity: new.image.identity(),
@@ -84,6 +93,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 bound_to: bound_to.collect(),
                 pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
                 symbols: sealed.mapped.symbols,
+                listed: Listed::new(new.image.path(), sealed.mapped.mapping.bias(), dynamic),
                 frames: sealed.frames,
                 mapping: sealed.mapped.mapping,
                 storage: sealed.mapped.storage,
@@ -97,6 +107,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         newcomers.into_iter().map(|(_, newcomer)| newcomer).collect()
     };
     let modules = registry::publish(fit, root, make)?;
+    debugger::show(modules.iter().map(|module| &module.listed));
     let object = |(index, known): (usize, Option<Object>)| {
         known.unwrap_or_else(|| Object::Module(Arc::clone(&modules[place(index)])))
     };

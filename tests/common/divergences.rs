@@ -15,7 +15,7 @@ pub(crate) const DIVERGENCE_OVERFLOW: Divergence =
 pub(crate) const DIVERGENCE_REL: Divergence =
     Divergence("glibc ignores DT_REL on x86-64, where linkers make only DT_RELA; ours applies what the file says");
 pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
-    "glibc calls a resolver when its relocation's turn comes, and crashes if it uses a word whose turn is later; ours calls it after all plain ones",
+    "glibc calls the resolver of a symbol when its relocation is due, and crashes if that uses a word whose turn is later; ours calls it after all plain ones",
 );
 pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
     "glibc sorts libraries that need each other anew when they go, and may destroy first what it initialised first; ours reverses the order of construction",

@@ -1,0 +1,203 @@
+//! The functions themselves, by their C names: those that must know their caller take the return address along.
+
+use std::ffi::{c_char, c_int, c_long, c_void};
+
+use super::objects::{self, Found};
+use super::{clear_error, close, error, handles, open, symbol};
+use crate::addr::Addr;
+use crate::process::real::real;
+
+/// The address of our function of that C name.
+pub(super) fn address(name: &[u8]) -> Option<Addr> {
+    Some(Addr(match name {
+        b"dlopen" => dlopen as *const () as usize,
+        b"dlmopen" => dlmopen as *const () as usize,
+        b"dlsym" => dlsym as *const () as usize,
+        b"dlvsym" => dlvsym as *const () as usize,
+        b"dlclose" => dlclose as *const () as usize,
+        b"dlerror" => dlerror as *const () as usize,
+        b"dladdr" => dladdr as *const () as usize,
+        b"dladdr1" => dladdr1 as *const () as usize,
+        b"dlinfo" => dlinfo as *const () as usize,
+        b"dl_iterate_phdr" => dl_iterate_phdr as *const () as usize,
+        b"_dl_find_object" => find_object as *const () as usize,
+        _ => return None,
+    }))
+}
+
+/// Defines a function that adds its return address to its arguments and goes on to another.
+macro_rules! with_caller {
+    ($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty, $register:literal, $to:path) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As for the C function of that name.
+        #[cfg(target_arch = "x86_64")]
+        #[unsafe(naked)]
+        pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+            core::arch::naked_asm!(
+                "endbr64",
+                concat!("mov ", $register, ", [rsp]"),
+                "jmp {to}",
+                to = sym $to,
+            )
+        }
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As for the C function of that name.
+        #[cfg(not(target_arch = "x86_64"))]
+        pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+            // SAFETY: the caller's promise.
+            unsafe { $to($($argument,)* std::ptr::null()) }
+        }
+    };
+}
+
+with_caller! {
+    /// `dlopen`, by soload.
+    dlopen(name: *const c_char, mode: c_int) -> *mut c_void, "rdx", open_from
+}
+with_caller! {
+    /// `dlmopen`: the base name space is soload's, every other the C library's.
+    dlmopen(space: c_long, name: *const c_char, mode: c_int) -> *mut c_void, "rcx", open_in_from
+}
+with_caller! {
+    /// `dlsym`, by soload for what it loaded.
+    dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void, "rdx", symbol_from
+}
+with_caller! {
+    /// `dlvsym`, by soload for what it loaded.
+    dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void, "rcx", version_from
+}
+
+unsafe extern "C-unwind" fn open_from(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut c_void {
+    // SAFETY: arguments of `dlopen`.
+    unsafe { open(name, mode, caller) }
+}
+
+unsafe extern "C-unwind" fn open_in_from(
+    space: c_long,
+    name: *const c_char,
+    mode: c_int,
+    caller: *const c_void,
+) -> *mut c_void {
+    clear_error();
+    // SAFETY: arguments of `dlmopen`.
+    match space {
+        libc::LM_ID_BASE => unsafe { open(name, mode, caller) },
+        _ => unsafe { (real().dlmopen)(space, name, mode) },
+    }
+}
+
+unsafe extern "C-unwind" fn symbol_from(
+    handle: *mut c_void,
+    name: *const c_char,
+    caller: *const c_void,
+) -> *mut c_void {
+    // SAFETY: arguments of `dlsym`.
+    unsafe { symbol(handle, name, std::ptr::null(), caller) }
+}
+
+unsafe extern "C-unwind" fn version_from(
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+    caller: *const c_void,
+) -> *mut c_void {
+    // SAFETY: arguments of `dlvsym`.
+    unsafe { symbol(handle, name, version, caller) }
+}
+
+/// `dlclose`, by soload for what it loaded.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C-unwind" fn dlclose(handle: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { close(handle) }
+}
+
+/// `dlerror`: the error of the last call in this thread that failed, once.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C" fn dlerror() -> *mut c_char {
+    error()
+}
+
+/// `dladdr`, by soload for what it loaded.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C" fn dladdr(address: *const c_void, info: *mut libc::Dl_info) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe { if objects::at_address(address, info).is_some() { 1 } else { (real().dladdr)(address, info) } }
+}
+
+/// `dladdr1`, by soload for what it loaded.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C" fn dladdr1(
+    address: *const c_void,
+    info: *mut libc::Dl_info,
+    extra: *mut *mut c_void,
+    flags: c_int,
+) -> c_int {
+    const RTLD_DL_SYMENT: c_int = 1;
+    const RTLD_DL_LINKMAP: c_int = 2;
+    // SAFETY: the caller's promise.
+    unsafe {
+        let Some((map, entry)) = objects::at_address(address, info) else {
+            return (real().dladdr1)(address, info, extra, flags);
+        };
+        match flags {
+            RTLD_DL_SYMENT => *extra = entry.cast_mut(),
+            RTLD_DL_LINKMAP => *extra = map.cast(),
+            _ => {}
+        }
+        1
+    }
+}
+
+/// `dlinfo`, by soload for what it loaded.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int {
+    clear_error();
+    // SAFETY: the caller's promise.
+    match handles::module(handle) {
+        Some(module) => unsafe { objects::info(&module, request, answer) },
+        None => unsafe { (real().dlinfo)(handle, request, answer) },
+    }
+}
+
+/// `dl_iterate_phdr`: over the C library's objects and soload's.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C" fn dl_iterate_phdr(
+    callback: Option<unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int>,
+    data: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    callback.map_or(0, |callback| unsafe { objects::iterate(callback, data) })
+}
+
+/// `_dl_find_object`: over soload's objects and the C library's.
+///
+/// # Safety
+/// As for the C function of that name.
+pub unsafe extern "C" fn find_object(address: *const c_void, answer: *mut c_void) -> c_int {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (objects::find(address, answer.cast::<Found>()), real().find_object) {
+            (Some(()), _) => 0,
+            (None, Some(find)) => find(address, answer),
+            (None, None) => -1,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The C interface: `dlopen` and its companions with glibc's semantics, for code that soload loads and for the drop-in.
+//!
+//! What is ours is answered here; what is the C library's is handed on to its own functions. Each function that must
+//! know who calls is told the caller's address, as glibc goes by the return address.
+//!
+//! # Safety
+//! These functions are called by foreign code with the arguments that `<dlfcn.h>` and `<link.h>` document: strings end,
+//! pointers to results can be written.
+
+mod entries;
+mod handles;
+mod objects;
+
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::ptr;
+
+pub use entries::{
+    dl_iterate_phdr, dladdr, dladdr1, dlclose, dlerror, dlinfo, dlmopen, dlopen, dlsym, dlvsym, find_object,
+};
+
+use crate::addr::Addr;
+use crate::error::ErrorKind;
+use crate::file::hash;
+use crate::file::symbols::{Wanted, WantedVersion};
+use crate::library::address;
+use crate::loader::{self, Wishes};
+use crate::process::module::Object;
+use crate::process::real::real;
+use crate::process::world::Look;
+use crate::process::{hooks, imports, registry};
+
+/// The function that loaded code gets from us for an import of that name, if any.
+pub(crate) fn import(name: &[u8]) -> Option<Addr> {
+    if !name.starts_with(b"dl") && !name.starts_with(b"_") {
+        return None;
+    }
+    entries::address(name).or_else(|| imports::own(name))
+}
+
+thread_local! {
+    /// What went wrong last in this thread, and what `dlerror` gave out: that must stay until its next call.
+    static ERROR: RefCell<(Option<CString>, Option<CString>)> = const { RefCell::new((None, None)) };
+}
+
+fn fail(text: String) {
+    let text = CString::new(text.replace('\0', "\\0")).unwrap_or_default();
+    // A thread that is ending has no place for it any more; nobody is left there to ask.
+    let _ = ERROR.try_with(|error| error.borrow_mut().0 = Some(text));
+}
+
+fn clear_error() {
+    let _ = ERROR.try_with(|error| error.borrow_mut().0 = None);
+}
+
+/// `dlerror`: ours, if our call failed last; otherwise the C library's.
+fn error() -> *mut c_char {
+    let ours = ERROR.try_with(|error| {
+        let mut error = error.borrow_mut();
+        error.1 = error.0.take();
+        error.1.as_ref().map_or(ptr::null_mut(), |text| text.as_ptr().cast_mut())
+    });
+    match ours {
+        // SAFETY: no arguments.
+        Ok(text) if text.is_null() => unsafe { (real().dlerror)() },
+        Ok(text) => text,
+        Err(_) => ptr::null_mut(),
+    }
+}
+
+/// The object that has `caller` in its code.
+fn object_at(look: &Look, caller: *const c_void) -> Option<Object> {
+    let addr = Addr(caller as usize);
+    let module = look.state.by_address(addr).map(Object::Module);
+    module.or_else(|| look.host.by_address(addr).cloned().map(Object::Host))
+}
+
+/// `dlopen` for a caller at that address.
+///
+/// # Safety
+/// `name` is null or a string.
+unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut c_void {
+    clear_error();
+    // SAFETY: the caller's promise.
+    let name = if name.is_null() { c"" } else { unsafe { CStr::from_ptr(name) } };
+    if name.is_empty() {
+        // SAFETY: the program itself, which is the C library's to hand out.
+        return handles::program(unsafe { (real().dlopen)(ptr::null(), mode) });
+    }
+    if mode & (libc::RTLD_LAZY | libc::RTLD_NOW) == 0 {
+        fail(format!("{}: mode of dlopen: expected RTLD_LAZY or RTLD_NOW, found {mode:#x}", name.to_string_lossy()));
+        return ptr::null_mut();
+    }
+    let wishes = Wishes {
+        global: mode & libc::RTLD_GLOBAL != 0,
+        no_load: mode & libc::RTLD_NOLOAD != 0,
+        no_delete: mode & libc::RTLD_NODELETE != 0,
+        deep_bind: mode & libc::RTLD_DEEPBIND != 0,
+        // What programs rest on: glibc takes such objects.
+        allow_writable_executable: true,
+        allow_executable_stack: true,
+        caller: hooks::undisturbed(|| object_at(&Look::now(), caller)),
+        imports: Some(import),
+        ..Wishes::default()
+    };
+    match loader::open(OsStr::from_bytes(name.to_bytes()), &wishes) {
+        Ok(opened) => match &opened.object {
+            Object::Module(_) => handles::of(opened),
+            Object::Host(host) => {
+                // It is the C library's: so is the handle, and the count.
+                let known = CString::new(host.path.as_os_str().as_bytes()).unwrap_or_default();
+                // SAFETY: two strings; the object is there, so nothing is loaded.
+                unsafe {
+                    let by_path = (real().dlopen)(known.as_ptr(), mode);
+                    if by_path.is_null() { (real().dlopen)(name.as_ptr(), mode) } else { by_path }
+                }
+            }
+        },
+        // Not being there is the answer to that question, not an error.
+        Err(error) if matches!(error.kind(), ErrorKind::NotLoaded) => ptr::null_mut(),
+        Err(error) => {
+            fail(match error.needed_by() {
+                Some(path) => format!("{error} (needed by {})", crate::error::shown(path)),
+                None => error.to_string(),
+            });
+            ptr::null_mut()
+        }
+    }
+}
+
+/// `dlclose`.
+///
+/// # Safety
+/// `handle` came from `dlopen`.
+unsafe fn close(handle: *mut c_void) -> c_int {
+    clear_error();
+    match handles::release(handle) {
+        Some(module) => {
+            registry::release(module);
+            0
+        }
+        // SAFETY: not ours, so the C library's; it checks handles itself.
+        None => unsafe { (real().dlclose)(handle) },
+    }
+}
+
+/// `dlsym` and `dlvsym` for a caller at that address.
+///
+/// # Safety
+/// `handle` came from `dlopen` or is one of the two special ones; the names are strings, `version` may be null.
+unsafe fn symbol(
+    handle: *mut c_void,
+    name: *const c_char,
+    version: *const c_char,
+    caller: *const c_void,
+) -> *mut c_void {
+    clear_error();
+    // SAFETY: the caller's promise.
+    let (name_text, version_text) = unsafe {
+        (CStr::from_ptr(name).to_bytes(), (!version.is_null()).then(|| CStr::from_ptr(version).to_bytes()))
+    };
+    let exact = |name| WantedVersion { name, hash: hash::sysv(name), exact: true };
+    let wanted = Wanted::by_name(name_text, version_text.map(exact));
+    // SAFETY: the caller's own arguments, handed on.
+    let of_host = |handle| unsafe {
+        match version.is_null() {
+            true => (real().dlsym)(handle, name),
+            false => (real().dlvsym)(handle, name, version),
+        }
+    };
+    let (scope, asker) = if let Some(scope) = handles::scope(handle) {
+        (scope, None)
+    } else if handle == libc::RTLD_DEFAULT || handle == libc::RTLD_NEXT || handles::is_program(handle) {
+        let (scope, asker) = hooks::undisturbed(|| around(caller));
+        (scope, asker.filter(|_| handle == libc::RTLD_NEXT))
+    } else {
+        return of_host(handle);
+    };
+    // A module asks for one of the functions that it would be bound to.
+    let ours = if handle == libc::RTLD_NEXT { None } else { import(name_text).filter(|_| is_module(caller)) };
+    // After the asker only, if it wants the next one.
+    let after = asker.and_then(|asker| scope.iter().position(|object| *object == asker)).map_or(0, |at| at + 1);
+    let found = ours.or_else(|| scope[after..].iter().find_map(|object| address(object, &wanted)));
+    if let Some(found) = found {
+        return found.0 as *mut c_void;
+    }
+    // What the host opened RTLD_GLOBAL after the start only it can find.
+    if handle == libc::RTLD_DEFAULT || handles::is_program(handle) {
+        return of_host(handle);
+    }
+    let version = version_text.map_or_else(String::new, |version| format!("@{}", String::from_utf8_lossy(version)));
+    let name = String::from_utf8_lossy(name_text);
+    let object = scope.first().map_or_else(String::new, |object| object.path().display().to_string());
+    fail(format!("{object}: symbol {name}{version}: expected a definition, found none (undefined symbol: {name})"));
+    ptr::null_mut()
+}
+
+fn is_module(caller: *const c_void) -> bool {
+    registry::state().by_address(Addr(caller as usize)).is_some()
+}
+
+/// Where code at `caller` looks for symbols: the global scope, then its own object and what that needs.
+fn around(caller: *const c_void) -> (Vec<Object>, Option<Object>) {
+    let look = Look::now();
+    let mut scope = look.global_scope();
+    let asker = object_at(&look, caller);
+    for object in asker.iter().flat_map(|asker| look.closure(asker)) {
+        if !scope.contains(&object) {
+            scope.push(object);
+        }
+    }
+    // Only what is sure to stay may be asked: of the host's later objects, those that can be held now.
+    scope.retain(|object| !matches!(object, Object::Host(host) if !host.at_start));
+    scope.iter().for_each(|object| {
+        object.symbols();
+    });
+    (scope, asker)
+}

@@ -1,0 +1,165 @@
+//! Questions about objects: what lies at an address, what a handle stands for, which objects there are.
+
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+
+use super::fail;
+use crate::addr::Addr;
+use crate::process::hooks;
+use crate::process::host::thread_local_address;
+use crate::process::module::Module;
+use crate::process::real::{LinkMap, real};
+use crate::process::registry;
+
+/// `struct dl_find_object` (<dlfcn.h>).
+#[repr(C)]
+pub(super) struct Found {
+    flags: u64,
+    start: *mut c_void,
+    end: *mut c_void,
+    map: *mut LinkMap,
+    frames: *mut c_void,
+    reserved: [u64; 7],
+}
+
+/// `dladdr`, and what `dladdr1` gives besides: the module's entry in the debugger's list, the symbol's in its table.
+///
+/// # Safety
+/// `info` can be written.
+pub(super) unsafe fn at_address(
+    address: *const c_void,
+    info: *mut libc::Dl_info,
+) -> Option<(*mut LinkMap, *const c_void)> {
+    let addr = Addr(address as usize);
+    let module = registry::state().by_address(addr)?;
+    let bias = module.mapping.bias();
+    let vaddr = bias.vaddr(addr).0;
+    let nearest = module.symbols.at_or_below(vaddr);
+    let name = |offset| module.symbols.string(offset).map(|name| name.as_ptr());
+    let found = nearest.and_then(|(index, symbol)| Some((index, symbol, name(symbol.name)?)));
+    let map = module.listed.map();
+    // SAFETY: the caller's promise; the strings are the module's own, which last as long as it does.
+    unsafe {
+        *info = libc::Dl_info {
+            dli_fname: (*map).name,
+            dli_fbase: module.mapping.range().start.0 as *mut c_void,
+            dli_sname: found.map_or(std::ptr::null(), |(_, _, name)| name.cast()),
+            dli_saddr: found.map_or(std::ptr::null_mut(), |(_, symbol, _)| {
+                bias.at(crate::addr::Vaddr(symbol.value)).0 as *mut c_void
+            }),
+        };
+    }
+    let entry = found.and_then(|(index, ..)| module.symbols.entry(index)).unwrap_or(std::ptr::null());
+    Some((map, entry.cast()))
+}
+
+/// `dlinfo` for a handle of ours.
+///
+/// # Safety
+/// `answer` can be written as the request says.
+pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_void) -> c_int {
+    const RTLD_DI_TLS_DATA: c_int = 10;
+    let map = module.listed.map();
+    // SAFETY: the caller's promise, by request.
+    unsafe {
+        match request {
+            libc::RTLD_DI_LMID => answer.cast::<libc::c_long>().write(0),
+            libc::RTLD_DI_LINKMAP => answer.cast::<*mut LinkMap>().write(map),
+            libc::RTLD_DI_ORIGIN => {
+                let origin = module.origin.as_ref().map_or(&b"/"[..], |origin| origin.as_os_str().as_encoded_bytes());
+                answer.cast::<u8>().copy_from_nonoverlapping(origin.as_ptr(), origin.len());
+                answer.cast::<u8>().add(origin.len()).write(0);
+            }
+            libc::RTLD_DI_TLS_MODID => {
+                answer.cast::<usize>().write(module.storage.as_ref().map_or(0, |storage| storage.module));
+            }
+            RTLD_DI_TLS_DATA => {
+                let block = module.storage.as_ref().map(|storage| thread_local_address(storage.module, 0).0);
+                answer.cast::<usize>().write(block.unwrap_or(0));
+            }
+            other => {
+                fail(format!("dlinfo: expected a request that can be answered, found {other}"));
+                return -1;
+            }
+        }
+    }
+    0
+}
+
+type Callback = unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int;
+
+/// `dl_iterate_phdr`: the host's objects, then ours.
+///
+/// # Safety
+/// `callback` takes what `<link.h>` says.
+pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
+    struct Wrapped {
+        callback: Callback,
+        data: *mut c_void,
+        added: u64,
+        removed: u64,
+        host: (u64, u64),
+    }
+    /// Counts our comings and goings too: whoever keeps what he saw goes by these numbers.
+    unsafe extern "C" fn wrapped(info: *mut libc::dl_phdr_info, size: usize, data: *mut c_void) -> c_int {
+        // SAFETY: `data` is the value below; `info` is glibc's.
+        unsafe {
+            let this = &mut *data.cast::<Wrapped>();
+            let mut info = std::ptr::read(info);
+            this.host = (info.dlpi_adds, info.dlpi_subs);
+            info.dlpi_adds += this.added;
+            info.dlpi_subs += this.removed;
+            (this.callback)(&raw mut info, size.min(size_of::<libc::dl_phdr_info>()), this.data)
+        }
+    }
+    let (modules, added, removed) = registry::state().all();
+    let mut this = Wrapped { callback, data, added, removed, host: (0, 0) };
+    // SAFETY: `wrapped` takes this pointer, during this call.
+    let answer = unsafe { (real().dl_iterate_phdr)(Some(wrapped), (&raw mut this).cast()) };
+    if answer != 0 {
+        return answer;
+    }
+    for module in modules {
+        let block = module.storage.as_ref().map_or(0, |storage| storage.module);
+        let mut info = libc::dl_phdr_info {
+            dlpi_addr: module.mapping.bias().get() as u64,
+            // SAFETY: the node lasts as long as the module, which is held here.
+            dlpi_name: unsafe { (*module.listed.map()).name },
+            dlpi_phdr: module.headers.as_ptr(),
+            dlpi_phnum: module.headers.len() as u16,
+            dlpi_adds: this.host.0 + added,
+            dlpi_subs: this.host.1 + removed,
+            dlpi_tls_modid: block,
+            dlpi_tls_data: std::ptr::null_mut(),
+        };
+        // SAFETY: the caller's promise.
+        let answer = unsafe { callback(&raw mut info, size_of::<libc::dl_phdr_info>(), data) };
+        if answer != 0 {
+            return answer;
+        }
+    }
+    0
+}
+
+/// `_dl_find_object`: the object at an address, for unwinders.
+///
+/// # Safety
+/// `answer` can be written.
+pub(super) unsafe fn find(address: *const c_void, answer: *mut Found) -> Option<()> {
+    let module = hooks::undisturbed(registry::state).by_address(Addr(address as usize))?;
+    let range = module.mapping.range();
+    let frames = module.headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME)?;
+    let frames = module.mapping.bias().at(crate::addr::Vaddr(frames.p_vaddr));
+    // SAFETY: the caller's promise.
+    unsafe {
+        *answer = Found {
+            flags: 0,
+            start: range.start.0 as *mut c_void,
+            end: range.end.0 as *mut c_void,
+            map: module.listed.map(),
+            frames: frames.0 as *mut c_void,
+            reserved: [0; 7],
+        };
+    }
+    Some(())
+}

@@ -1,0 +1,180 @@
+//! Debuggers: our modules in a list of our own, chained behind the C library's, so that they are shown like any other.
+//!
+//! gdb (13 and later) follows `r_next` of the structure that `DT_DEBUG` points to from version 2 of it on; glibc keeps
+//! its other name spaces there (2.35 and later). Ours is appended at the end; glibc's own list is never touched.
+//!
+//! # Safety
+//! The chain is changed under a lock of ours. glibc only appends to it, and does so with its loader's lock held; a race
+//! between the two could cost a debugger an entry, not the process anything.
+
+use std::ffi::{CStr, CString, c_char};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::ptr;
+use std::sync::{Mutex, PoisonError};
+
+use super::hooks;
+use super::real::{self, Debug, LinkMap};
+use crate::addr::{Addr, Bias};
+
+// `r_state` (<link.h>).
+const CONSISTENT: i32 = 0;
+const ADD: i32 = 1;
+const DELETE: i32 = 2;
+
+/// A module as a debugger sees it. Dropping it takes it from the list.
+pub(crate) struct Listed {
+    map: *mut LinkMap,
+    #[allow(dead_code)] // the list points to it
+    name: CString,
+}
+
+// SAFETY: the node is reached through the list alone, whose changes are made under the lock.
+unsafe impl Send for Listed {}
+// SAFETY: as above.
+unsafe impl Sync for Listed {}
+
+/// Our part of the chain; made when the first module is listed, and there for good.
+struct Chain(*mut Debug);
+
+// SAFETY: behind the lock.
+unsafe impl Send for Chain {}
+
+static CHAIN: Mutex<Option<Chain>> = Mutex::new(None);
+
+impl Listed {
+    /// A module that was loaded from `path`; not in the list yet.
+    pub(crate) fn new(path: &Path, bias: Bias, dynamic: Addr) -> Self {
+        // A debugger opens the file itself, from wherever it runs.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let name = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
+        let map = LinkMap {
+            bias: bias.get(),
+            name: name.as_ptr(),
+            dynamic: dynamic.0 as *const _,
+            next: ptr::null_mut(),
+            previous: ptr::null_mut(),
+        };
+        Self { map: Box::into_raw(Box::new(map)), name }
+    }
+
+    /// The node, as `dlinfo` and `dladdr1` give it.
+    pub(crate) fn map(&self) -> *mut LinkMap {
+        self.map
+    }
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        hooks::undisturbed(|| {
+            let chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
+            // SAFETY: the node is ours; its neighbours are alive as long as they are in the list.
+            unsafe {
+                let (next, previous) = ((*self.map).next, (*self.map).previous);
+                match &*chain {
+                    Some(Chain(debug)) if !previous.is_null() || (**debug).map == self.map => {
+                        announce(*debug, DELETE);
+                        match previous.is_null() {
+                            true => (**debug).map = next,
+                            false => (*previous).next = next,
+                        }
+                        if !next.is_null() {
+                            (*next).previous = previous;
+                        }
+                        announce(*debug, CONSISTENT);
+                    }
+                    // It was never shown.
+                    _ => {}
+                }
+                drop(Box::from_raw(self.map));
+            }
+        });
+    }
+}
+
+/// Shows modules to a debugger, before their constructors run.
+pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
+    hooks::undisturbed(|| {
+        let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(hosts) = real::debug().filter(|_| is_extended()) else { return };
+        // SAFETY: glibc's structures are there for good; ours are changed under the lock.
+        unsafe {
+            let Chain(debug) = chain.get_or_insert_with(|| Chain(Box::into_raw(Box::new(ours(hosts)))));
+            append(hosts, *debug);
+            announce(*debug, ADD);
+            let mut last = (**debug).map;
+            while !last.is_null() && !(*last).next.is_null() {
+                last = (*last).next;
+            }
+            for module in modules {
+                (*module.map).previous = last;
+                match last.is_null() {
+                    true => (**debug).map = module.map,
+                    false => (*last).next = module.map,
+                }
+                last = module.map;
+            }
+            announce(*debug, CONSISTENT);
+        }
+    });
+}
+
+/// # Safety
+/// `hosts` is glibc's.
+unsafe fn ours(hosts: *mut Debug) -> Debug {
+    // SAFETY: the caller's promise.
+    unsafe {
+        Debug {
+            version: 2,
+            map: ptr::null_mut(),
+            changed: (*hosts).changed,
+            state: CONSISTENT,
+            loader: (*hosts).loader,
+            next: ptr::null_mut(),
+        }
+    }
+}
+
+/// Puts our part at the end of the chain, if it is not in it: glibc begins one when a name space is made.
+///
+/// # Safety
+/// Both are structures that stay.
+unsafe fn append(hosts: *mut Debug, ours: *mut Debug) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut last = hosts;
+        while !(*last).next.is_null() {
+            last = (*last).next;
+            if last == ours {
+                return;
+            }
+        }
+        (*last).next = ours;
+        (*hosts).version = (*hosts).version.max(2);
+    }
+}
+
+/// Sets the state and passes by the place where a debugger has its breakpoint.
+///
+/// # Safety
+/// `debug` is ours, with glibc's `r_brk` in it.
+unsafe fn announce(debug: *mut Debug, state: i32) {
+    // SAFETY: the caller's promise; the function does nothing.
+    unsafe {
+        (*debug).state = state;
+        if (*debug).changed != 0 {
+            let changed: extern "C" fn() = std::mem::transmute((*debug).changed);
+            changed();
+        }
+    }
+}
+
+/// Whether glibc's structure has the field that chains: since 2.35.
+fn is_extended() -> bool {
+    // SAFETY: a constant string.
+    let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version().cast::<c_char>()) };
+    let mut numbers = version.to_bytes().split(|byte| *byte == b'.').map(|number| {
+        number.iter().fold(0u32, |sum, digit| sum.wrapping_mul(10).wrapping_add(u32::from(digit.wrapping_sub(b'0'))))
+    });
+    (numbers.next(), numbers.next()) >= (Some(2), Some(35))
+}

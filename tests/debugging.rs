@@ -1,0 +1,50 @@
+//! Debuggers see our modules: gdb lists them, breaks in them by source line, and shows where it is.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::*;
+
+/// Runs this test's process again, under gdb with a script of commands; answers what gdb printed.
+fn under_gdb(name: &str, commands: &[&str]) -> Option<String> {
+    if Command::new("gdb").arg("--version").output().is_err() {
+        eprintln!("DID NOT RUN: {name} needs the package gdb");
+        assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
+        return None;
+    }
+    let mut gdb = Command::new("gdb");
+    gdb.args(["--batch", "-nx", "-iex", "set debuginfod enabled off", "-ex", "set confirm off"]);
+    gdb.args(["-ex", "set breakpoint pending on"]);
+    for command in commands {
+        gdb.args(["-ex", command]);
+    }
+    gdb.arg("--args").arg(std::env::current_exe().unwrap());
+    gdb.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(DEBUGGED, "1");
+    let output = gdb.output().unwrap();
+    Some(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+const DEBUGGED: &str = "SOLOAD_TEST_DEBUGGED";
+
+#[test]
+fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
+    let name = "gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there";
+    if std::env::var_os(DEBUGGED).is_some() {
+        let library = Lib::Ours(ours("debugged").unwrap());
+        assert_eq!(library.call("debugged_outer"), 43);
+        return;
+    }
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/test-libs/debugged.c");
+    let line = fs::read_to_string(source).unwrap().lines().position(|line| line.contains("break here")).unwrap() + 1;
+    let breakpoint = format!("break debugged.c:{line}");
+    let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "backtrace 3", "kill"]) else { return };
+    assert!(said.contains(&format!("debugged.c:{line}")), "it stops at the line:\n{said}");
+    let listed = said.lines().find(|line| line.contains("libdebugged.so")).unwrap_or_default();
+    assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");
+    let (inner, outer) = (said.find("debugged_inner (value=42)"), said.find("debugged_outer ()"));
+    assert!(inner.is_some() && outer.is_some() && inner < outer, "the backtrace goes through it:\n{said}");
+}
