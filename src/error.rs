@@ -306,9 +306,10 @@ impl fmt::Display for ErrorKind {
             Self::Limit { what, limit, found } => write!(f, "{what}: expected at most {limit}, found {found}"),
             Self::UndefinedSymbols { symbols, searched } => {
                 let name = |path: &PathBuf| shown(Path::new(path.file_name().unwrap_or(path.as_os_str()))).to_string();
+                let plural = if symbols.len() == 1 { "" } else { "s" };
                 let symbols = listed(symbols.iter().map(ToString::to_string), 3, "and");
                 let objects = listed(searched.iter().map(name), 6, "or");
-                write!(f, "undefined symbol {symbols}: expected a definition in {objects}, found none")
+                write!(f, "undefined symbol{plural} {symbols}: expected a definition in {objects}, found none")
             }
             Self::MissingVersion { version, provider, symbol } => {
                 write!(f, "version {} of {}", Escaped(version.as_bytes()), shown(provider))?;

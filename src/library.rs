@@ -267,12 +267,12 @@ impl Library {
         let found = match &self.opened {
             Some(opened) => opened.scope.iter().find_map(|object| address(object, &wanted)),
             None => {
-                let global = hooks::undisturbed(|| {
-                    let global = Look::now().global_scope();
+                let look = hooks::undisturbed(Look::now);
+                let global = look.global_scope();
+                hooks::undisturbed(|| {
                     for object in &global {
                         object.symbols();
                     }
-                    global
                 });
                 global.iter().find_map(|object| address(object, &wanted))
             }

@@ -179,7 +179,8 @@ fn only_in(tree: &Tree) -> Vec<String> {
     let mut complaints = Vec::new();
     for (name, places, instead) in ONLY_IN {
         for file in tree.sources().filter(|file| !places.iter().any(|place| file.path.starts_with(place))) {
-            let named = file.lines_with(&file.code, |code| has_word(code, name) && !code.contains("os::unix"));
+            let product = file.product();
+            let named = file.lines_with(&product, |code| has_word(code, name));
             complaints.extend(named.map(|place| format!("{place}: {name} is named only in {places:?}; {instead}")));
         }
     }
@@ -434,16 +435,13 @@ impl File {
 
     /// The code without the unit tests at its end.
     fn product(&self) -> String {
-        let mut lines = self.code.lines().peekable();
-        let mut product = String::new();
-        while let Some(line) = lines.next() {
-            if line == "#[cfg(test)]" && lines.peek().is_some_and(|next| next.starts_with("mod ")) {
-                break;
-            }
-            product += line;
-            product.push('\n');
-        }
-        product
+        let lines: Vec<&str> = self.code.lines().collect();
+        let is_tests = |at: &usize| {
+            let mut below = lines[*at..].iter().skip_while(|line| line.starts_with("#["));
+            lines[*at] == "#[cfg(test)]" && below.next().is_some_and(|line| line.ends_with("mod tests {"))
+        };
+        let end = (0..lines.len()).find(is_tests).unwrap_or(lines.len());
+        lines[..end].iter().flat_map(|line| [line, "\n"]).collect()
     }
 
     /// The places, as `path:line`, of the lines of `text` for which `is_wrong` holds.

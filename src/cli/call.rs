@@ -35,7 +35,7 @@ pub(super) struct Args {
     #[arg(value_name = "ARG", value_parser = OsStringValueParser::new().try_map(|typed| Value::parse(&typed)))]
     arguments: Vec<Value>,
     /// The type of the result; i32 is C's int
-    #[arg(long, value_name = "TYPE", value_enum, default_value_t = Type::I32, hide_possible_values = false)]
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t = Type::I32)]
     ret: Type,
     /// The version of the function that is meant, of several
     #[arg(long, value_name = "VERSION")]

@@ -64,14 +64,18 @@ struct Compared {
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
-    let usual = PathBuf::from(format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-    let places = if args.places.is_empty() { std::slice::from_ref(&usual) } else { &args.places };
+    let usual = [usual_directory()];
+    let places = if args.places.is_empty() { &usual[..] } else { &args.places };
     let mut libraries = BTreeSet::new();
     for place in places {
         if let Err(error) = collect(place, args.recursive, &mut libraries) {
             print::complain(format_args!("{}: {error}", print::path(place)));
             return Ok(Status::Failed);
         }
+    }
+    if libraries.is_empty() {
+        print::complain("no file whose name has .so in these directories");
+        return Ok(Status::Failed);
     }
     let compared = match try_all(args, libraries.into_iter().collect()) {
         Ok(compared) => compared,
@@ -90,10 +94,18 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     Ok(if differences == 0 { Status::Done } else { Status::Failed })
 }
 
+/// Where the system has its libraries: by machine on Debian and its kin.
+fn usual_directory() -> PathBuf {
+    let by_machine = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
+    let candidates = [by_machine.as_str(), "/usr/lib64", "/usr/lib"].map(Path::new);
+    candidates.into_iter().find(|directory| directory.is_dir()).unwrap_or(candidates[0]).into()
+}
+
 /// The libraries that a place stands for. Each file is taken once, by the path without symbolic links.
 fn collect(place: &Path, recursive: bool, libraries: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    if !place.is_dir() {
-        // A name without a slash is for the loaders to find.
+    // A name without a slash is for the loaders to find.
+    let is_name = !place.as_os_str().as_encoded_bytes().contains(&b'/') && !place.exists();
+    if is_name || !place.metadata()?.is_dir() {
         libraries.insert(place.into());
         return Ok(());
     }
@@ -179,7 +191,8 @@ fn try_one(command: &Path, args: &Args, library: &Path, with: &str) -> io::Resul
             None => {
                 process.kill()?;
                 process.wait()?;
-                let reason = format!("did not end within {} seconds", args.timeout);
+                let time = print::plural(args.timeout as usize, "second");
+                let reason = format!("did not end within {time}");
                 return Ok(Answer::Failed { reason, thread_local: false });
             }
         }

@@ -1,10 +1,8 @@
 //! The demonstration plugin, compiled from `test-libs/demo.c` and built into the command.
 
 use std::cmp::Ordering;
-use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use soload::{Error, Library, PageState, Plan};
 
@@ -142,50 +140,47 @@ fn write_memory(out: &mut impl Write, plan: &Plan, regions: &[Region], second: b
 
 /// A second process that has the plugin loaded until this is dropped.
 struct Companion {
-    process: Child,
+    process: libc::pid_t,
+    /// The process ends when this is closed.
+    hold: Option<PipeWriter>,
 }
 
 impl Companion {
+    /// `None` where no process can be made, or where it cannot load the plugin.
     fn start(plugin: &Path) -> Option<Self> {
-        let arguments: [OsString; 3] = ["load".into(), "--companion".into(), plugin.into()];
-        let command = std::env::current_exe().ok()?;
-        let process = Command::new(command)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut second = Self { process: process.ok()? };
-        let mut line = String::new();
-        BufReader::new(second.process.stdout.take()?).read_line(&mut line).ok()?;
-        (line == READY).then_some(second)
+        let (mut ready, is_ready) = io::pipe().ok()?;
+        let (held, hold) = io::pipe().ok()?;
+        // SAFETY: this process has one thread, so that the second one finds no lock held by another.
+        let process = unsafe { libc::fork() };
+        if process == 0 {
+            drop((ready, hold));
+            wait_with(plugin, is_ready, held);
+            // Nothing of what the first process has prepared is done twice.
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(0) }
+        }
+        drop((is_ready, held));
+        let second = (process > 0).then_some(Self { process, hold: Some(hold) })?;
+        // Ends without a byte if the second process could not load it.
+        ready.read_exact(&mut [0]).ok()?;
+        Some(second)
     }
 }
 
 impl Drop for Companion {
     fn drop(&mut self) {
-        // The end of its input ends it.
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
+        self.hold.take();
+        // SAFETY: our own child, which nobody else waits for.
+        unsafe { libc::waitpid(self.process, std::ptr::null_mut(), 0) };
     }
 }
 
-const READY: &str = "ready\n";
-
-/// What the second process does: loads and calls the plugin, says so, and waits for the end of its input.
-pub(super) fn companion(plugin: &Path, out: &mut impl Write) -> Outcome {
+/// What the second process does: loads and calls the plugin, says so, and waits for the end of the first one.
+fn wait_with(plugin: &Path, mut is_ready: PipeWriter, mut held: PipeReader) {
     // SAFETY: the plugin's constructor is sound.
     let library = unsafe { Library::new(plugin) };
-    match library.and_then(|library| call_examples(&library).map(|_| library)) {
-        Ok(_library) => {
-            out.write_all(READY.as_bytes())?;
-            out.flush()?;
-            io::stdin().read_to_end(&mut Vec::new())?;
-            Ok(Status::Done)
-        }
-        Err(error) => {
-            print::complain_of(&error);
-            Ok(Status::Failed)
-        }
+    let Ok(library) = library else { return };
+    if call_examples(&library).is_ok() && is_ready.write_all(&[1]).is_ok() {
+        let _ = held.read(&mut [0]);
     }
 }

@@ -40,15 +40,12 @@ pub(super) struct Args {
     /// Also show the time of each stage and what backs every page
     #[arg(short, long)]
     verbose: bool,
-    /// The second process of the demonstration
-    #[arg(long, hide = true, value_name = "PLUGIN")]
-    companion: Option<PathBuf>,
 }
 
 /// Whose work it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum With {
-    /// This project's loader
+    /// The loader of this command
     Soload,
     /// The C library's dlopen, with RTLD_NOW
     Dlopen,
@@ -78,15 +75,17 @@ impl From<Error> for Refused {
 }
 
 pub(super) fn run(args: Args, out: &mut impl Write) -> Outcome {
-    if let Some(plugin) = &args.companion {
-        return demo::companion(plugin, out);
-    }
-    if args.with == With::Dlopen && !args.loading.search_dir.is_empty() {
-        print::complain("--search-dir: dlopen has no such thing; set LD_LIBRARY_PATH instead");
-        return Ok(Status::Usage);
-    }
-    if args.libraries.is_empty() {
-        return demo::show(&args.loading, args.json, out);
+    match args.with {
+        With::Dlopen if !args.loading.search_dir.is_empty() => {
+            print::complain("--search-dir: dlopen has no such thing; set LD_LIBRARY_PATH instead");
+            return Ok(Status::Usage);
+        }
+        With::Dlopen if args.libraries.is_empty() => {
+            print::complain("--with dlopen: name a library; the demonstration is about soload");
+            return Ok(Status::Usage);
+        }
+        With::Soload if args.libraries.is_empty() => return demo::show(&args.loading, args.json, out),
+        _ => {}
     }
     let mut status = Status::Done;
     let mut documents = Vec::new();

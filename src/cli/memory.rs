@@ -123,8 +123,8 @@ pub(super) fn write_plan(out: &mut impl Write, plan: &Plan, regions: &[Region]) 
 fn protection_cell(region: &Region) -> Cell {
     let cell = Cell::new(region.after);
     match region.after {
-        Protection { write: true, execute: true, .. } => cell.fg(Color::Red),
-        after if after != region.before => cell.fg(Color::Green),
+        Protection { write: true, execute: true, .. } => cell.fg(Color::DarkRed),
+        after if after != region.before => cell.fg(Color::DarkGreen),
         _ => cell,
     }
 }

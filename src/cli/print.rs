@@ -68,6 +68,7 @@ pub(super) fn help(error: &Error) -> Option<String> {
         ("OpenOptions::allow_writable_executable", "--allow-wx"),
         ("OpenOptions::allow_executable_stack", "--allow-exec-stack"),
         ("OpenOptions::search_dir", "--search-dir"),
+        ("open that first with OpenOptions::global", "preload that (LD_PRELOAD)"),
     ];
     Some(words.iter().fold(help, |help, (of_library, of_command)| help.replace(of_library, of_command)))
 }

@@ -57,18 +57,42 @@ macro_rules! with_caller {
 
 with_caller! {
     /// `dlopen`, by soload.
+    ///
+    /// ```
+    /// // SAFETY: libm's constructors are sound.
+    /// let handle = unsafe { soload::dl::dlopen(c"libm.so.6".as_ptr(), libc::RTLD_NOW) };
+    /// assert!(!handle.is_null());
+    /// ```
     dlopen(name: *const c_char, mode: c_int) -> *mut c_void, "rdx", open_from
 }
 with_caller! {
     /// `dlmopen`: the base name space is soload's, every other the C library's.
+    ///
+    /// ```
+    /// // SAFETY: libm's constructors are sound.
+    /// let handle = unsafe { soload::dl::dlmopen(libc::LM_ID_BASE, c"libm.so.6".as_ptr(), libc::RTLD_NOW) };
+    /// assert!(!handle.is_null());
+    /// ```
     dlmopen(space: c_long, name: *const c_char, mode: c_int) -> *mut c_void, "rcx", open_in_from
 }
 with_caller! {
     /// `dlsym`, by soload for what it loaded.
+    ///
+    /// ```
+    /// // SAFETY: a look-up.
+    /// let getpid = unsafe { soload::dl::dlsym(libc::RTLD_DEFAULT, c"getpid".as_ptr()) };
+    /// assert!(!getpid.is_null());
+    /// ```
     dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void, "rdx", symbol_from
 }
 with_caller! {
     /// `dlvsym`, by soload for what it loaded.
+    ///
+    /// ```
+    /// // SAFETY: a look-up.
+    /// let getpid = unsafe { soload::dl::dlvsym(libc::RTLD_DEFAULT, c"getpid".as_ptr(), c"GLIBC_2.2.5".as_ptr()) };
+    /// assert!(!getpid.is_null());
+    /// ```
     dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void, "rcx", version_from
 }
 
@@ -112,6 +136,14 @@ unsafe extern "C-unwind" fn version_from(
 
 /// `dlclose`, by soload for what it loaded.
 ///
+/// ```
+/// // SAFETY: opened, then closed once.
+/// unsafe {
+///     let handle = soload::dl::dlopen(c"libm.so.6".as_ptr(), libc::RTLD_NOW);
+///     assert_eq!(soload::dl::dlclose(handle), 0);
+/// }
+/// ```
+///
 /// # Safety
 /// As for the C function of that name.
 pub unsafe extern "C-unwind" fn dlclose(handle: *mut c_void) -> c_int {
@@ -121,6 +153,16 @@ pub unsafe extern "C-unwind" fn dlclose(handle: *mut c_void) -> c_int {
 
 /// `dlerror`: the error of the last call in this thread that failed, once.
 ///
+/// ```
+/// // SAFETY: nothing is found, so nothing is loaded; the text is read before the next call.
+/// unsafe {
+///     assert!(soload::dl::dlopen(c"libno-such.so".as_ptr(), libc::RTLD_NOW).is_null());
+///     let text = std::ffi::CStr::from_ptr(soload::dl::dlerror()).to_str().unwrap();
+///     assert!(text.starts_with("libno-such.so: library not found"));
+///     assert!(soload::dl::dlerror().is_null());
+/// }
+/// ```
+///
 /// # Safety
 /// As for the C function of that name.
 pub unsafe extern "C" fn dlerror() -> *mut c_char {
@@ -128,6 +170,14 @@ pub unsafe extern "C" fn dlerror() -> *mut c_char {
 }
 
 /// `dladdr`, by soload for what it loaded.
+///
+/// ```
+/// // SAFETY: the result has room.
+/// unsafe {
+///     let mut info = std::mem::zeroed::<libc::Dl_info>();
+///     assert_ne!(soload::dl::dladdr(libc::getpid as *const libc::c_void, &mut info), 0);
+/// }
+/// ```
 ///
 /// # Safety
 /// As for the C function of that name.
@@ -137,6 +187,15 @@ pub unsafe extern "C" fn dladdr(address: *const c_void, info: *mut libc::Dl_info
 }
 
 /// `dladdr1`, by soload for what it loaded.
+///
+/// ```
+/// // SAFETY: the results have room; 2 asks for the entry in the list of objects.
+/// unsafe {
+///     let (mut info, mut map) = (std::mem::zeroed::<libc::Dl_info>(), std::ptr::null_mut());
+///     assert_ne!(soload::dl::dladdr1(libc::getpid as *const libc::c_void, &mut info, &mut map, 2), 0);
+///     assert!(!map.is_null());
+/// }
+/// ```
 ///
 /// # Safety
 /// As for the C function of that name.
@@ -164,6 +223,15 @@ pub unsafe extern "C" fn dladdr1(
 
 /// `dlinfo`, by soload for what it loaded.
 ///
+/// ```
+/// // SAFETY: the result has room for what is asked.
+/// unsafe {
+///     let handle = soload::dl::dlopen(c"libm.so.6".as_ptr(), libc::RTLD_NOW);
+///     let mut map: *mut libc::c_void = std::ptr::null_mut();
+///     assert_eq!(soload::dl::dlinfo(handle, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()), 0);
+/// }
+/// ```
+///
 /// # Safety
 /// As for the C function of that name.
 pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int {
@@ -177,6 +245,18 @@ pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mu
 
 /// `dl_iterate_phdr`: over the C library's objects and soload's.
 ///
+/// ```
+/// unsafe extern "C" fn count(_: *mut libc::dl_phdr_info, _: usize, count: *mut libc::c_void) -> i32 {
+///     // SAFETY: the number below.
+///     unsafe { *count.cast::<usize>() += 1 };
+///     0
+/// }
+/// let mut objects = 0usize;
+/// // SAFETY: `count` takes a pointer to a number.
+/// unsafe { soload::dl::dl_iterate_phdr(Some(count), (&raw mut objects).cast()) };
+/// assert!(objects > 2);
+/// ```
+///
 /// # Safety
 /// As for the C function of that name.
 pub unsafe extern "C" fn dl_iterate_phdr(
@@ -188,6 +268,14 @@ pub unsafe extern "C" fn dl_iterate_phdr(
 }
 
 /// `_dl_find_object`: over soload's objects and the C library's.
+///
+/// ```
+/// // SAFETY: the result has room for `struct dl_find_object`.
+/// unsafe {
+///     let mut found = [0u64; 12];
+///     soload::dl::find_object(libc::getpid as *const libc::c_void, found.as_mut_ptr().cast());
+/// }
+/// ```
 ///
 /// # Safety
 /// As for the C function of that name.

@@ -100,7 +100,7 @@ unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut 
         // What programs rest on: glibc takes such objects.
         allow_writable_executable: true,
         allow_executable_stack: true,
-        caller: hooks::undisturbed(|| object_at(&Look::now(), caller)),
+        caller: object_at(&hooks::undisturbed(Look::now), caller),
         imports: Some(import),
         ..Wishes::default()
     };
@@ -135,6 +135,10 @@ unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut 
 /// `handle` came from `dlopen`.
 unsafe fn close(handle: *mut c_void) -> c_int {
     clear_error();
+    // As in glibc, what stays for good is not counted any more.
+    if handles::module(handle).is_some_and(|module| registry::is_kept(&module)) {
+        return 0;
+    }
     match handles::release(handle) {
         Some(module) => {
             registry::release(module);
@@ -157,9 +161,8 @@ unsafe fn symbol(
 ) -> *mut c_void {
     clear_error();
     // SAFETY: the caller's promise.
-    let (name_text, version_text) = unsafe {
-        (CStr::from_ptr(name).to_bytes(), (!version.is_null()).then(|| CStr::from_ptr(version).to_bytes()))
-    };
+    let (name_text, version_text) =
+        unsafe { (CStr::from_ptr(name).to_bytes(), (!version.is_null()).then(|| CStr::from_ptr(version).to_bytes())) };
     let exact = |name| WantedVersion { name, hash: hash::sysv(name), exact: true };
     let wanted = Wanted::by_name(name_text, version_text.map(exact));
     // SAFETY: the caller's own arguments, handed on.
@@ -172,7 +175,7 @@ unsafe fn symbol(
     let (scope, asker) = if let Some(scope) = handles::scope(handle) {
         (scope, None)
     } else if handle == libc::RTLD_DEFAULT || handle == libc::RTLD_NEXT || handles::is_program(handle) {
-        let (scope, asker) = hooks::undisturbed(|| around(caller));
+        let (scope, asker) = around(caller);
         (scope, asker.filter(|_| handle == libc::RTLD_NEXT))
     } else {
         return of_host(handle);
@@ -181,8 +184,15 @@ unsafe fn symbol(
     let ours = if handle == libc::RTLD_NEXT { None } else { import(name_text).filter(|_| is_module(caller)) };
     // After the asker only, if it wants the next one.
     let after = asker.and_then(|asker| scope.iter().position(|object| *object == asker)).map_or(0, |at| at + 1);
-    let found = ours.or_else(|| scope[after..].iter().find_map(|object| address(object, &wanted)));
-    if let Some(found) = found {
+    if let Some(ours) = ours {
+        return ours.0 as *mut c_void;
+    }
+    let found = scope[after..].iter().find_map(|object| Some((object, address(object, &wanted)?)));
+    if let Some((object, found)) = found {
+        // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
+        if let (Object::Module(module), libc::RTLD_DEFAULT) = (object, handle) {
+            registry::keep(module);
+        }
         return found.0 as *mut c_void;
     }
     // What the host opened RTLD_GLOBAL after the start only it can find.
@@ -202,7 +212,7 @@ fn is_module(caller: *const c_void) -> bool {
 
 /// Where code at `caller` looks for symbols: the global scope, then its own object and what that needs.
 fn around(caller: *const c_void) -> (Vec<Object>, Option<Object>) {
-    let look = Look::now();
+    let look = hooks::undisturbed(Look::now);
     let mut scope = look.global_scope();
     let asker = object_at(&look, caller);
     for object in asker.iter().flat_map(|asker| look.closure(asker)) {
@@ -212,8 +222,10 @@ fn around(caller: *const c_void) -> (Vec<Object>, Option<Object>) {
     }
     // Only what is sure to stay may be asked: of the host's later objects, those that can be held now.
     scope.retain(|object| !matches!(object, Object::Host(host) if !host.at_start));
-    scope.iter().for_each(|object| {
-        object.symbols();
+    hooks::undisturbed(|| {
+        for object in &scope {
+            object.symbols();
+        }
     });
     (scope, asker)
 }

@@ -104,7 +104,10 @@ impl Headers {
             let is_relro = header.kind == pt::PT_GNU_RELRO;
             let inside = |segment: &Segment| match is_relro {
                 // Its end may be rounded up to a page, past the end of the segment, as lld does.
-                true => segment.contains(header.vaddr, 1) && segment.page_end() >= header.end().map(|end| end.0).or(Some(u64::MAX)),
+                true => {
+                    segment.contains(header.vaddr, 1)
+                        && segment.page_end() >= header.end().map(|end| end.0).or(Some(u64::MAX))
+                }
                 // A TLS template's zero part takes no room in the image.
                 false => segment.contains(header.vaddr, header.file_size),
             };
@@ -198,5 +201,31 @@ impl super::Source for FileImage<'_> {
         let (offset, follows) = self.locate(vaddr)?;
         let len = len.unwrap_or(follows);
         (len <= follows).then(|| self.file.slice(offset.0..offset.0 + len)).flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::elf::Header;
+
+    /// A program header of our own executable, changed.
+    fn header(kind: u32, vaddr: u64, memory_size: u64) -> ProgramHeader {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let any = Header::read(&own).unwrap().program_headers(&own).unwrap()[0];
+        let (offset, align) = (vaddr & 0xfff, 0x1000);
+        ProgramHeader { kind, vaddr: Vaddr(vaddr), offset, file_size: 0, memory_size, align, ..any }
+    }
+
+    #[test]
+    fn relro_may_end_with_the_last_page_of_its_segment() {
+        // As lld links: the segment ends at 0x41098, RELRO at the end of that page.
+        let load = header(pt::PT_LOAD, 0x405e0, 0xab8);
+        let check = |end: u64| {
+            let relro = header(pt::PT_GNU_RELRO, 0x405e0, end - 0x405e0);
+            Headers::check(&[load, relro], 0x1000).map(|headers| headers.relro.is_some())
+        };
+        assert!(check(0x41098).unwrap() && check(0x42000).unwrap());
+        assert!(check(0x42001).is_err());
     }
 }

@@ -237,7 +237,7 @@ mod tests {
                     Some(Thing::Library) => Probe::Found(()),
                     Some(Thing::OtherMachine) => Probe::Unsuitable("wrong machine".into()),
                     Some(Thing::Loop) => Probe::Unreachable("too many links".into()),
-                    Some(Thing::Text) => Probe::Fatal(ErrorKind::LinkerScript),
+                    Some(Thing::Text) => Probe::Fatal(ErrorKind::NotElf { found: "text".into() }),
                 }
             })
         }
@@ -395,7 +395,7 @@ mod tests {
     fn a_file_that_is_no_library_ends_the_search() {
         let world = World::of(&["/b/l"]).but("/a/l", Thing::Text);
         let error = world.find("l", &Asker { runpath: Some(b"/a:/b"), ..asker("a") }, &[]).unwrap_err();
-        assert!(matches!(error, ErrorKind::LinkerScript));
+        assert!(matches!(error, ErrorKind::NotElf { .. }));
     }
 
     #[test]

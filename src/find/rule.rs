@@ -8,6 +8,12 @@ use std::path::{Path, PathBuf};
 use crate::error::{Candidate, shown};
 
 /// The rule by which a library was looked for in some place.
+///
+/// ```
+/// use soload::Rule;
+/// let rule = Rule::Runpath { of: "libplug.so".into(), item: "$ORIGIN/deps".into() };
+/// assert_eq!(rule.to_string(), "RUNPATH of libplug.so");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rule {

@@ -3,7 +3,7 @@
 //! # Safety
 //! Code of loaded objects is run from here, on behalf of whoever opened them and promised that it may run.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
@@ -125,8 +125,22 @@ static FORKS: RwLock<()> = RwLock::new(());
 
 /// Runs `work` while no thread forks: a child would find locks and half-made values of a thread that it does not have.
 ///
-/// `work` must not run foreign code, which may fork, nor wait for another thread.
+/// `work` must not run foreign code, which may fork, nor wait for another thread or for the C library's loader.
 pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
+    thread_local! {
+        static INSIDE: Cell<bool> = const { Cell::new(false) };
+    }
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            INSIDE.set(false);
+        }
+    }
+    // A lock for reading that is taken twice could wait for a fork that waits for it.
+    if INSIDE.replace(true) {
+        return work();
+    }
+    let _leave = Leave;
     let _forks = FORKS.read().unwrap_or_else(PoisonError::into_inner);
     work()
 }

@@ -100,7 +100,12 @@ mod linked {
 
     unsafe extern "C" {
         pub(super) fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int;
-        pub(super) fn dladdr1(at: *const c_void, info: *mut libc::Dl_info, extra: *mut *mut c_void, what: c_int) -> c_int;
+        pub(super) fn dladdr1(
+            at: *const c_void,
+            info: *mut libc::Dl_info,
+            extra: *mut *mut c_void,
+            what: c_int,
+        ) -> c_int;
         pub(super) fn dlmopen(space: libc::c_long, name: *const c_char, mode: c_int) -> *mut c_void;
     }
 }

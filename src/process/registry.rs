@@ -171,6 +171,11 @@ pub(crate) fn keep(module: &Module) {
     }
 }
 
+/// Whether a module stays for good.
+pub(crate) fn is_kept(module: &Module) -> bool {
+    state().entry(module.id).is_some_and(|entry| entry.keep.is_some())
+}
+
 /// Adds objects to the global scope, for all loads to come.
 pub(crate) fn make_global(objects: impl IntoIterator<Item = Object>) {
     let mut guard = lock();

@@ -6,6 +6,7 @@
 
 use std::ffi::c_void;
 
+use super::hooks;
 use crate::addr::{Addr, Bias};
 use crate::file::image::Image;
 
@@ -24,8 +25,9 @@ impl Frames {
     /// The image is mapped, and stays so for as long as this lives.
     pub(crate) unsafe fn register(image: &Image, bias: Bias) -> Option<Self> {
         let begin = bias.at(image.frames()?);
+        // The unwinder has a lock of its own, which a child of a fork would find locked.
         // SAFETY: a whole, terminated `.eh_frame`, which the caller keeps mapped.
-        unsafe { __register_frame(begin.0 as *mut c_void) };
+        hooks::undisturbed(|| unsafe { __register_frame(begin.0 as *mut c_void) });
         Some(Self(begin))
     }
 }
@@ -33,6 +35,6 @@ impl Frames {
 impl Drop for Frames {
     fn drop(&mut self) {
         // SAFETY: registered once with this address, and forgotten once.
-        unsafe { __deregister_frame(self.0.0 as *mut c_void) };
+        hooks::undisturbed(|| unsafe { __deregister_frame(self.0.0 as *mut c_void) });
     }
 }
