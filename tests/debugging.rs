@@ -41,7 +41,9 @@ fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/test-libs/debugged.c");
     let line = fs::read_to_string(source).unwrap().lines().position(|line| line.contains("break here")).unwrap() + 1;
     let breakpoint = format!("break debugged.c:{line}");
-    let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "backtrace 3", "kill"]) else { return };
+    let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "backtrace 3", "kill"]) else {
+        return;
+    };
     assert!(said.contains(&format!("debugged.c:{line}")), "it stops at the line:\n{said}");
     let listed = said.lines().find(|line| line.contains("libdebugged.so")).unwrap_or_default();
     assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");

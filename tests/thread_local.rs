@@ -122,6 +122,9 @@ fn a_thread_local_object_is_destroyed_when_its_thread_ends_and_the_library_stays
         assert_eq!(journal.call_text("journal_text"), "");
         old.end();
         assert_eq!(journal.call_text("journal_text"), "guest-");
-        assert!(!common::maps::is_mapped("libthread_destructor.so") || loader == Loader::Host, "it goes with its thread");
+        assert!(
+            !common::maps::is_mapped("libthread_destructor.so") || loader == Loader::Host,
+            "it goes with its thread"
+        );
     });
 }

@@ -17,7 +17,8 @@ fn an_exception_is_caught_where_it_should_be() {
             assert_eq!(library.call("caught_in_constructor"), 7);
             assert_eq!(library.call("thrown_and_caught"), 1);
             let thrower = library.address("throw_number");
-            let catcher: extern "C" fn(usize) -> i32 = unsafe { std::mem::transmute(library.address("call_and_catch")) };
+            let catcher: extern "C" fn(usize) -> i32 =
+                unsafe { std::mem::transmute(library.address("call_and_catch")) };
             assert_eq!(catcher(thrower), 42);
             library.close();
         }

@@ -28,7 +28,8 @@ use super::{Loading, Outcome, Status};
 
 /// Compare soload with dlopen: which libraries does each load?
 ///
-/// Loads each library with dlopen(RTLD_NOW) and with soload, each time in a process of its own.
+/// Loads each library with dlopen(RTLD_NOW) and with soload, each time in a process of its own. Fails if soload refuses
+/// what dlopen loads (thread-local storage apart), or loads what dlopen refuses.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Libraries, or directories of which every *.so* file is taken; the system's library directory without this
@@ -53,7 +54,17 @@ pub(super) struct Args {
 /// What a process that loads one library with one loader came to.
 enum Answer {
     Loaded,
-    Failed { reason: String, thread_local: bool },
+    Failed { reason: String, how: How },
+}
+
+/// How loading failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Refused,
+    /// For want of thread-local storage.
+    ThreadLocal,
+    /// The process crashed, hung, or ended without an answer.
+    Died,
 }
 
 /// What became of one library.
@@ -90,8 +101,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     } else {
         report.write(out, args.verbose)?
     }
-    let differences = report.count(Group::Failure) + report.count(Group::Extra);
-    Ok(if differences == 0 { Status::Done } else { Status::Failed })
+    Ok(if report.shows_a_fault() { Status::Failed } else { Status::Done })
 }
 
 /// Where the system has its libraries: by machine on Debian and its kin.
@@ -193,7 +203,7 @@ fn try_one(command: &Path, args: &Args, library: &Path, with: &str) -> io::Resul
                 process.wait()?;
                 let time = print::plural(args.timeout as usize, "second");
                 let reason = format!("did not end within {time}");
-                return Ok(Answer::Failed { reason, thread_local: false });
+                return Ok(Answer::died(reason));
             }
         }
     };
@@ -203,7 +213,7 @@ fn try_one(command: &Path, args: &Args, library: &Path, with: &str) -> io::Resul
 fn answer_of(status: ExitStatus, output: &mut File) -> io::Result<Answer> {
     if let Some(number) = status.signal() {
         let name = Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
-        return Ok(Answer::Failed { reason: format!("crashed: {name}"), thread_local: false });
+        return Ok(Answer::died(format!("crashed: {name}")));
     }
     let mut bytes = Vec::new();
     output.rewind()?;
@@ -213,13 +223,13 @@ fn answer_of(status: ExitStatus, output: &mut File) -> io::Result<Answer> {
     let start = text.rfind(r#"{"command":"load""#).unwrap_or(text.len());
     let mut documents = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
     let Some(Ok(document)) = documents.next() else {
-        return Ok(Answer::Failed { reason: format!("ended without an answer: {status}"), thread_local: false });
+        return Ok(Answer::died(format!("ended without an answer: {status}")));
     };
     let library = &document["libraries"][0];
     if library["ok"] == true {
         return Ok(match status.success() {
             true => Answer::Loaded,
-            false => Answer::Failed { reason: format!("loaded, but ended with {status}"), thread_local: false },
+            false => Answer::died(format!("loaded, but ended with {status}")),
         });
     }
     let error = &library["error"];
@@ -227,15 +237,21 @@ fn answer_of(status: ExitStatus, output: &mut File) -> io::Result<Answer> {
     let needed_by = error["needed_by"].as_str().map(|user| format!(" (needed by {user})")).unwrap_or_default();
     Ok(Answer::Failed {
         reason: Escaped(format!("{message}{needed_by}").as_bytes()).to_string(),
-        thread_local: error["kind"] == "ThreadLocal",
+        how: if error["kind"] == "ThreadLocal" { How::ThreadLocal } else { How::Refused },
     })
+}
+
+impl Answer {
+    fn died(reason: String) -> Self {
+        Self::Failed { reason, how: How::Died }
+    }
 }
 
 impl Compared {
     fn group(&self) -> Group {
         match (&self.dlopen, &self.soload) {
             (Answer::Loaded, Answer::Loaded) => Group::Both,
-            (Answer::Loaded, Answer::Failed { thread_local: true, .. }) => Group::ThreadLocal,
+            (Answer::Loaded, Answer::Failed { how: How::ThreadLocal, .. }) => Group::ThreadLocal,
             (Answer::Loaded, Answer::Failed { .. }) => Group::Failure,
             (Answer::Failed { .. }, Answer::Loaded) => Group::Extra,
             (Answer::Failed { .. }, Answer::Failed { .. }) => Group::Neither,
@@ -268,6 +284,12 @@ impl<'a> Report<'a> {
 
     fn of_dlopen(&self) -> usize {
         self.compared.len() - self.count(Group::Extra) - self.count(Group::Neither)
+    }
+
+    /// Whether the loaders judge a library differently. Where dlopen crashes, there is nothing to be like.
+    fn shows_a_fault(&self) -> bool {
+        let refused = |compared: &Compared| matches!(compared.dlopen, Answer::Failed { how: How::Refused, .. });
+        self.count(Group::Failure) > 0 || self.of(Group::Extra).any(refused)
     }
 
     fn write(&self, out: &mut impl Write, verbose: bool) -> io::Result<()> {

@@ -102,14 +102,13 @@ impl Relocations {
         }
         for table in self.tables.iter().flatten() {
             if table.has_addend && table.view.class == Class::Elf64 && table.view.order == ByteOrder::Little {
-                for entry in table.view.bytes().chunks_exact(24) {
-                    let word = |at: usize| entry[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
-                    let info = word(8);
+                for entry in table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0 {
+                    let [place, info, addend] = entry.map(u64::from_le_bytes);
                     each(Relocation {
-                        place: Vaddr(word(0)),
+                        place: Vaddr(place),
                         what: What::Type(info as u32),
                         symbol: (info >> 32) as u32,
-                        addend: Some(word(16) as i64),
+                        addend: Some(addend as i64),
                         plt: table.plt,
                     })?;
                 }

@@ -1,5 +1,6 @@
 //! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -84,8 +85,11 @@ pub(crate) struct Request<'a> {
     pub(crate) name: &'a OsStr,
     /// Directories to search before all others.
     pub(crate) search_dirs: &'a [PathBuf],
-    /// Who opens: the program, or a library of its.
+    /// Who opens: the program, or a library of its. Only the object that is asked for is looked for where the caller
+    /// says.
     pub(crate) caller: &'a Asker<'a>,
+    /// The program, whose DT_RPATH is everybody's.
+    pub(crate) program: &'a Asker<'a>,
 }
 
 /// Finds `request` and everything it needs. Opens files, changes nothing.
@@ -152,6 +156,17 @@ impl<W: World> Discovery<'_, W> {
 
     /// The member that `name` means to member `asker` (or to the caller); `None` if the host has to bring it.
     fn name(&mut self, name: &[u8], asker: Option<usize>) -> Result<Option<usize>, (PathBuf, ErrorKind)> {
+        // Tokens stand for something before the name stands for an object.
+        let expanded;
+        let name = match name.contains(&b'$') {
+            true => {
+                let plain =
+                    self.with_asker(asker, &mut |asker| self.search.plain_name(name, asker).map(Cow::into_owned));
+                expanded = plain.map_err(|kind| (OsStr::from_bytes(name).into(), kind))?;
+                &*expanded
+            }
+            false => name,
+        };
         // An object that is there already, or joins already, satisfies the name without any search.
         if let Some(index) = self.by_name.get(name) {
             return Ok(Some(*index));
@@ -236,16 +251,24 @@ impl<W: World> Discovery<'_, W> {
             probe
         };
         let directories = self.request.search_dirs;
-        let found = self.with_chain(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe));
+        let found = self.with_asker(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe));
         // An error is about the file that was opened, if it got so far.
         found.map_err(|kind| (fatal.unwrap_or_else(|| OsStr::from_bytes(name).into()), kind))
     }
 
-    /// Calls `then` with member `index` as the asker, its loaders behind it up to the caller.
+    /// Calls `then` with the one who asks: the caller, or member `index`.
+    fn with_asker<T>(&self, index: Option<usize>, then: &mut dyn FnMut(&Asker<'_>) -> T) -> T {
+        match index {
+            None => then(self.request.caller),
+            Some(_) => self.with_chain(index, then),
+        }
+    }
+
+    /// Calls `then` with member `index` as the asker, its loaders behind it up to the program.
     fn with_chain<T>(&self, index: Option<usize>, then: &mut dyn FnMut(&Asker<'_>) -> T) -> T {
         match index.map(|index| &self.graph.members[index].object) {
             Some(Object::New(new)) => self.with_chain(new.loaded_by, &mut |loader| then(&new.asker(loader))),
-            _ => then(self.request.caller),
+            _ => then(self.request.program),
         }
     }
 

@@ -75,12 +75,26 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
         last: None,
         undefined: Vec::new(),
     };
-    unit.relocations.try_each(|relocation| match relocation.what {
-        What::Relr => work.relative(&relocation),
-        What::Type(number) => match machine.relocation(number) {
-            Some(of_type) => work.apply(&relocation, of_type),
-            None => Err(work.unsupported(&relocation, format!("type {number}"))),
-        },
+    let base = unit.mapping.bias().get() as u64;
+    unit.relocations.try_each(|relocation| {
+        let What::Type(number) = relocation.what else { return work.relative(&relocation) };
+        let Some(of_type) = machine.relocation(number) else {
+            return Err(work.unsupported(&relocation, format!("type {number}")));
+        };
+        // Those that libraries have by the hundred thousand, without detours: relative ones, and symbols that the
+        // relocation before had too. Whatever is special about one takes the long way.
+        let value = match (of_type.kind, relocation.addend) {
+            (Kind::Relative, Some(addend)) => Some(base.wrapping_add(addend as u64)),
+            (Kind::Absolute { bytes: 8 }, Some(addend)) => {
+                work.again(relocation.symbol, false).map(|value| value.wrapping_add(addend as u64))
+            }
+            (Kind::Slot, _) => work.again(relocation.symbol, number == machine.jump_slot),
+            _ => None,
+        };
+        match value {
+            Some(value) if unit.mapping.write_data(relocation.place, value) => Ok(()),
+            _ => work.apply(&relocation, of_type),
+        }
     })?;
     work.finish()
 }
@@ -96,11 +110,27 @@ struct Work<'a, 'b, 'p> {
     providers: &'a mut Providers<'p>,
     outcome: Outcome,
     /// The symbol resolved last: linkers sort relocations by symbol, so the next one often wants it again.
-    last: Option<(u32, bool, Option<Definition>)>,
+    last: Option<Last>,
     undefined: Vec<Undefined>,
 }
 
+/// What a symbol was bound to.
+#[derive(Clone, Copy)]
+struct Last {
+    symbol: u32,
+    for_call: bool,
+    found: Option<Definition>,
+    /// Its value, if that is all there is to it.
+    plain: Option<u64>,
+}
+
 impl Work<'_, '_, '_> {
+    /// The value of a symbol, if it is the one bound last and nothing is special about it.
+    #[inline(always)]
+    fn again(&self, symbol: u32, for_call: bool) -> Option<u64> {
+        self.last.filter(|last| last.symbol == symbol && last.for_call == for_call)?.plain
+    }
+
     #[inline(always)] // most relocations of most libraries
     fn relative(&self, relocation: &Relocation) -> Result<(), ErrorKind> {
         let mapping = self.unit.mapping;
@@ -227,7 +257,9 @@ impl Work<'_, '_, '_> {
     ) -> Result<Option<Definition>, ErrorKind> {
         let for_call = of_type.number == self.machine.jump_slot || is_thread_local(of_type.kind);
         match self.last {
-            Some((index, class, found)) if index == relocation.symbol && class == for_call => Ok(found),
+            Some(Last { symbol, for_call: class, found, .. }) if symbol == relocation.symbol && class == for_call => {
+                Ok(found)
+            }
             _ => self.look_up(relocation, of_type, for_call),
         }
     }
@@ -271,7 +303,9 @@ impl Work<'_, '_, '_> {
             None if own.is_weak() => {}
             None => self.note_undefined(&own, &wanted)?,
         }
-        self.last = Some((relocation.symbol, for_call, found));
+        let plain = found.filter(|found| !(found.symbol.is_ifunc() && found.symbol.is_defined()));
+        let plain = plain.map(|found| found.value.0 as u64);
+        self.last = Some(Last { symbol: relocation.symbol, for_call, found, plain });
         Ok(found)
     }
 

@@ -52,7 +52,11 @@ pub(crate) fn discover(name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Gra
         },
         _ => program_asker,
     };
-    graph::discover(&Request { name, search_dirs: &wishes.search_dirs, caller: &caller }, search, look)
+    graph::discover(
+        &Request { name, search_dirs: &wishes.search_dirs, caller: &caller, program: &program_asker },
+        search,
+        look,
+    )
 }
 
 /// A group of which every new member has a plan.
