@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::addr::Addr;
 use crate::error::{Error, ErrorKind};
+use crate::load::scope::Imports;
 use crate::process::host::Pin;
 use crate::process::module::Object;
 use crate::process::world::Look;
@@ -31,7 +31,7 @@ pub(crate) struct Wishes {
     /// Who opens, if it is not the program: libraries are looked for where that object says.
     pub(crate) caller: Option<Object>,
     /// The functions that loaded code gets from us, by name.
-    pub(crate) imports: Option<fn(&[u8]) -> Option<Addr>>,
+    pub(crate) imports: Option<Imports>,
 }
 
 /// An open library, and the objects its symbols are looked for in.

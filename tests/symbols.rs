@@ -325,3 +325,10 @@ fn what_the_host_opened_into_the_global_scope_serves_our_libraries() {
         assert_eq!(Loader::Ours.open("scope_user").call("call_provided"), 5);
     });
 }
+
+#[test]
+fn what_was_preloaded_comes_before_the_c_library() {
+    Child::default().env("LD_PRELOAD", "$LIBS/libpreloaded.so").on_both_loaders(|loader| {
+        assert_eq!(loader.open("preloaded_user").call("ask"), 4711);
+    });
+}

@@ -109,9 +109,11 @@ unsafe extern "C-unwind" fn open_in_from(
 ) -> *mut c_void {
     clear_error();
     // SAFETY: arguments of `dlmopen`.
-    match space {
-        libc::LM_ID_BASE => unsafe { open(name, mode, caller) },
-        _ => unsafe { (real().dlmopen)(space, name, mode) },
+    unsafe {
+        match space {
+            libc::LM_ID_BASE => open(name, mode, caller),
+            _ => (real().dlmopen)(space, name, mode),
+        }
     }
 }
 
@@ -237,9 +239,11 @@ pub unsafe extern "C" fn dladdr1(
 pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int {
     clear_error();
     // SAFETY: the caller's promise.
-    match handles::module(handle) {
-        Some(module) => unsafe { objects::info(&module, request, answer) },
-        None => unsafe { (real().dlinfo)(handle, request, answer) },
+    unsafe {
+        match handles::module(handle) {
+            Some(module) => objects::info(&module, request, answer),
+            None => (real().dlinfo)(handle, request, answer),
+        }
     }
 }
 

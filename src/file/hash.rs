@@ -160,11 +160,11 @@ impl Table {
                 if (word >> (gnu_hash % bits)) & (word >> (second % bits)) & 1 == 0 {
                     return None;
                 }
-                let mut index = buckets.u32(u64::from(gnu_hash % bucket_count) * 4)?;
-                if index < *first {
+                let start = buckets.u32(u64::from(gnu_hash % bucket_count) * 4)?;
+                if start < *first {
                     return None;
                 }
-                for _ in 0..CHAIN_MAX {
+                for index in start..start.saturating_add(CHAIN_MAX) {
                     let hash = chain.u32(u64::from(index - first) * 4)?;
                     if hash | 1 == gnu_hash | 1
                         && let found @ Some(_) = matches(index)
@@ -174,7 +174,6 @@ impl Table {
                     if hash & 1 == 1 {
                         return None;
                     }
-                    index += 1;
                 }
                 too_long.set(true);
                 None

@@ -36,15 +36,21 @@ impl Provider<'_> {
 /// `STB_GNU_UNIQUE` definitions: one for the whole process, whichever scope it was first found in.
 pub(crate) type Unique<Owner> = HashMap<Box<[u8]>, (Addr, Symbol, Owner)>;
 
+/// Where a unique symbol is that an earlier group has settled.
+pub(crate) type Settled<'a> = dyn Fn(&[u8]) -> Option<(Addr, Symbol)> + 'a;
+
+/// The functions that loaded code gets from the loader, by name.
+pub(crate) type Imports = fn(&[u8]) -> Option<Addr>;
+
 /// All objects that references of one group may bind to.
 pub(crate) struct Providers<'a> {
     pub(crate) all: Vec<Provider<'a>>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
     /// Unique symbols that earlier groups have settled. Their owners stay for good.
-    pub(crate) settled: &'a dyn Fn(&[u8]) -> Option<(Addr, Symbol)>,
+    pub(crate) settled: &'a Settled<'a>,
     /// Functions that loaded code gets from the loader, before all others.
-    pub(crate) own: fn(&[u8]) -> Option<Addr>,
+    pub(crate) own: Imports,
     /// Definitions that no provider shows, by name and version: those only the host's own lookup finds.
     pub(crate) elsewhere: &'a dyn Fn(&Wanted<'_>) -> Option<Addr>,
 }

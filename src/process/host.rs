@@ -266,18 +266,18 @@ impl Collected<'_> {
 fn started_with(objects: &[&HostObject]) -> Vec<bool> {
     let mut started = vec![false; objects.len()];
     let mut todo = vec![0usize];
-    while let Some(index) = todo.pop() {
-        let Some(object) = objects.get(index).filter(|_| !std::mem::replace(&mut started[index], true)) else {
-            continue;
-        };
-        for name in &object.names.needed {
-            todo.extend(objects.iter().position(|other| other.is_called(name)));
+    while !todo.is_empty() {
+        while let Some(index) = todo.pop() {
+            let Some(object) = objects.get(index).filter(|_| !std::mem::replace(&mut started[index], true)) else {
+                continue;
+            };
+            for name in &object.names.needed {
+                todo.extend(objects.iter().position(|other| other.is_called(name)));
+            }
         }
         // Whatever stands before the last one found stood there at the start: preloaded libraries.
-        if todo.is_empty() {
-            let last = started.iter().rposition(|started| *started).unwrap_or(0);
-            todo.extend((0..last).filter(|index| !started[*index]));
-        }
+        let last = started.iter().rposition(|started| *started).unwrap_or(0);
+        todo.extend((0..last).filter(|index| !started[*index]));
     }
     started
 }

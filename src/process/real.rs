@@ -69,8 +69,11 @@ pub(crate) fn real() -> &'static Real {
         macro_rules! function {
             ($name:ident) => {{
                 let found = find(stringify!($name).as_bytes()).unwrap_or(linked::$name as *const () as usize);
+                // The field's type is the annotation.
+                #[allow(clippy::missing_transmute_annotations)]
                 // SAFETY: the C library's function of that name has the type that its header gives it.
-                unsafe { std::mem::transmute(found) }
+                let function = unsafe { std::mem::transmute::<usize, _>(found) };
+                function
             }};
         }
         Real {

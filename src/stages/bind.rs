@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use super::HostHelp;
 use super::map::Mapped;
-use crate::addr::Addr;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::symbols::Wanted;
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
 use crate::load::relocate::{self as relocation, Outcome, Unit};
-use crate::load::scope::{Definition, Provider, Providers};
+use crate::load::scope::{Definition, Imports, Provider, Providers};
 use crate::loader::Wishes;
 use crate::process::host::Pin;
 use crate::process::imports;
@@ -32,7 +31,7 @@ pub(crate) struct Scope {
     /// Their numbers, in the order in which they are asked.
     order: Vec<usize>,
     /// The functions that the group gets from the loader.
-    imports: fn(&[u8]) -> Option<Addr>,
+    imports: Imports,
     /// Holds objects of the host, by their numbers as providers.
     pub(super) pins: Vec<(usize, Arc<Pin>)>,
 }

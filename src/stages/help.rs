@@ -8,12 +8,15 @@ use crate::error::{Error, ErrorKind};
 use crate::file::symbols::Wanted;
 use crate::process::host::{self, Pin};
 
+/// A symbol's name, and the version that is asked for.
+type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
+
 /// What the host's own loader has to do for a load: bring parts of the C library, and look symbols up that only it
 /// sees. Both are asked for between two attempts, when nothing of ours is half done.
 #[derive(Default)]
 pub(crate) struct HostHelp {
     parts: Vec<(PathBuf, Pin)>,
-    definitions: HashMap<(Box<[u8]>, Option<Box<[u8]>>), Addr>,
+    definitions: HashMap<Versioned, Addr>,
 }
 
 impl HostHelp {
