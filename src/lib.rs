@@ -24,6 +24,7 @@
 
 mod addr;
 mod arch;
+mod closure;
 #[allow(unsafe_code)] // the C interface: called by foreign code, by the rules of <dlfcn.h>
 pub mod dl;
 mod error;
@@ -53,6 +54,7 @@ mod sys;
 
 pub use addr::{Addr, Bias, FileOffset, PageSize, Protection, Vaddr};
 pub use arch::{Kind, Machine, RelocationType, TlsVariant};
+pub use closure::{Closure, Need, Object, Resolver, Role, VersionProblem, VersionUse, Via};
 pub use error::{At, Candidate, Error, ErrorKind, Escaped, Undefined};
 pub use export::{Export, ExportKind};
 pub use file::image::Image;
@@ -63,5 +65,5 @@ pub use find::Rule;
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;
-pub use share::{Forecast, Page, PageMap, PageState};
+pub use share::{Cause, Forecast, Page, PageMap, PageState, Writes};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

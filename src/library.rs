@@ -121,6 +121,35 @@ impl OpenOptions {
         self
     }
 
+    /// Whom to show each object that is loaded: its file and its load bias, once relocation is done and before any
+    /// constructor runs. Its pages are then exactly as loading leaves them.
+    ///
+    /// ```
+    /// let mut options = soload::OpenOptions::new();
+    /// options.before_constructors(|path, bias| println!("{} at {:#x}", path.display(), bias.get()));
+    /// // SAFETY: zlib's constructors are sound.
+    /// let library = unsafe { options.open("libz.so.1") };
+    /// ```
+    pub fn before_constructors(&mut self, look: impl Fn(&Path, Bias) + Send + Sync + 'static) -> &mut Self {
+        self.wishes.relocated = Some(Arc::new(look));
+        self
+    }
+
+    /// The files that [`OpenOptions::open`] would load or find in the process, that of `name` first, then those of all
+    /// it needs. Nothing is loaded, no code runs.
+    ///
+    /// ```
+    /// let files = soload::OpenOptions::new().files("libm.so.6")?;
+    /// assert!(files[0].ends_with("libm.so.6"));
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// It, or something it needs, cannot be found or read.
+    pub fn files(&self, name: impl AsRef<OsStr>) -> Result<Vec<PathBuf>, Error> {
+        loader::files(name.as_ref(), &self.wishes)
+    }
+
     /// Opens `name` with these choices.
     ///
     /// # Errors

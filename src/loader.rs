@@ -3,11 +3,13 @@
 //! Nothing else is decided here.
 
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::addr::Bias;
 use crate::error::{Error, ErrorKind};
+use crate::find::graph;
 use crate::load::scope::Imports;
 use crate::process::host::Pin;
 use crate::process::module::Object;
@@ -32,7 +34,12 @@ pub(crate) struct Wishes {
     pub(crate) caller: Option<Object>,
     /// The functions that loaded code gets from us, by name.
     pub(crate) imports: Option<Imports>,
+    /// Who looks at each new object once its pages are as relocation leaves them.
+    pub(crate) relocated: Option<Onlooker>,
 }
+
+/// Told the file and the load bias of each new object, before any constructor runs.
+pub(crate) type Onlooker = Arc<dyn Fn(&Path, Bias) + Send + Sync>;
 
 /// An open library, and the objects its symbols are looked for in.
 pub(crate) struct Opened {
@@ -92,6 +99,9 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 
         // From here on nothing fails. Everybody sees the new modules; their constructors may do as they like.
 
+        if let Some(look) = &wishes.relocated {
+            published.modules.iter().for_each(|module| look(&module.path, module.mapping.bias()));
+        }
         registry::wait_until_initialised(&published.rests_on);
         published.modules.iter().for_each(|module| hooks::initialise(module));
         clock.stage("constructors");
@@ -100,6 +110,24 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     }
     let found = ATTEMPTS_MAX + 1;
     Err(Error::new(name, ErrorKind::Limit { what: "attempts to load", limit: ATTEMPTS_MAX, found }))
+}
+
+/// The files that opening `name` would bring in or find there, its own first. Nothing is loaded.
+pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error> {
+    let (look, graph) = hooks::undisturbed(|| {
+        let look = Look::now();
+        let graph = stages::discover(name, wishes, &look);
+        (look, graph)
+    });
+    let graph = graph?;
+    // What only the C library's loader can bring lies beside the C library.
+    let beside = look.host.by_name(b"libc.so.6").and_then(|libc| Some(libc.path.parent()?.to_owned()));
+    let of_host = graph.for_host.iter().map(|name| beside.as_ref().map_or(name.clone(), |folder| folder.join(name)));
+    let members = graph.members.iter().map(|member| match &member.object {
+        graph::Object::New(new) => new.image.path().to_owned(),
+        graph::Object::Known(object) => object.path().to_owned(),
+    });
+    Ok(members.chain(of_host).collect())
 }
 
 /// Measures stages as they follow one another.

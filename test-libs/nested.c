@@ -64,7 +64,7 @@ int space_of(void *handle) {
     return dlinfo(handle, RTLD_DI_LMID, &space) == 0 ? (int)space : -1;
 }
 #ifndef RTLD_DI_PHDR
-#define RTLD_DI_PHDR 11
+#define RTLD_DI_PHDR 11 // since 2.36
 #endif
 int headers_of(void *handle) {
     const ElfW(Phdr) *headers = 0;

@@ -1,6 +1,7 @@
 // Loaded code ends the process, or makes a new one: destructors run once, where they should.
 // needs: journal
 // build: nested_exit
+// build: nested_exit_twin
 // build: nested_exit_at_start -DAT_START
 
 #include "journal.h"

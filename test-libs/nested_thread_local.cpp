@@ -2,8 +2,8 @@
 // build: nested/thread_local.so
 // runpath: $ORIGIN/inner
 #include <dlfcn.h>
-#include <map>
 #include <string>
+#include <vector>
 
 int inner_answers; // of destructors that have run
 
@@ -22,11 +22,11 @@ struct Opens {
 };
 
 static thread_local Opens opens;
-static thread_local std::map<std::string, std::string> words;
+static thread_local std::vector<std::string> words;
 
 extern "C" int answers_of_destructors() { return __atomic_load_n(&inner_answers, __ATOMIC_SEQ_CST); }
 extern "C" int use_thread_locals() {
     opens.used = true;
-    words["a word that is too long to be kept in place"] = std::string(100, 'x');
+    words.emplace_back("a word that is too long to be kept in place");
     return (int)words.size();
 }

@@ -1,26 +1,12 @@
 //! The drop-in: programs that know nothing of soload print and return the same when it loads what they open.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::OnceLock;
+#[path = "common/drop_in.rs"]
+mod drop_in;
 
-/// `libsoload_dl.so`, built if need be: cargo builds only the package's own targets for its tests.
-fn drop_in() -> &'static Path {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let own = std::env::current_exe().unwrap();
-        let target = own.ancestors().nth(3).unwrap().to_owned();
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let built = Command::new(cargo)
-            .args(["build", "--package", "soload_dl", "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        target.join("debug/libsoload_dl.so")
-    })
-}
+use std::path::Path;
+use std::process::{Command, Output};
+
+use drop_in::drop_in;
 
 /// Runs a program without the drop-in and with it; answers what both gave, after asserting that it is the same.
 #[track_caller]

@@ -36,4 +36,7 @@ exports! {
     dlinfo(handle: *mut c_void, request: c_int, answer: *mut c_void) -> c_int = soload::dl::dlinfo;
     dl_iterate_phdr(callback: Callback, data: *mut c_void) -> c_int = soload::dl::dl_iterate_phdr;
     _dl_find_object(address: *const c_void, answer: *mut c_void) -> c_int = soload::dl::find_object;
+    backtrace_symbols(addresses: *const *mut c_void, count: c_int) -> *mut *mut c_char = soload::dl::backtrace_symbols;
+    backtrace_symbols_fd(addresses: *const *mut c_void, count: c_int, file: c_int) -> () =
+        soload::dl::backtrace_symbols_fd;
 }

@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 183,
     name: "AArch64",
     relocations: RELOCATIONS,
+    relative: 1027,
     jump_slot: 1026,
     slot_addend: true,
     tls: TlsVariant::I,

@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 40,
     name: "ARM",
     relocations: RELOCATIONS,
+    relative: 23,
     jump_slot: 22,
     slot_addend: false,
     tls: TlsVariant::I,

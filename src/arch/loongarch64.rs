@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 258,
     name: "LoongArch",
     relocations: RELOCATIONS,
+    relative: 3,
     jump_slot: 5,
     slot_addend: false,
     tls: TlsVariant::I,

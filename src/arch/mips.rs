@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 8,
     name: "MIPS",
     relocations: RELOCATIONS,
+    relative: 0,
     jump_slot: 127,
     slot_addend: false,
     tls: TlsVariant::I,

@@ -149,6 +149,8 @@ pub struct Machine {
     pub name: &'static str,
     /// Its relocation types, in ascending order of their numbers.
     pub relocations: &'static [RelocationType],
+    /// The type that is [`Kind::Relative`]: most relocations of most libraries. 0 where there is none.
+    pub relative: u32,
     /// The type of the slots of the procedure linkage table. An undefined symbol that an executable gives a value, so
     /// that a function has one address everywhere, is no definition for them (nor for thread-local variables).
     pub jump_slot: u32,
@@ -352,6 +354,13 @@ mod tests {
             assert_eq!(Machine::of(number.0).map(|machine| machine.name), Some(name));
         }
         assert!(Machine::of(elf::EM_NONE.0).is_none());
+    }
+
+    #[test]
+    fn the_relative_type_is_a_relative_one() {
+        for machine in MACHINES.iter().filter(|machine| machine.relative != 0) {
+            assert_eq!(machine.relocation(machine.relative).unwrap().kind, Kind::Relative, "{}", machine.name);
+        }
     }
 
     #[test]

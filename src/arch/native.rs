@@ -37,6 +37,16 @@ pub(crate) fn static_descriptor() -> usize {
     soload_static_descriptor as *const () as usize
 }
 
+/// Whether the processor says that Intel made it.
+#[cfg(target_arch = "x86_64")]
+#[allow(unused_unsafe)] // safe from Rust 1.94 on
+pub(crate) fn made_by_intel() -> bool {
+    // SAFETY: every x86-64 processor has the instruction, and leaf 0.
+    let vendor = unsafe { core::arch::x86_64::__cpuid(0) };
+    let [first, second, third] = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+    [first, second, third].concat() == b"GenuineIntel"
+}
+
 /// There is no loading on other machines yet, so nobody asks.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn thread_pointer() -> usize {

@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 20,
     name: "PowerPC",
     relocations: RELOCATIONS,
+    relative: 22,
     jump_slot: 21,
     slot_addend: true,
     tls: TlsVariant::I,

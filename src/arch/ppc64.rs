@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 21,
     name: "PowerPC64",
     relocations: RELOCATIONS,
+    relative: 22,
     jump_slot: 21,
     slot_addend: true,
     tls: TlsVariant::I,

@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 22,
     name: "s390x",
     relocations: RELOCATIONS,
+    relative: 12,
     jump_slot: 11,
     slot_addend: true,
     tls: TlsVariant::II,

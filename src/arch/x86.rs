@@ -6,6 +6,7 @@ pub(super) static MACHINE: Machine = Machine {
     number: 3,
     name: "i386",
     relocations: RELOCATIONS,
+    relative: 8,
     jump_slot: 7,
     slot_addend: false,
     tls: TlsVariant::II,

@@ -8,23 +8,14 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, IsTerminal, Read, Seek, Write};
-use std::num::NonZeroUsize;
-use std::os::unix::process::ExitStatusExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use serde_json::{Map, Value, json};
 use soload::Escaped;
 
 use super::print::{self, BAD, BOLD, DIM, GOOD, WARN};
-use super::{Loading, Outcome, Status};
+use super::{Loading, Outcome, Status, children};
 
 /// Compare soload with dlopen: which libraries does each load?
 ///
@@ -75,11 +66,11 @@ struct Compared {
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
-    let usual = [usual_directory()];
+    let usual = [children::usual_directory()];
     let places = if args.places.is_empty() { &usual[..] } else { &args.places };
     let mut libraries = BTreeSet::new();
     for place in places {
-        if let Err(error) = collect(place, args.recursive, &mut libraries) {
+        if let Err(error) = children::collect(place, args.recursive, &mut libraries) {
             print::complain(format_args!("{}: {error}", print::path(place)));
             return Ok(Status::Failed);
         }
@@ -88,7 +79,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         print::complain("no file whose name has .so in these directories");
         return Ok(Status::Failed);
     }
-    let compared = match try_all(args, libraries.into_iter().collect()) {
+    let compared = match try_all(args, &libraries.into_iter().collect::<Vec<_>>()) {
         Ok(compared) => compared,
         Err(error) => {
             print::complain(format_args!("cannot start processes: {error}"));
@@ -104,77 +95,13 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     Ok(if report.shows_a_fault() { Status::Failed } else { Status::Done })
 }
 
-/// Where the system has its libraries: by machine on Debian and its kin.
-fn usual_directory() -> PathBuf {
-    let by_machine = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    let candidates = [by_machine.as_str(), "/usr/lib64", "/usr/lib"].map(Path::new);
-    candidates.into_iter().find(|directory| directory.is_dir()).unwrap_or(candidates[0]).into()
-}
-
-/// The libraries that a place stands for. Each file is taken once, by the path without symbolic links.
-fn collect(place: &Path, recursive: bool, libraries: &mut BTreeSet<PathBuf>) -> io::Result<()> {
-    // A name without a slash is for the loaders to find.
-    let is_name = !place.as_os_str().as_encoded_bytes().contains(&b'/') && !place.exists();
-    if is_name || !place.metadata()?.is_dir() {
-        libraries.insert(place.into());
-        return Ok(());
-    }
-    for entry in std::fs::read_dir(place)? {
-        let entry = entry?;
-        let path = entry.path();
-        // Symbolic links to directories are not followed: what they lead to may lead back.
-        if recursive && entry.file_type()?.is_dir() {
-            collect(&path, recursive, libraries)?;
-        }
-        let name = entry.file_name();
-        let named = name.as_encoded_bytes().windows(3).any(|part| part == b".so");
-        if named && path.is_file() {
-            libraries.extend(path.canonicalize());
-        }
-    }
-    Ok(())
-}
-
 /// Tries every library with both loaders, on all cores.
-fn try_all(args: &Args, libraries: Vec<PathBuf>) -> io::Result<Vec<Compared>> {
+fn try_all(args: &Args, libraries: &[PathBuf]) -> io::Result<Vec<Compared>> {
     let command = std::env::current_exe()?;
-    let next = AtomicUsize::new(0);
-    let compared = Mutex::new(Vec::with_capacity(libraries.len()));
-    let failure = Mutex::new(None);
-    let progress = io::stderr().is_terminal();
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, NonZeroUsize::get) {
-            scope.spawn(|| {
-                while let Some(library) = libraries.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let answers = try_one(&command, args, library, "dlopen")
-                        .and_then(|dlopen| Ok((dlopen, try_one(&command, args, library, "soload")?)));
-                    match answers {
-                        Ok((dlopen, soload)) => {
-                            let mut compared = lock(&compared);
-                            compared.push(Compared { library: library.clone(), dlopen, soload });
-                            if progress {
-                                let _ = write!(io::stderr(), "\r{} of {} ", compared.len(), libraries.len());
-                            }
-                        }
-                        Err(error) => *lock(&failure) = Some(error),
-                    }
-                }
-            });
-        }
-    });
-    if progress {
-        let _ = write!(io::stderr(), "\r\x1b[K");
-    }
-    if let Some(error) = lock(&failure).take() {
-        return Err(error);
-    }
-    let mut compared = std::mem::take(&mut *lock(&compared));
-    compared.sort_by(|a, b| a.library.cmp(&b.library));
-    Ok(compared)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    let both =
+        |library: &Path| Ok((try_one(&command, args, library, "dlopen")?, try_one(&command, args, library, "soload")?));
+    let compared = children::each(libraries, both)?.into_iter();
+    Ok(compared.map(|(library, (dlopen, soload))| Compared { library, dlopen, soload }).collect())
 }
 
 /// Has a process of its own load `library` with one loader.
@@ -183,47 +110,10 @@ fn try_one(command: &Path, args: &Args, library: &Path, with: &str) -> io::Resul
     if with == "soload" {
         arguments.extend(args.loading.typed());
     }
-    // A file, not a pipe: whatever the library prints, its process never waits for us.
-    let mut output = tempfile::tempfile()?;
-    let mut process = Command::new(command)
-        .args(arguments)
-        .arg("--")
-        .arg(library)
-        .stdin(Stdio::null())
-        .stdout(output.try_clone()?)
-        .stderr(Stdio::null())
-        .spawn()?;
-    let end = Instant::now() + Duration::from_secs(args.timeout);
-    let status = loop {
-        match process.try_wait()? {
-            Some(status) => break status,
-            None if Instant::now() < end => thread::sleep(Duration::from_millis(2)),
-            None => {
-                process.kill()?;
-                process.wait()?;
-                let time = print::plural(args.timeout as usize, "second");
-                let reason = format!("did not end within {time}");
-                return Ok(Answer::died(reason));
-            }
-        }
-    };
-    answer_of(status, &mut output)
-}
-
-fn answer_of(status: ExitStatus, output: &mut File) -> io::Result<Answer> {
-    if let Some(number) = status.signal() {
-        let name = Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.to_string());
-        return Ok(Answer::died(format!("crashed: {name}")));
-    }
-    let mut bytes = Vec::new();
-    output.rewind()?;
-    output.read_to_end(&mut bytes)?;
-    // The library's code may have printed something before, and again on its way out.
-    let text = String::from_utf8_lossy(&bytes);
-    let start = text.rfind(r#"{"command":"load""#).unwrap_or(text.len());
-    let mut documents = serde_json::Deserializer::from_str(&text[start..]).into_iter::<Value>();
-    let Some(Ok(document)) = documents.next() else {
-        return Ok(Answer::died(format!("ended without an answer: {status}")));
+    arguments.extend(["--".into(), library.into()]);
+    let (document, status) = match children::document(command, arguments, args.timeout, r#"{"command":"load""#)? {
+        Ok(answer) => answer,
+        Err(reason) => return Ok(Answer::died(reason)),
     };
     let library = &document["libraries"][0];
     if library["ok"] == true {

@@ -40,15 +40,24 @@ impl HostLibrary {
 
     /// The file it was loaded from.
     pub(super) fn path(&self) -> Option<PathBuf> {
+        let map = self.link_map()?;
+        // SAFETY: `link_map` gives a record of an open library; `l_name` is a C string.
+        let name = unsafe { CStr::from_ptr((*map).name) };
+        Some(OsString::from_vec(name.to_bytes().to_vec()).into())
+    }
+
+    /// What is added to the addresses in the file.
+    pub(super) fn bias(&self) -> usize {
+        // SAFETY: as in `path`.
+        self.link_map().map_or(0, |map| unsafe { (*map).bias })
+    }
+
+
+    fn link_map(&self) -> Option<*const LinkMap> {
         let mut map: *const LinkMap = std::ptr::null();
         // SAFETY: the handle is open; RTLD_DI_LINKMAP writes one pointer, to a `link_map` that lives as long.
         let failed = unsafe { libc::dlinfo(self.0, libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) } != 0;
-        if failed || map.is_null() {
-            return None;
-        }
-        // SAFETY: as above; `l_name` is a C string.
-        let name = unsafe { CStr::from_ptr((*map).name) };
-        Some(OsString::from_vec(name.to_bytes().to_vec()).into())
+        (!failed && !map.is_null()).then_some(map)
     }
 }
 

@@ -29,7 +29,7 @@ pub(super) struct Region {
     after: Protection,
     /// From where on to its end it is zeros in a mapping that has other bytes of the file there.
     zeros_from: Option<Vaddr>,
-    content: &'static str,
+    pub(super) content: &'static str,
     /// Pages that relocation makes private, if its tables could be read.
     pub(super) forecast: Option<usize>,
     /// What backs the pages, if it is loaded.
@@ -130,11 +130,11 @@ fn protection_cell(region: &Region) -> Cell {
 }
 
 /// A number of pages; none is nothing to look at.
-fn number_cell(count: usize) -> Cell {
+pub(super) fn number_cell(count: usize) -> Cell {
     if count == 0 { Cell::new("-").add_attribute(comfy_table::Attribute::Dim) } else { Cell::new(count) }
 }
 
-fn forecast_cell(region: &Region) -> Cell {
+pub(super) fn forecast_cell(region: &Region) -> Cell {
     region.forecast.map_or_else(|| Cell::new("?"), number_cell)
 }
 

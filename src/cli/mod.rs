@@ -2,12 +2,16 @@
 
 #[allow(unsafe_code)] // calls functions by the types that were typed
 mod call;
+mod children;
 mod compare;
 #[allow(unsafe_code)] // loads and calls the plugin whose source is test-libs/demo.c
 mod demo;
 #[allow(unsafe_code)] // the C functions of <dlfcn.h>
 mod dlopen;
+mod exec;
+mod forecast;
 mod inspect;
+mod ldd;
 #[allow(unsafe_code)] // loads libraries, and so runs their constructors
 mod load;
 mod manual;
@@ -36,18 +40,23 @@ enum Command {
     Load(load::Args),
     Call(call::Args),
     Inspect(inspect::Args),
+    Ldd(Box<ldd::Args>),
     Compare(compare::Args),
+    Exec(exec::Args),
+    Forecast(forecast::Args),
     Completions(manual::Completions),
     Man(manual::Man),
 }
 
 /// How a subcommand ends once it has said everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Status {
     Done,
     /// A library could not be loaded, called or read.
     Failed,
     Usage,
+    /// `exec` could not run the program.
+    NotRun,
 }
 
 /// The error is that of writing to standard output; all others have been printed.
@@ -94,6 +103,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(Status::Done) => ExitCode::SUCCESS,
         Ok(Status::Failed) => ExitCode::FAILURE,
         Ok(Status::Usage) => ExitCode::from(2),
+        Ok(Status::NotRun) => ExitCode::from(127),
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -109,7 +119,10 @@ fn run(command: Command) -> Outcome {
         Command::Load(args) => load::run(args, &mut out),
         Command::Call(args) => call::run(args, &mut out),
         Command::Inspect(args) => inspect::run(&args, &mut out),
+        Command::Ldd(args) => ldd::run(&args, &mut out),
         Command::Compare(args) => compare::run(&args, &mut out),
+        Command::Exec(args) => exec::run(&args),
+        Command::Forecast(args) => forecast::run(&args, &mut out),
         Command::Completions(args) => manual::completions(&args, &mut out),
         Command::Man(args) => manual::page(&args, &mut out),
     }?;

@@ -21,6 +21,8 @@ pub(super) fn address(name: &[u8]) -> Option<Addr> {
         b"dlinfo" => dlinfo as *const () as usize,
         b"dl_iterate_phdr" => dl_iterate_phdr as *const () as usize,
         b"_dl_find_object" => find_object as *const () as usize,
+        b"backtrace_symbols" => super::backtrace::backtrace_symbols as *const () as usize,
+        b"backtrace_symbols_fd" => super::backtrace::backtrace_symbols_fd as *const () as usize,
         _ => return None,
     }))
 }

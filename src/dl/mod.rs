@@ -7,15 +7,19 @@
 //! These functions are called by foreign code with the arguments that `<dlfcn.h>` and `<link.h>` document: strings end,
 //! pointers to results can be written.
 
+mod backtrace;
 mod entries;
 mod handles;
+mod log;
 mod objects;
 
 use std::cell::RefCell;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
+use std::sync::Arc;
 
+pub use backtrace::{backtrace_symbols, backtrace_symbols_fd};
 pub use entries::{
     dl_iterate_phdr, dladdr, dladdr1, dlclose, dlerror, dlinfo, dlmopen, dlopen, dlsym, dlvsym, find_object,
 };
@@ -33,7 +37,7 @@ use crate::process::{hooks, imports, registry};
 
 /// The function that loaded code gets from us for an import of that name, if any.
 pub(crate) fn import(name: &[u8]) -> Option<Addr> {
-    if !name.starts_with(b"dl") && !name.starts_with(b"_") {
+    if !matches!(name, [b'd', b'l', ..] | [b'_', ..] | [b'b', b'a', ..]) {
         return None;
     }
     entries::address(name).or_else(|| imports::own(name))
@@ -104,7 +108,12 @@ unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut 
         imports: Some(import),
         ..Wishes::default()
     };
-    match loader::open(OsStr::from_bytes(name.to_bytes()), &wishes) {
+    let watched = log::watch();
+    let opened = loader::open(OsStr::from_bytes(name.to_bytes()), &wishes);
+    if let Some(watched) = watched {
+        watched.say(name, &opened);
+    }
+    match opened {
         Ok(opened) => match &opened.object {
             Object::Module(_) => handles::of(opened),
             Object::Host(host) => {
@@ -172,21 +181,20 @@ unsafe fn symbol(
             false => (real().dlvsym)(handle, name, version),
         }
     };
-    let (scope, asker) = if let Some(scope) = handles::scope(handle) {
+    let (scope, after) = if let Some(scope) = handles::scope(handle) {
         (scope, None)
     } else if handle == libc::RTLD_DEFAULT || handle == libc::RTLD_NEXT || handles::is_program(handle) {
-        let (scope, asker) = around(caller);
+        // A module asks for one of the functions that it would be bound to.
+        if let Some(ours) = import(name_text).filter(|_| handle != libc::RTLD_NEXT && is_module(caller)) {
+            return ours.0 as *mut c_void;
+        }
+        let (scope, asker) = around(caller, handle == libc::RTLD_NEXT);
         (scope, asker.filter(|_| handle == libc::RTLD_NEXT))
     } else {
         return of_host(handle);
     };
-    // A module asks for one of the functions that it would be bound to.
-    let ours = if handle == libc::RTLD_NEXT { None } else { import(name_text).filter(|_| is_module(caller)) };
     // After the asker only, if it wants the next one.
-    let after = asker.and_then(|asker| scope.iter().position(|object| *object == asker)).map_or(0, |at| at + 1);
-    if let Some(ours) = ours {
-        return ours.0 as *mut c_void;
-    }
+    let after = after.and_then(|asker| scope.iter().position(|object| *object == asker)).map_or(0, |at| at + 1);
     let found = scope[after..].iter().find_map(|object| Some((object, address(object, &wanted)?)));
     if let Some((object, found)) = found {
         // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
@@ -210,22 +218,31 @@ fn is_module(caller: *const c_void) -> bool {
     registry::state().by_address(Addr(caller as usize)).is_some()
 }
 
-/// Where code at `caller` looks for symbols: the global scope, then its own object and what that needs.
-fn around(caller: *const c_void) -> (Vec<Object>, Option<Object>) {
+/// Where code at `caller` looks for symbols: the global scope, then its own object with all that was opened along with
+/// it. If it asks for the `next` definition, the latter alone: what it hides from others comes after it there.
+fn around(caller: *const c_void, next: bool) -> (Vec<Object>, Option<Object>) {
     let look = hooks::undisturbed(Look::now);
-    let mut scope = look.global_scope();
-    let asker = object_at(&look, caller);
-    for object in asker.iter().flat_map(|asker| look.closure(asker)) {
-        if !scope.contains(&object) {
-            scope.push(object);
-        }
-    }
-    // Only what is sure to stay may be asked: of the host's later objects, those that can be held now.
-    scope.retain(|object| !matches!(object, Object::Host(host) if !host.at_start));
     hooks::undisturbed(|| {
+        let asker = object_at(&look, caller);
+        let mut scope = Vec::new();
+        let mut add = |object: &Object| {
+            if !scope.contains(object) {
+                scope.push(object.clone());
+            }
+        };
+        if !next || !matches!(asker, Some(Object::Module(_))) {
+            // Of the host's later objects only what somebody who is there needs is sure to stay.
+            let stays = |object: &&Object| !matches!(object, Object::Host(host) if !host.at_start);
+            look.global_scope().iter().filter(stays).for_each(&mut add);
+        }
+        if let Some(asker) = &asker {
+            let roots = look.state.opened().map(|root| look.closure(&Object::Module(Arc::clone(root))));
+            roots.filter(|along| along.contains(asker)).flatten().for_each(|object| add(&object));
+            look.closure(asker).iter().for_each(&mut add);
+        }
         for object in &scope {
             object.symbols();
         }
-    });
-    (scope, asker)
+        (scope, asker)
+    })
 }

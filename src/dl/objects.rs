@@ -59,6 +59,7 @@ pub(super) unsafe fn at_address(
 /// `answer` can be written as the request says.
 pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_void) -> c_int {
     const RTLD_DI_TLS_DATA: c_int = 10;
+    const RTLD_DI_PHDR: c_int = 11;
     let map = module.listed.map();
     // SAFETY: the caller's promise, by request.
     unsafe {
@@ -76,6 +77,10 @@ pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_v
             RTLD_DI_TLS_DATA => {
                 let block = module.storage.as_ref().map(|storage| thread_local_address(storage.module, 0).0);
                 answer.cast::<usize>().write(block.unwrap_or(0));
+            }
+            RTLD_DI_PHDR => {
+                answer.cast::<*const libc::Elf64_Phdr>().write(module.headers.as_ptr());
+                return module.headers.len() as c_int;
             }
             other => {
                 fail(format!("dlinfo: expected a request that can be answered, found {other}"));

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Source;
 use super::dynamic::Dynamic;
-use super::view::{Class, View};
+use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
 
@@ -15,6 +15,19 @@ pub(crate) const CHAIN_MAX: u32 = 4096;
 /// The hash that `DT_GNU_HASH` goes by.
 pub(crate) fn gnu(name: &[u8]) -> u32 {
     name.iter().fold(5381, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+}
+
+/// The string at the start of `bytes`, without its NUL, and its hash, in one go. `None` if it does not end.
+#[inline]
+pub(crate) fn string_with_gnu(bytes: &[u8]) -> Option<(&[u8], u32)> {
+    let mut hash: u32 = 5381;
+    for (len, byte) in bytes.iter().enumerate() {
+        if *byte == 0 {
+            return Some((&bytes[..len], hash));
+        }
+        hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
+    }
+    None
 }
 
 /// The gABI's hash (chapter 5, "Hash Table"), also of version names.
@@ -83,8 +96,8 @@ impl Table {
         };
         for bucket in buckets.bytes().chunks_exact(4) {
             let number = bucket.try_into().map_or(0, |bytes| match buckets.order {
-                super::view::ByteOrder::Little => u32::from_le_bytes(bytes),
-                super::view::ByteOrder::Big => u32::from_be_bytes(bytes),
+                ByteOrder::Little => u32::from_le_bytes(bytes),
+                ByteOrder::Big => u32::from_be_bytes(bytes),
             });
             if number != 0 && (number < first || u64::from(number - first) * 4 >= chain.len()) {
                 return Err(bad("a bucket that leads into the chains", number.into()));
@@ -142,6 +155,21 @@ impl Table {
         }
     }
 
+    /// The hashes of all symbols in the table, but for their lowest bit. `None` of the old kind, which keeps no hashes.
+    pub(crate) fn hashes(&self) -> Option<impl ExactSizeIterator<Item = u32>> {
+        let chain = match self {
+            Self::Gnu { chain, .. } => Some(chain),
+            Self::None => None,
+            Self::Sysv { .. } => return None,
+        };
+        let order = chain.map_or(ByteOrder::Little, |chain| chain.order);
+        let words = chain.map_or(&[][..], |chain| chain.bytes()).as_chunks::<4>().0;
+        Some(words.iter().map(move |word| match order {
+            ByteOrder::Little => u32::from_le_bytes(*word),
+            ByteOrder::Big => u32::from_be_bytes(*word),
+        }))
+    }
+
     /// Calls `matches` with the index of each symbol that may have the name hashed, until it answers. Gives up, and sets
     /// `too_long`, when it has gone along [`CHAIN_MAX`] symbols.
     #[inline]
@@ -155,7 +183,14 @@ impl Table {
         match self {
             Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, bucket_count, first, chain } => {
                 let bits = if bloom.class == Class::Elf64 { 64 } else { 32 };
-                let word = bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?;
+                let word = match (bloom.class, bloom.order) {
+                    // Nearly all questions end here with a no: without detours for the layout that is loaded.
+                    (Class::Elf64, ByteOrder::Little) => {
+                        let words = bloom.bytes().as_chunks::<8>().0;
+                        u64::from_le_bytes(*words.get((gnu_hash / 64 & bloom_mask) as usize)?)
+                    }
+                    _ => bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?,
+                };
                 let second = gnu_hash.checked_shr(*bloom_shift).unwrap_or(0);
                 if (word >> (gnu_hash % bits)) & (word >> (second % bits)) & 1 == 0 {
                     return None;

@@ -160,6 +160,10 @@ impl Image {
         self.dynamic.as_ref().map(read).transpose()
     }
 
+    pub(crate) fn header(&self) -> &Header {
+        &self.header
+    }
+
     pub(crate) fn file(&self) -> &RegularFile {
         &self.file
     }

@@ -95,8 +95,14 @@ impl Relocations {
     /// Calls `each` with all of them, in the order in which they are applied, until it fails.
     ///
     /// The same as [`Self::iter`], but for speed: the one layout that is loaded by the million is read without asking at
-    /// every word which layout it has.
-    pub(crate) fn try_each<E>(&self, mut each: impl FnMut(Relocation) -> Result<(), E>) -> Result<(), E> {
+    /// every word which layout it has; and what a library has by the hundred thousand, type `number` without a symbol, is
+    /// offered to `relative` first, which answers whether that was all.
+    pub(crate) fn try_each<E>(
+        &self,
+        number: u32,
+        relative: impl Fn(Vaddr, i64) -> bool,
+        mut each: impl FnMut(Relocation) -> Result<(), E>,
+    ) -> Result<(), E> {
         for relocation in self.relr() {
             each(relocation)?;
         }
@@ -104,6 +110,9 @@ impl Relocations {
             if table.has_addend && table.view.class == Class::Elf64 && table.view.order == ByteOrder::Little {
                 for entry in table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0 {
                     let [place, info, addend] = entry.map(u64::from_le_bytes);
+                    if info == u64::from(number) && number != 0 && relative(Vaddr(place), addend as i64) {
+                        continue;
+                    }
                     each(Relocation {
                         place: Vaddr(place),
                         what: What::Type(info as u32),
@@ -117,6 +126,14 @@ impl Relocations {
             }
         }
         Ok(())
+    }
+
+    /// How many entries the tables have, at least: one of the packed kind stands for several.
+    pub(crate) fn len(&self) -> usize {
+        let entries =
+            |table: &Table| table.view.len() / (if table.has_addend { 3 } else { 2 } * table.view.class.word());
+        let packed = self.relr.as_ref().map_or(0, |view| view.len() / view.class.word());
+        (packed + self.tables.iter().flatten().map(entries).sum::<u64>()) as usize
     }
 
     /// All of them, in the order in which they are applied.

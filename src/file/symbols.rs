@@ -6,7 +6,7 @@ use super::Source;
 use super::dynamic::Dynamic;
 use super::hash::{self, Table};
 use super::versions::{Version, Versions};
-use super::view::{Class, View};
+use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
 
@@ -105,6 +105,13 @@ pub(crate) struct Wanted<'a> {
     default_version: bool,
 }
 
+/// A symbol's name and its hash.
+#[derive(Clone, Copy)]
+pub(crate) struct Name<'a> {
+    pub(crate) text: &'a [u8],
+    gnu_hash: u32,
+}
+
 /// The version a reference asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WantedVersion<'a> {
@@ -116,21 +123,30 @@ pub(crate) struct WantedVersion<'a> {
 
 impl<'a> Wanted<'a> {
     /// What a relocation asks for.
-    pub(crate) fn reference(name: &'a [u8], version: Option<WantedVersion<'a>>, for_call: bool) -> Self {
-        Self { for_call, default_version: false, ..Self::by_name(name, version) }
+    pub(crate) fn reference(name: Name<'a>, version: Option<WantedVersion<'a>>, for_call: bool) -> Self {
+        Self { for_call, default_version: false, ..Self::new(name, version) }
     }
 
     /// What `dlsym` and `dlvsym` ask for.
     pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Self {
+        Self::new(Name { text: name, gnu_hash: hash::gnu(name) }, version)
+    }
+
+    fn new(name: Name<'a>, version: Option<WantedVersion<'a>>) -> Self {
         Self {
-            name,
-            gnu_hash: hash::gnu(name),
+            name: name.text,
+            gnu_hash: name.gnu_hash,
             sysv_hash: Cell::new(None),
             given_up: Cell::new(false),
             version,
             for_call: false,
             default_version: true,
         }
+    }
+
+    /// The hash that `DT_GNU_HASH` goes by.
+    pub(crate) fn gnu_hash(&self) -> u32 {
+        self.gnu_hash
     }
 
     fn sysv(&self) -> u32 {
@@ -181,6 +197,20 @@ impl Symbols {
         let at = u64::from(index) * entry_size(self.table.class);
         let table = &self.table;
         Some(match table.class {
+            // The one layout that is looked at by the million, without asking at every field which layout it is.
+            Class::Elf64 if table.order == ByteOrder::Little => {
+                let entry: &[u8; 24] = table.bytes().get(usize::try_from(at).ok()?..)?.first_chunk()?;
+                let [word, value, size] = *entry.as_chunks::<8>().0 else { return None };
+                let word = u64::from_le_bytes(word);
+                Symbol {
+                    name: word as u32,
+                    info: (word >> 32) as u8,
+                    other: (word >> 40) as u8,
+                    section: (word >> 48) as u16,
+                    value: u64::from_le_bytes(value),
+                    size: u64::from_le_bytes(size),
+                }
+            }
             Class::Elf64 => Symbol {
                 name: table.u32(at)?,
                 info: table.u8(at + 4)?,
@@ -200,6 +230,13 @@ impl Symbols {
         })
     }
 
+    /// The name of a symbol.
+    #[inline]
+    pub(crate) fn name(&self, symbol: &Symbol) -> Option<Name<'_>> {
+        let (text, gnu_hash) = hash::string_with_gnu(self.strings.bytes().get(symbol.name as usize..)?)?;
+        Some(Name { text, gnu_hash })
+    }
+
     /// A string of the string table.
     pub(crate) fn string(&self, offset: u32) -> Option<&[u8]> {
         self.strings.str_at(offset.into())
@@ -217,6 +254,17 @@ impl Symbols {
     /// The version that a reference by symbol number `index` asks for, or its definition has.
     pub(crate) fn version_of(&self, index: u32) -> Option<Version> {
         self.versions.index(index).and_then(|index| self.versions.at(index.number))
+    }
+
+    /// What a reference of each version index asks others for.
+    pub(crate) fn wanted_versions(&self) -> Vec<Option<WantedVersion<'_>>> {
+        let wanted = |index| self.versions.at(index).and_then(|version| self.wanted(version));
+        (0..self.versions.indices()).map(wanted).collect()
+    }
+
+    /// The hashes of all names that others may look for; `None` if its hash table is of the old kind, which keeps none.
+    pub(crate) fn hashes(&self) -> Option<impl ExactSizeIterator<Item = u32>> {
+        self.hash.hashes()
     }
 
     /// A version of this object's tables, as others are asked for it.
@@ -275,10 +323,16 @@ impl Symbols {
 
     #[inline]
     fn is_named(&self, symbol: &Symbol, name: &[u8]) -> bool {
+        self.string_is(symbol.name, name)
+    }
+
+    /// Whether the string at `offset` is `text`: no need to look for its end.
+    #[inline]
+    fn string_is(&self, offset: u32, text: &[u8]) -> bool {
         let strings = self.strings.bytes();
-        let start = symbol.name as usize;
-        let end = start + name.len();
-        strings.get(start..end) == Some(name) && strings.get(end) == Some(&0)
+        let start = offset as usize;
+        let end = start + text.len();
+        strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
     }
 
     fn suits(&self, index: u32, wanted: &Wanted<'_>) -> Suits {
@@ -287,8 +341,8 @@ impl Symbols {
         match wanted.version {
             Some(version) => {
                 let named = self.versions.at(own.number);
-                let same = named
-                    .is_some_and(|named| named.hash == version.hash && self.string(named.name) == Some(version.name));
+                let same =
+                    named.is_some_and(|named| named.hash == version.hash && self.string_is(named.name, version.name));
                 // A base definition, neither versioned nor hidden, also serves a reference that is not exact.
                 if same || (!version.exact && named.is_none() && !own.hidden) { Suits::Yes } else { Suits::No }
             }

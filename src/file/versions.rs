@@ -157,6 +157,11 @@ impl Versions {
         self.by_index.get(usize::from(index)).copied().flatten()
     }
 
+    /// One more than the highest index that is in use.
+    pub(crate) fn indices(&self) -> u16 {
+        u16::try_from(self.by_index.len()).unwrap_or(u16::MAX)
+    }
+
     /// Whether a version of that name is defined here.
     pub(crate) fn defines(&self, hash: u32, name: &[u8], strings: &View) -> bool {
         self.defined.iter().any(|own| own.hash == hash && strings.str_at(own.name.into()) == Some(name))

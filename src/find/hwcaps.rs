@@ -1,5 +1,6 @@
 //! What the processor offers, in the names glibc gives to subdirectories and cache entries: `x86-64-v3`, `haswell`, `tls`.
 
+use crate::arch::native;
 /// The capabilities that decide between several builds of one library.
 ///
 /// glibc 2.33 brought the directory `glibc-hwcaps` with one subdirectory per level. 2.36 still looks into the older
@@ -59,7 +60,7 @@ impl Hwcaps {
         let v4 = v3 && avx512 && is_x86_feature_detected!("avx512f");
         let level = 1 + usize::from(v2) + usize::from(v3) + usize::from(v4);
         // The two older names are for Intel's processors only, whatever others can do.
-        let intel = (haswell || avx512) && made_by_intel();
+        let intel = (haswell || avx512) && native::made_by_intel();
         let platform = if intel && haswell { Some(b"haswell".as_slice()) } else { platform };
         Self::x86_64(level, intel && avx512, platform)
     }
@@ -109,12 +110,6 @@ impl Hwcaps {
         bits & !(capabilities | PLATFORMS | TLS) == 0
             && (bits & PLATFORMS == 0 || Some(bits & PLATFORMS) == platform.map(|(_, bit)| *bit))
     }
-}
-
-/// Whether the kernel counts the processor as Intel's: vendor 0 in the alias it has for its drivers.
-#[cfg(target_arch = "x86_64")]
-fn made_by_intel() -> bool {
-    std::fs::read("/sys/devices/system/cpu/modalias").is_ok_and(|alias| alias.starts_with(b"cpu:type:x86,ven0000"))
 }
 
 #[cfg(test)]

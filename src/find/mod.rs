@@ -111,6 +111,13 @@ impl Search {
         Self::new(Settings::of_this_process(library_path, secure, platform))
     }
 
+    /// The search that the loader of this machine does for programs it starts: what `$ORIGIN` means in
+    /// `LD_LIBRARY_PATH` is theirs.
+    pub(crate) fn of_programs(library_path: &[u8], secure: bool, platform: Option<&[u8]>) -> Self {
+        let settings = Settings::of_this_process(Some(library_path), secure, platform);
+        Self::new(Settings { program_origin: None, ..settings })
+    }
+
     /// Forgets which directories exist, and has the cache file looked at again. To be called before each `open`, so
     /// that directories are asked for once per group, and yet are seen when they appear between two.
     pub(crate) fn refresh(&self) {
@@ -170,6 +177,15 @@ impl Search {
 impl Asker<'_> {
     fn owner(&self) -> Owner<'_> {
         Owner { origin: self.origin, program: self.loaded_by.is_none() }
+    }
+
+    /// The last link of the chain.
+    fn program(&self) -> &Asker<'_> {
+        let mut link = self;
+        while let Some(next) = link.loaded_by {
+            link = next;
+        }
+        link
     }
 }
 

@@ -52,7 +52,8 @@ impl<T> Walk<'_, '_, T> {
                 self.list(link.rpath, b":", "directories in DT_RPATH", link.owner(), place)?;
             }
         }
-        let program = Owner { origin: settings.program_origin.as_deref(), program: true };
+        let program =
+            Owner { origin: settings.program_origin.as_deref().or_else(|| asker.program().origin), program: true };
         let place = |item| Place::LibraryPath { item };
         self.list(Some(&settings.library_path), b":;", "directories in LD_LIBRARY_PATH", program, place)?;
         let place = |item| Place::Runpath { of: asker.name, item };

@@ -5,6 +5,7 @@
 //! its target lies in a segment that is writable now, and [`MappedImage`] hands out bytes of segments that are never
 //! writable.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
 use crate::file::view::View;
-use crate::sys::{Bytes, Reservation};
+use crate::sys::{self, Bytes, Reservation};
 
 /// An image in memory. Dropping the last owner unmaps it.
 pub(crate) struct Mapping {
@@ -236,6 +237,52 @@ impl Mapping {
     fn protect(&self, range: &Range<Vaddr>, protection: Protection) -> Result<(), ErrorKind> {
         let start = self.bias.vaddr(self.reservation.start()).0;
         self.reservation.protect(range.start.0.wrapping_sub(start), range.end.0 - range.start.0, protection)
+    }
+}
+
+/// Some pages of a mapping's data, to be made ready for writing.
+pub(crate) struct DataPages<'m> {
+    mapping: &'m Mapping,
+    shift: u32,
+    marked: Vec<Cell<bool>>,
+    last: Cell<usize>,
+}
+
+impl Mapping {
+    /// No page yet of those that [`Self::write_data`] writes.
+    pub(crate) fn data_pages(&self) -> DataPages<'_> {
+        let shift = sys::page_size().bytes().trailing_zeros();
+        let count = (self.data.end - self.data.start) >> shift;
+        DataPages { mapping: self, shift, marked: vec![Cell::new(false); count as usize], last: Cell::new(usize::MAX) }
+    }
+}
+
+impl DataPages<'_> {
+    /// Marks the page of a word. A word on two pages counts for its first.
+    #[inline(always)]
+    pub(crate) fn mark(&self, place: Vaddr) {
+        let page = (place.0.wrapping_sub(self.mapping.data.start) >> self.shift) as usize;
+        // Relocations are sorted by place, mostly: the page is the last one's.
+        if page != self.last.replace(page)
+            && let Some(marked) = self.marked.get(page)
+        {
+            marked.set(true);
+        }
+    }
+
+    /// Has the kernel copy the marked pages. Only for speed: what fails here is done page by page when they are written.
+    pub(crate) fn populate(&self) {
+        let start = self.mapping.bias.vaddr(self.mapping.reservation.start()).0;
+        let offset = self.mapping.data.start.wrapping_sub(start);
+        let mut page = 0;
+        for run in self.marked.chunk_by(|a, b| a == b) {
+            if run[0].get() {
+                self.mapping
+                    .reservation
+                    .populate(offset + ((page as u64) << self.shift), (run.len() as u64) << self.shift);
+            }
+            page += run.len();
+        }
     }
 }
 

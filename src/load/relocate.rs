@@ -9,7 +9,7 @@ use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
 use crate::file::relocations::{Relocation, Relocations, What};
-use crate::file::symbols::{Symbol, Symbols, Wanted};
+use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 
 /// Undefined symbols listed in one error.
 const UNDEFINED_MAX: usize = 256;
@@ -21,8 +21,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) mapping: &'a Mapping,
     pub(crate) symbols: &'a Symbols,
     pub(crate) relocations: &'a Relocations,
-    /// The providers its references are looked for in, in order.
-    pub(crate) scope: &'a [usize],
+    /// Whether its own definitions come before the scope's (`DT_SYMBOLIC`).
+    pub(crate) symbolic: bool,
 }
 
 /// A word that an IFUNC resolver decides.
@@ -70,21 +70,22 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
     let mut work = Work {
         machine,
         unit,
-        outcome: Outcome { thread_local: Vec::new(), pending: Vec::new(), bound_to: vec![false; providers.all.len()] },
+        outcome: Outcome { thread_local: Vec::new(), pending: Vec::new(), bound_to: vec![false; providers.count()] },
+        versions: unit.symbols.wanted_versions(),
         providers,
         last: None,
         undefined: Vec::new(),
     };
+    populate(unit, machine);
     let base = unit.mapping.bias().get() as u64;
-    unit.relocations.try_each(|relocation| {
+    let relative = |place, addend: i64| unit.mapping.write_data(place, base.wrapping_add(addend as u64));
+    unit.relocations.try_each(machine.relative, relative, |relocation| {
         let What::Type(number) = relocation.what else { return work.relative(&relocation) };
         let Some(of_type) = machine.relocation(number) else {
             return Err(work.unsupported(&relocation, format!("type {number}")));
         };
-        // Those that libraries have by the hundred thousand, without detours: relative ones, and symbols that the
-        // relocation before had too. Whatever is special about one takes the long way.
+        // Symbols that the relocation before had too, without detours. Whatever is special about one takes the long way.
         let value = match (of_type.kind, relocation.addend) {
-            (Kind::Relative, Some(addend)) => Some(base.wrapping_add(addend as u64)),
             (Kind::Absolute { bytes: 8 }, Some(addend)) => {
                 work.again(relocation.symbol, false).map(|value| value.wrapping_add(addend as u64))
             }
@@ -99,6 +100,31 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
     work.finish()
 }
 
+/// Relocations below which pages are better left to fault one by one.
+const FEW: usize = 512;
+
+/// Has the kernel copy, in a few calls, exactly the pages that relocation is about to write: a fault for each of them is
+/// what loading a large library mostly consists of.
+fn populate(unit: &Unit<'_>, machine: &Machine) {
+    if unit.relocations.len() < FEW {
+        return;
+    }
+    let pages = unit.mapping.data_pages();
+    let all: Result<(), std::convert::Infallible> = unit.relocations.try_each(
+        machine.relative,
+        |place, _| {
+            pages.mark(place);
+            true
+        },
+        |relocation| {
+            pages.mark(relocation.place);
+            Ok(())
+        },
+    );
+    let Ok(()) = all;
+    pages.populate();
+}
+
 fn is_thread_local(kind: Kind) -> bool {
     use Kind::{NegatedThreadOffset, ThreadOffset, TlsDescriptor, TlsModule, TlsOffset};
     matches!(kind, TlsModule | TlsOffset | ThreadOffset | NegatedThreadOffset | TlsDescriptor)
@@ -109,6 +135,8 @@ struct Work<'a, 'b, 'p> {
     unit: &'a Unit<'b>,
     providers: &'a mut Providers<'p>,
     outcome: Outcome,
+    /// What references of each version index ask for.
+    versions: Vec<Option<WantedVersion<'a>>>,
     /// The symbol resolved last: linkers sort relocations by symbol, so the next one often wants it again.
     last: Option<Last>,
     undefined: Vec<Undefined>,
@@ -281,7 +309,7 @@ impl Work<'_, '_, '_> {
                 found,
             )
         })?;
-        let name = symbols.string(own.name).ok_or_else(|| {
+        let name = symbols.name(&own).ok_or_else(|| {
             let found = format!("offset {:#x}", own.name);
             ErrorKind::malformed(
                 format!("st_name of symbol {}", relocation.symbol),
@@ -290,10 +318,10 @@ impl Work<'_, '_, '_> {
                 found,
             )
         })?;
-        let version = symbols.version_of(relocation.symbol).and_then(|version| symbols.wanted(version));
+        let version = symbols.versions.index(relocation.symbol);
+        let version = version.and_then(|index| self.versions.get(usize::from(index.number)).copied().flatten());
         let wanted = Wanted::reference(name, version, for_call);
-        let scope = self.unit.scope.iter().copied();
-        let found = self.providers.bind(self.unit.provider, &own, &wanted, scope);
+        let found = self.providers.bind(self.unit.provider, &own, &wanted, self.unit.symbolic);
         if wanted.given_up.get() {
             let found = u64::from(hash::CHAIN_MAX) + 1;
             return Err(ErrorKind::Limit { what: "symbols in one hash chain", limit: found - 1, found });
@@ -321,8 +349,8 @@ impl Work<'_, '_, '_> {
     }
 
     fn undefined_error(&mut self) -> ErrorKind {
-        let searched = self.unit.scope.iter().map(|provider| self.providers.all[*provider].path.to_owned());
-        ErrorKind::UndefinedSymbols { symbols: std::mem::take(&mut self.undefined), searched: searched.collect() }
+        let searched = self.providers.searched().map(Into::into).collect();
+        ErrorKind::UndefinedSymbols { symbols: std::mem::take(&mut self.undefined), searched }
     }
 
     fn unsupported(&self, relocation: &Relocation, name: String) -> ErrorKind {

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::index::Index;
 use crate::addr::{Addr, Bias};
 use crate::file::symbols::{Symbol, Symbols, Wanted};
 
@@ -44,9 +45,18 @@ pub(crate) type Imports = fn(&[u8]) -> Option<Addr>;
 
 /// All objects that references of one group may bind to.
 pub(crate) struct Providers<'a> {
-    pub(crate) all: Vec<Provider<'a>>,
+    all: Vec<Provider<'a>>,
+    /// Their numbers, in the order in which they are asked.
+    order: &'a [usize],
+    index: Option<Index>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
+    rules: Rules<'a>,
+}
+
+/// What comes before and after the providers.
+#[derive(Clone, Copy)]
+pub(crate) struct Rules<'a> {
     /// Unique symbols that earlier groups have settled. Their owners stay for good.
     pub(crate) settled: &'a Settled<'a>,
     /// Functions that loaded code gets from the loader, before all others.
@@ -55,49 +65,71 @@ pub(crate) struct Providers<'a> {
     pub(crate) elsewhere: &'a dyn Fn(&Wanted<'_>) -> Option<Addr>,
 }
 
-impl Providers<'_> {
-    /// The first definition of `wanted` in the objects `order` names.
+impl<'a> Providers<'a> {
+    /// A scope for about `references` look-ups.
+    pub(crate) fn new(all: Vec<Provider<'a>>, order: &'a [usize], references: usize, rules: Rules<'a>) -> Self {
+        let index = Index::of(&all, order, references);
+        Self { all, order, index, unique: HashMap::new(), rules }
+    }
+
+    /// The provider of that number.
+    pub(crate) fn get(&self, provider: usize) -> Option<Provider<'a>> {
+        self.all.get(provider).copied()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.all.len()
+    }
+
+    /// The files of the scope, in the order in which they are asked.
+    pub(crate) fn searched(&self) -> impl Iterator<Item = &Path> {
+        self.order.iter().map(|provider| self.all[*provider].path)
+    }
+
+    /// The first definition of `wanted`: in object `first`, if there is one, then in the order of the scope.
     #[inline]
-    pub(crate) fn find(&mut self, wanted: &Wanted<'_>, order: impl Iterator<Item = usize>) -> Option<Definition> {
-        for provider in order {
+    fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
+        let defined_by = |provider: usize| {
             let object = &self.all[provider];
-            if let Some((_, symbol)) = object.symbols.find(wanted) {
-                let value = object.address(&symbol);
-                let found = Definition { provider, symbol, value };
-                return Some(if symbol.is_unique() { self.find_unique(wanted.name, found) } else { found });
-            }
-        }
-        None
+            let (_, symbol) = object.symbols.find(wanted)?;
+            Some(Definition { provider, symbol, value: object.address(&symbol) })
+        };
+        let found = first.and_then(defined_by).or_else(|| match &self.index {
+            Some(index) => index.candidates(wanted.gnu_hash()).find_map(|rank| defined_by(self.order[rank])),
+            None => self.order.iter().find_map(|provider| defined_by(*provider)),
+        })?;
+        Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
     }
 
     /// The definition that everybody uses: the one found first, now or at an earlier load.
     fn find_unique(&mut self, name: &[u8], found: Definition) -> Definition {
-        if let Some((value, symbol)) = (self.settled)(name) {
+        if let Some((value, symbol)) = (self.rules.settled)(name) {
             return Definition { value, symbol, ..found };
         }
         *self.unique.entry(name.into()).or_insert(found)
     }
 
-    /// What a reference by symbol `own` of object `from` binds to (`_dl_lookup_symbol_x`).
+    /// What a reference by symbol `own` of object `from` binds to (`_dl_lookup_symbol_x`). A symbolic object
+    /// (`DT_SYMBOLIC`) asks itself first.
     pub(crate) fn bind(
         &mut self,
         from: usize,
         own: &Symbol,
         wanted: &Wanted<'_>,
-        order: impl Iterator<Item = usize>,
+        symbolic: bool,
     ) -> Option<Definition> {
         let itself = |all: &[Provider<'_>]| Definition { provider: from, symbol: *own, value: all[from].address(own) };
         if own.binds_locally() {
             return Some(itself(&self.all));
         }
         if !own.is_defined()
-            && let Some(value) = (self.own)(wanted.name)
+            && let Some(value) = (self.rules.own)(wanted.name)
         {
             return Some(Definition { provider: from, symbol: *own, value });
         }
-        let found = self.find(wanted, order).or_else(|| {
+        let found = self.find(wanted, symbolic.then_some(from)).or_else(|| {
             // It belongs to an object that cannot be named: as far as use goes, to the asker.
-            Some(Definition { provider: from, symbol: *own, value: (self.elsewhere)(wanted)? })
+            Some(Definition { provider: from, symbol: *own, value: (self.rules.elsewhere)(wanted)? })
         });
         // A protected definition serves its own object, except that the address of a function is the one that an
         // executable's PLT entry has made its address for everybody.

@@ -12,6 +12,7 @@ use std::sync::{Once, PoisonError, RwLock, RwLockWriteGuard};
 use super::module::Module;
 use super::registry::{self, Held};
 use crate::load::call::{Arguments, Code};
+use crate::sys;
 
 /// Which thread it is. Unlike the standard library's answer, to be had until the thread's very end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,7 @@ pub(crate) fn this_thread() -> Thread {
 static COUNT: AtomicI32 = AtomicI32::new(0);
 static VALUES: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
 static LIBRARY_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+static LOG: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
 /// glibc calls what stands in `.init_array` with the process's arguments: the only public way to learn them.
 #[used]
@@ -35,13 +37,15 @@ static START: unsafe extern "C" fn(c_int, *mut *const c_char, *mut *const c_char
 unsafe extern "C" fn start(count: c_int, values: *mut *const c_char, environment: *mut *const c_char) {
     COUNT.store(count, Ordering::Relaxed);
     VALUES.store(values, Ordering::Relaxed);
-    let prefix = c"LD_LIBRARY_PATH=".to_bytes();
+    let wanted = [(&b"LD_LIBRARY_PATH="[..], &LIBRARY_PATH), (&b"SOLOAD_LOG="[..], &LOG)];
     let mut entry = environment;
     // SAFETY: a null-terminated list of NUL-terminated strings on the initial stack, which stays.
     unsafe {
         while !entry.is_null() && !(*entry).is_null() {
-            if CStr::from_ptr(*entry).to_bytes().starts_with(prefix) {
-                LIBRARY_PATH.store((*entry).add(prefix.len()).cast_mut(), Ordering::Relaxed);
+            for (prefix, place) in wanted {
+                if CStr::from_ptr(*entry).to_bytes().starts_with(prefix) {
+                    place.store((*entry).add(prefix.len()).cast_mut(), Ordering::Relaxed);
+                }
             }
             entry = entry.add(1);
         }
@@ -54,6 +58,16 @@ pub(crate) fn library_path() -> Option<&'static [u8]> {
     let at = LIBRARY_PATH.load(Ordering::Relaxed);
     // SAFETY: set once by `start`, to a string on the initial stack.
     (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) }.to_bytes())
+}
+
+/// `SOLOAD_LOG` as it was when the process started, unless that runs with rights that its starter does not have.
+pub(crate) fn log() -> Option<&'static [u8]> {
+    let at = LOG.load(Ordering::Relaxed);
+    if at.is_null() || sys::auxiliary(libc::AT_SECURE) != 0 {
+        return None;
+    }
+    // SAFETY: set once by `start`, to a string on the initial stack.
+    Some(unsafe { CStr::from_ptr(at) }.to_bytes()).filter(|text| !text.is_empty())
 }
 
 /// What constructors are called with: the process's own arguments, and its environment as it is now.

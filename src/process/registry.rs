@@ -352,6 +352,11 @@ impl State {
         self.entries.iter().find(has).map(|entry| Arc::clone(&entry.module))
     }
 
+    /// The modules that somebody opened by themselves.
+    pub(crate) fn opened(&self) -> impl Iterator<Item = &Arc<Module>> {
+        self.entries.iter().filter(|entry| entry.handles > 0).map(|entry| &entry.module)
+    }
+
     /// All modules, and how many were ever added and removed.
     pub(crate) fn all(&self) -> (Vec<Arc<Module>>, u64, u64) {
         let modules: Vec<_> = self.entries.iter().map(|entry| Arc::clone(&entry.module)).collect();

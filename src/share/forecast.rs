@@ -1,7 +1,7 @@
 //! The forecast: which pages of an image relocation will make private, told from the file alone.
 
 use std::cell::LazyCell;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::addr::{PageSize, Vaddr};
@@ -10,6 +10,100 @@ use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
 use crate::file::relocations::What;
 use crate::load::plan::Plan;
+
+/// Why loading an image writes to a page.
+///
+/// ```
+/// assert_eq!(soload::Cause::Ifunc.name(), "ifunc");
+/// assert_eq!(soload::Cause::ALL.len(), 6);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Cause {
+    /// A pointer into the image itself: only where it is loaded has to be known.
+    Relative,
+    /// A reference to a symbol, of this image or of another.
+    Symbol,
+    /// The answer of a resolver function.
+    Ifunc,
+    /// A reference to thread-local storage.
+    ThreadLocal,
+    /// The zeros that begin in the middle of a page of the file.
+    BssTail,
+    /// Entries of the dynamic section, which the C library's loader turns into addresses in place.
+    Dynamic,
+}
+
+impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Relative, Self::Symbol, Self::Ifunc, Self::ThreadLocal, Self::BssTail, Self::Dynamic];
+
+    /// What it is called in tables.
+    ///
+    /// ```
+    /// assert_eq!(soload::Cause::BssTail.name(), "bss tail");
+    /// ```
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Relative => "relative",
+            Self::Symbol => "symbol",
+            Self::Ifunc => "ifunc",
+            Self::ThreadLocal => "TLS",
+            Self::BssTail => "bss tail",
+            Self::Dynamic => "dynamic",
+        }
+    }
+
+    /// The cause that a relocation of that meaning is; it writes nothing where there is none.
+    const fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Relative => Self::Relative,
+            Kind::Irelative => Self::Ifunc,
+            Kind::TlsModule
+            | Kind::TlsOffset
+            | Kind::ThreadOffset
+            | Kind::NegatedThreadOffset
+            | Kind::TlsDescriptor => Self::ThreadLocal,
+            Kind::None
+            | Kind::Unsupported
+            | Kind::Absolute { .. }
+            | Kind::SymbolOrRelative
+            | Kind::Slot
+            | Kind::PcRelative { .. }
+            | Kind::Size { .. }
+            | Kind::Copy => Self::Symbol,
+        }
+    }
+}
+
+/// How often each [`Cause`] writes to one page.
+///
+/// ```
+/// # use soload::{Cause, Forecast, Image, PageSize, Plan};
+/// # let image = Image::open("/proc/self/exe".as_ref())?;
+/// # let plan = Plan::of(&image, PageSize::native())?;
+/// let forecast = Forecast::of(&image, &plan)?;
+/// let writes = forecast.pages.values().next().unwrap();
+/// assert!(writes.causes().count() > 0 && writes.causes().all(|cause| writes.by(cause) > 0));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Writes([u32; Cause::ALL.len()]);
+
+impl Writes {
+    /// How many relocations, or entries, of that cause have a byte in the page.
+    #[must_use]
+    pub const fn by(&self, cause: Cause) -> u32 {
+        self.0[cause as usize]
+    }
+
+    /// The causes that there are.
+    pub fn causes(&self) -> impl Iterator<Item = Cause> {
+        let counts = self.0;
+        Cause::ALL.into_iter().filter(move |cause| counts[*cause as usize] > 0)
+    }
+}
 
 /// The pages that loading an image writes to, so that this process has them to itself: the pages of every relocation's
 /// target, and those where the zero part of a segment begins in the middle of a page of the file.
@@ -31,8 +125,8 @@ use crate::load::plan::Plan;
 pub struct Forecast {
     /// The size of each page.
     pub page: PageSize,
-    /// The starts of the pages.
-    pub pages: BTreeSet<Vaddr>,
+    /// The starts of the pages, and what writes to each.
+    pub pages: BTreeMap<Vaddr, Writes>,
 }
 
 impl Forecast {
@@ -44,35 +138,94 @@ impl Forecast {
         Self::of_image(image, plan).map_err(|kind| Error::new(image.path(), kind))
     }
 
+    /// The forecast for `dlopen`: glibc writes to the dynamic section as well, where that is writable.
+    ///
+    /// ```
+    /// # use soload::{Cause, Forecast, Image, PageSize, Plan};
+    /// # let image = Image::open("/proc/self/exe".as_ref())?;
+    /// # let plan = Plan::of(&image, PageSize::native())?;
+    /// let (ours, theirs) = (Forecast::of(&image, &plan)?, Forecast::of_dlopen(&image, &plan)?);
+    /// assert!(ours.pages.keys().all(|page| theirs.pages.contains_key(page)));
+    /// assert!(ours.count_by(Cause::Dynamic) == 0 && theirs.count_by(Cause::Dynamic) > 0);
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Forecast::of`].
+    pub fn of_dlopen(image: &Image, plan: &Plan) -> Result<Self, Error> {
+        let mut forecast = Self::of(image, plan)?;
+        forecast.rebase_dynamic(image, plan);
+        Ok(forecast)
+    }
+
     fn of_image(image: &Image, plan: &Plan) -> Result<Self, ErrorKind> {
-        let mut forecast = Self { page: plan.page, pages: BTreeSet::new() };
+        let mut forecast = Self { page: plan.page, pages: BTreeMap::new() };
         for zeros in &plan.zeros {
-            forecast.write(plan, zeros.start, 1);
+            forecast.write(plan, zeros.start, 1, Cause::BssTail);
         }
-        let relocations = image.relocations(&image.source())?;
+        let Some(relocations) = image.relocations(&image.source())? else { return Ok(forecast) };
         // Only a copy relocation needs them, to say how many bytes it changes.
         let symbols = LazyCell::new(|| image.symbols(&image.source()).ok().flatten());
-        for relocation in relocations.iter().flat_map(|relocations| relocations.iter()) {
+        let word = image.class().word();
+        for relocation in relocations.iter() {
+            let kind = match relocation.what {
+                What::Relr => Some(Kind::Relative),
+                What::Type(number) => {
+                    image.machine().and_then(|machine| machine.relocation(number)).map(|row| row.kind)
+                }
+            };
             let of_symbol = || symbols.as_ref()?.get(relocation.symbol).map(|symbol| symbol.size);
-            let bytes = width(image, relocation.what).or_else(of_symbol);
             // Of a type that nobody defines, the usual size is the best guess.
-            forecast.write(plan, relocation.place, bytes.unwrap_or(image.class().word()));
+            let bytes = kind.and_then(|kind| kind.width(word)).or_else(of_symbol).unwrap_or(word);
+            forecast.write(plan, relocation.place, bytes, kind.map_or(Cause::Symbol, Cause::of));
         }
         Ok(forecast)
     }
 
+    /// The entries that glibc adds the load bias to (`elf/get-dynamic-info.h`, since 2.35 in every writable section).
+    fn rebase_dynamic(&mut self, image: &Image, plan: &Plan) {
+        const REBASED: [u64; 9] = [3, 4, 5, 6, 7, 17, 23, 0x6fff_fef5, 0x6fff_fff0];
+        let word = image.class().word();
+        let Some(section) = image.dynamic_header().filter(|header| header.flags.write) else { return };
+        let entries = (0..section.file_size / (2 * word)).map(|entry| 2 * word * entry);
+        let tag = |at: &u64| image.view().word(section.offset + at).filter(|tag| *tag != 0);
+        let tags: Vec<_> = entries.map_while(|at| tag(&at).map(|tag| (at, tag))).collect();
+        for (at, _) in tags.into_iter().filter(|(_, tag)| REBASED.contains(tag)) {
+            self.write(plan, Vaddr(section.vaddr.0.saturating_add(at + word)), word, Cause::Dynamic);
+        }
+    }
+
     /// Notes the pages of `len` bytes at `start`.
-    fn write(&mut self, plan: &Plan, start: Vaddr, len: u64) {
+    fn write(&mut self, plan: &Plan, start: Vaddr, len: u64, cause: Cause) {
+        if len == 0 {
+            return;
+        }
         // A damaged table may name any address: what is outside of the image ends here.
         let end = Vaddr(start.0.saturating_add(len)).min(plan.span.end);
         let mut at = Vaddr(self.page.down(start.0));
         while at < end {
             if plan.map_at(at).is_some_and(|map| map.file.is_some()) {
-                self.pages.insert(at);
+                let count = &mut self.pages.entry(at).or_default().0[cause as usize];
+                *count = count.saturating_add(1);
             }
             let Some(next) = at.checked_add(self.page.bytes()) else { break };
             at = next;
         }
+    }
+
+    /// How many of the pages that cause writes to, alone or with others.
+    ///
+    /// ```
+    /// # use soload::{Cause, Forecast, Image, PageSize, Plan};
+    /// # let image = Image::open("/proc/self/exe".as_ref())?;
+    /// # let plan = Plan::of(&image, PageSize::native())?;
+    /// let forecast = Forecast::of(&image, &plan)?;
+    /// assert!((1..=forecast.pages.len()).contains(&forecast.count_by(Cause::Relative)));
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    #[must_use]
+    pub fn count_by(&self, cause: Cause) -> usize {
+        self.pages.values().filter(|writes| writes.by(cause) > 0).count()
     }
 
     /// How many of the pages lie in a range.
@@ -89,13 +242,4 @@ impl Forecast {
     pub fn count_in(&self, range: &Range<Vaddr>) -> usize {
         self.pages.range(range.clone()).count()
     }
-}
-
-/// How many bytes a relocation changes, if its type tells.
-fn width(image: &Image, what: What) -> Option<u64> {
-    let kind = match what {
-        What::Relr => Kind::Relative,
-        What::Type(number) => image.machine()?.relocation(number)?.kind,
-    };
-    kind.width(image.class().word())
 }

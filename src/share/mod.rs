@@ -3,5 +3,5 @@
 mod forecast;
 mod pages;
 
-pub use forecast::Forecast;
+pub use forecast::{Cause, Forecast, Writes};
 pub use pages::{Page, PageMap, PageState};

@@ -11,7 +11,7 @@ use crate::file::symbols::Wanted;
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
 use crate::load::relocate::{self as relocation, Outcome, Unit};
-use crate::load::scope::{Definition, Imports, Provider, Providers};
+use crate::load::scope::{Definition, Imports, Provider, Providers, Rules};
 use crate::loader::Wishes;
 use crate::process::host::Pin;
 use crate::process::imports;
@@ -95,23 +95,24 @@ pub(crate) fn relocate(
         };
         all.push(provider.map_err(unreadable)?);
     }
-    let mut providers =
-        Providers { all, unique: HashMap::new(), settled: &settled, own: scope.imports, elsewhere: &elsewhere };
+    // Every symbol of a new member may be referred to about once.
+    let references = group.new_members().map(|(_, mapped)| mapped.symbols.count() as usize).sum();
+    let rules = Rules { settled: &settled, own: scope.imports, elsewhere: &elsewhere };
+    let mut providers = Providers::new(all, &scope.order, references, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
         let own = number_of(index);
         let image = &mapped.new.image;
         let symbolic = image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
-        let order: Vec<usize> = symbolic.then_some(own).into_iter().chain(scope.order.iter().copied()).collect();
         let unit = Unit {
             provider: own,
             mapping: &mapped.mapping,
             symbols: &mapped.symbols,
             relocations: &mapped.relocations,
-            scope: &order,
+            symbolic,
         };
-        let named = |name: &[u8]| named(name, &group, look, &providers.all, sources);
+        let named = |name: &[u8]| named(name, &group, look, &providers, sources);
         let outcome = relocation::check_versions(&mapped.symbols, named).and_then(|()| {
             let text = image.has_text_relocations();
             if text {
@@ -151,7 +152,7 @@ fn named<'p>(
     name: &[u8],
     group: &Group<Object, Mapped>,
     look: &Look,
-    providers: &[Provider<'p>],
+    providers: &Providers<'p>,
     sources: &[Source],
 ) -> Option<Provider<'p>> {
     let member = group.new_members().find(|(_, mapped)| {
@@ -164,5 +165,5 @@ fn named<'p>(
             sources.iter().position(|source| matches!(source, Source::Object(object) if *object == known))
         }
     };
-    providers.get(number?).copied()
+    providers.get(number?)
 }

@@ -45,7 +45,11 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
         functions.push(match member {
             Slot::New((mapped, _)) => {
                 let anywhere = |addr| (0..scope.sources.len()).any(|provider| is_code(&group, &scope, provider, addr));
-                Some(mapped.functions(anywhere).map_err(|kind| Error::new(mapped.new.image.path(), kind))?)
+                Some(
+                    mapped
+                        .functions(|addr| mapped.mapping.is_code(addr) || anywhere(addr))
+                        .map_err(|kind| Error::new(mapped.new.image.path(), kind))?,
+                )
             }
             Slot::Known(_) => None,
         });

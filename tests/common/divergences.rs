@@ -20,3 +20,9 @@ pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
 pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
     "glibc sorts libraries that need each other anew when they go, and may destroy first what it initialised first; ours reverses the order of construction",
 );
+pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
+    "glibc runs the destructors of a library whose constructor calls exit; ours only of those whose constructors are done",
+);
+pub(crate) const DIVERGENCE_SEARCH_INFO: Divergence = Divergence(
+    "glibc answers RTLD_DI_SERINFO with the folders it searches for a library; ours does not know that request, and says so",
+);

@@ -1,0 +1,97 @@
+//! What a library's pages are right after loading, measured in this process: the half of `soload forecast --check` that
+//! runs in a process of its own.
+//!
+//! JSON: `{"command": "measure", "schema": 1, "ok", "error", "objects": […]}`, for each object that was loaded `path`,
+//! `forecast` and `measured` (pages of the file that became private), `missed` (measured, not forecast) and `extra`
+//! (forecast, not measured): page addresses.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use soload::{Addr, Bias, Error, Image, PageMap, PageSize, PageState, Plan, Vaddr};
+
+use super::forecast_of;
+use crate::cli::dlopen::HostLibrary;
+use crate::cli::load::With;
+use crate::cli::{Loading, Outcome, Status, print};
+
+pub(super) fn run(libraries: &[OsString], with: With, loading: &Loading, out: &mut impl Write) -> Outcome {
+    let Some(name) = libraries.first() else { return Ok(Status::Usage) };
+    let answer = match with {
+        With::Soload => by_soload(name, loading),
+        With::Dlopen => by_dlopen(name),
+    };
+    let document = match answer {
+        Ok(objects) => json!({"command": "measure", "schema": 1, "ok": true, "objects": objects}),
+        Err(error) => json!({"command": "measure", "schema": 1, "ok": false, "error": error}),
+    };
+    print::write_json(out, &document)?;
+    out.flush()?;
+    // Neither destructors nor threads of the library get to spoil the answer.
+    std::process::exit(0)
+}
+
+/// The pages of every object of the group, before any constructor has run.
+fn by_soload(name: &OsString, loading: &Loading) -> Result<Vec<Value>, String> {
+    let seen: Arc<Mutex<Vec<(PathBuf, Result<BTreeSet<Vaddr>, String>)>>> = Arc::default();
+    let notes = Arc::clone(&seen);
+    let mut options = loading.options();
+    options.before_constructors(move |path, bias| {
+        if let Ok(mut notes) = notes.lock() {
+            notes.push((path.to_owned(), copied(path, bias)));
+        }
+    });
+    // SAFETY: whoever names a library on the command line vouches for its code.
+    let library = unsafe { options.open(name) };
+    // A constructor that fails has been measured all the same; what was not relocated has not.
+    std::mem::forget(library.map_err(|error| error.to_string())?);
+    let seen = std::mem::take(&mut *seen.lock().map_err(|error| error.to_string())?);
+    seen.into_iter().map(|(path, pages)| compare(&path, pages?, With::Soload)).collect()
+}
+
+/// The pages of the library itself, after its constructors: glibc offers no moment before.
+fn by_dlopen(name: &OsString) -> Result<Vec<Value>, String> {
+    // SAFETY: as above.
+    let library = unsafe { HostLibrary::open(name) }?;
+    let path = library.path().ok_or("without a file")?;
+    let pages = copied(&path, Bias::between(Addr(library.bias()), Vaddr(0)))?;
+    std::mem::forget(library);
+    Ok(vec![compare(&path, pages, With::Dlopen)?])
+}
+
+/// The pages of the file that are private to this process now.
+fn copied(path: &Path, bias: Bias) -> Result<BTreeSet<Vaddr>, String> {
+    let mut pages = BTreeSet::new();
+    let plan = plan(path).map_err(|error| error.to_string())?.1;
+    for map in plan.maps.iter().filter(|map| map.file.is_some()) {
+        let range = bias.at(map.range.start)..bias.at(map.range.end);
+        let measured = PageMap::of_range(range).map_err(|error| error.to_string())?;
+        let states = measured.pages.iter().enumerate();
+        let private = states.filter(|(_, page)| matches!(page.state, PageState::Copied | PageState::Swapped));
+        pages.extend(private.map(|(index, _)| Vaddr(map.range.start.0 + index as u64 * plan.page.bytes())));
+    }
+    Ok(pages)
+}
+
+fn plan(path: &Path) -> Result<(Image, Plan), Error> {
+    let image = Image::open(path)?;
+    let plan = Plan::of(&image, PageSize::native())?;
+    Ok((image, plan))
+}
+
+fn compare(path: &Path, measured: BTreeSet<Vaddr>, with: With) -> Result<Value, String> {
+    let forecast = plan(path).and_then(|(image, plan)| forecast_of(&image, &plan, with));
+    let forecast: BTreeSet<Vaddr> = forecast.map_err(|error| error.to_string())?.pages.into_keys().collect();
+    let difference = |a: &BTreeSet<Vaddr>, b| a.difference(b).map(|page| page.0).collect::<Vec<_>>();
+    Ok(json!({
+        "path": path.to_string_lossy(),
+        "forecast": forecast.len(),
+        "measured": measured.len(),
+        "missed": difference(&measured, &forecast),
+        "extra": difference(&forecast, &measured),
+    }))
+}

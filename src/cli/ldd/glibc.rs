@@ -1,0 +1,62 @@
+//! The text of glibc's `ldd`, byte for byte but for addresses: nothing was mapped, so all of them are zero.
+
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use soload::{Closure, Escaped, Role};
+
+/// What stands for the address of an object.
+const NOWHERE: &str = "(0x0000000000000000)";
+
+/// The line before the answer for one of several files.
+pub(super) fn write_header(out: &mut impl Write, path: &Path) -> io::Result<()> {
+    writeln!(out, "{}:", shown(path))
+}
+
+pub(super) fn write(out: &mut impl Write, path: &Path, closure: &Closure, several: bool) -> io::Result<()> {
+    if several {
+        write_header(out, path)?;
+    }
+    if !closure.is_dynamic() {
+        out.flush()?;
+        let _ = writeln!(io::stderr(), "\tnot a dynamic executable");
+        return Ok(());
+    }
+    if closure.is_static() {
+        return writeln!(out, "\tstatically linked");
+    }
+    let name_of = |index: usize| match &closure.objects[index].path {
+        // ldd puts `./` before a name without slash.
+        Some(path) if index == 0 && !path.as_os_str().as_bytes().contains(&b'/') => format!("./{}", shown(path)),
+        Some(path) => shown(path).to_string(),
+        None => Escaped(&closure.objects[index].name).to_string(),
+    };
+    for problem in &closure.version_problems {
+        let (provider, user) = (name_of(problem.provider), name_of(problem.user));
+        let version = Escaped(&problem.version);
+        match (problem.unversioned, problem.fatal) {
+            (true, _) => writeln!(out, "{user}: {provider}: no version information available (required by {user})")?,
+            (_, true) => writeln!(out, "{user}: {provider}: version `{version}' not found (required by {user})")?,
+            _ => writeln!(out, "{user}: {provider}: weak version `{version}' not found (required by {user})")?,
+        }
+    }
+    if closure.is_native() {
+        writeln!(out, "\tlinux-vdso.so.1 {NOWHERE}")?;
+    }
+    for object in &closure.objects[1..] {
+        let name = Escaped(&object.name);
+        match &object.path {
+            None => writeln!(out, "\t{name} => not found")?,
+            Some(path) if object.role == Role::Loader || path.as_os_str().as_bytes() == object.name => {
+                writeln!(out, "\t{} {NOWHERE}", shown(path))?;
+            }
+            Some(path) => writeln!(out, "\t{name} => {} {NOWHERE}", shown(path))?,
+        }
+    }
+    Ok(())
+}
+
+fn shown(path: &Path) -> Escaped<'_> {
+    Escaped(path.as_os_str().as_bytes())
+}

@@ -1,0 +1,251 @@
+//! What a program or library will bring into a process, decided from files alone: nothing is mapped for execution or run.
+//!
+//! The search is the loader's own (`find`), begun as glibc's `ld.so` begins a program: its needs breadth first, what
+//! `LD_PRELOAD` and `/etc/ld.so.preload` name before them, the loader itself where it is first needed.
+
+mod facts;
+mod resolve;
+mod versions;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Candidate, Error, ErrorKind};
+use crate::file::image::Image;
+use crate::find::{Rule, Search};
+use crate::sys::{self, Identity, RegularFile};
+use facts::Facts;
+pub use versions::{VersionProblem, VersionUse};
+
+/// Everything that comes into the process with one file, in the order in which the loader loads it.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert!(closure.is_complete());
+/// let libc = closure.objects.iter().find(|object| object.name.starts_with(b"libc.so")).unwrap();
+/// assert_eq!(libc.rule.as_ref().unwrap().to_string(), "ld.so.cache");
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Closure {
+    /// Object 0 is the file itself. An object that is missing stands once for each that asks for it.
+    pub objects: Vec<Object>,
+    /// The program that runs it (`PT_INTERP`), and why it cannot, if it cannot.
+    pub interpreter: Option<(PathBuf, Option<ErrorKind>)>,
+    /// Versions that an object needs and the one that has to define them lacks.
+    pub version_problems: Vec<VersionProblem>,
+    /// What was to be preloaded and is ignored.
+    pub preload_problems: Vec<Error>,
+    /// Whether it is set-user-ID or set-group-ID: run by others, it ignores most of the environment.
+    pub set_user_id: bool,
+}
+
+/// One object of a [`Closure`].
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert_eq!(closure.objects[0].path.as_deref(), Some("/proc/self/exe".as_ref()));
+/// assert!(closure.objects[1..].iter().all(|object| object.loaded_by.is_some()));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Object {
+    /// The name by which it was first asked for, tokens expanded.
+    pub name: Vec<u8>,
+    /// Where it is; `None` if it is missing.
+    pub path: Option<PathBuf>,
+    /// Why it is there.
+    pub role: Role,
+    /// By which rule it was found.
+    pub rule: Option<Rule>,
+    /// The places where it was not found, in order.
+    pub lost: Vec<Candidate>,
+    /// What ends the loading: a file that is found and is no library.
+    pub fatal: Option<ErrorKind>,
+    /// The object that brought it in.
+    pub loaded_by: Option<usize>,
+    /// What it needs, in order.
+    pub needs: Vec<Need>,
+    origin: Option<PathBuf>,
+    facts: Option<Arc<Facts>>,
+}
+
+/// Why an object is part of a [`Closure`].
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert_eq!(closure.objects[0].role, soload::Role::Root);
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Role {
+    /// It is the file that was asked about.
+    Root,
+    /// `LD_PRELOAD` or `/etc/ld.so.preload` names it.
+    Preloaded {
+        /// Which of the two.
+        by: &'static str,
+    },
+    /// Another object needs it.
+    Needed,
+    /// The dynamic loader, which is there from the start.
+    Loader,
+}
+
+/// One `DT_NEEDED` entry of an [`Object`].
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// for need in &closure.objects[0].needs {
+///     assert!(closure.objects[need.object].path.is_some());
+/// }
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Need {
+    /// The entry as it is written.
+    pub name: Vec<u8>,
+    /// What it means: an index of [`Closure::objects`].
+    pub object: usize,
+    /// How it came to mean that.
+    pub via: Via,
+}
+
+/// How a name came to mean an object.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert_eq!(closure.objects[0].needs[0].via, soload::Via::Search);
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Via {
+    /// It was searched for, and this entry brought it in or found it missing.
+    Search,
+    /// An object that was there already has that name or soname.
+    Name,
+    /// The search ended at a file that was there already under another name.
+    File,
+}
+
+/// Resolves files, each afresh; what it reads of a file it keeps for the next.
+///
+/// ```
+/// let mut resolver = soload::Resolver::new();
+/// resolver.secure(true);
+/// assert!(resolver.resolve("/proc/self/exe".as_ref())?.is_complete());
+/// # Ok::<(), soload::Error>(())
+/// ```
+pub struct Resolver {
+    library_path: OsString,
+    preload: OsString,
+    secure: bool,
+    search: Search,
+    read: Mutex<Read>,
+}
+
+/// What is known of files: by path, and by identity.
+#[derive(Default)]
+struct Read {
+    by_path: HashMap<PathBuf, Result<Arc<Facts>, ErrorKind>>,
+    by_identity: HashMap<Identity, Arc<Facts>>,
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Resolver {
+    /// One that goes by this process's environment (`LD_LIBRARY_PATH`, `LD_PRELOAD`), file system and processor.
+    #[must_use]
+    pub fn new() -> Self {
+        let variable = |name| std::env::var_os(name).unwrap_or_default();
+        let (library_path, preload) = (variable("LD_LIBRARY_PATH"), variable("LD_PRELOAD"));
+        let search = search(&library_path, false);
+        Self { library_path, preload, secure: false, search, read: Mutex::default() }
+    }
+
+    /// Whether to resolve as for a set-user-ID program that another user runs.
+    pub fn secure(&mut self, secure: bool) -> &mut Self {
+        self.secure = secure;
+        self.search = search(&self.library_path, secure);
+        self
+    }
+
+    /// What comes into the process with the file at `path`, if it is run or loaded.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no ELF file, or is neither program nor shared object.
+    pub fn resolve(&self, path: &Path) -> Result<Closure, Error> {
+        resolve::resolve(self, path).map_err(|kind| Error::new(path, kind))
+    }
+
+    fn facts(&self, path: &Path) -> Result<Arc<Facts>, ErrorKind> {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = read.by_path.get(path) {
+            return known.clone();
+        }
+        let facts = RegularFile::open(path).and_then(|file| match read.by_identity.get(&file.identity) {
+            Some(known) => Ok(Arc::clone(known)),
+            None => {
+                let facts = Arc::new(Facts::of(&Image::read(path.to_owned(), file)?)?);
+                read.by_identity.insert(facts.identity, Arc::clone(&facts));
+                Ok(facts)
+            }
+        });
+        read.by_path.insert(path.to_owned(), facts.clone());
+        facts
+    }
+}
+
+/// The search of a program that is started with this `LD_LIBRARY_PATH`.
+fn search(library_path: &OsString, secure: bool) -> Search {
+    let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(std::ffi::CStr::to_bytes);
+    Search::of_programs(library_path.as_bytes(), secure, platform)
+}
+
+impl Closure {
+    /// Whether the loader would get as far as running it: every library, version and the interpreter is there.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let interpreter = self.interpreter.as_ref().is_none_or(|(_, error)| error.is_none());
+        let fatal = self.version_problems.iter().any(|problem| problem.fatal);
+        interpreter && !fatal && self.objects.iter().all(|object| object.path.is_some() && object.fatal.is_none())
+    }
+
+    /// Whether nothing is needed at all: a static program, or a library that rests on nothing.
+    #[must_use]
+    pub fn is_static(&self) -> bool {
+        self.objects[0].facts.as_ref().is_some_and(|facts| facts.needed.is_empty())
+    }
+
+    /// Whether it has a dynamic section: without one no loader has anything to do.
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.objects[0].facts.as_ref().is_some_and(|facts| facts.dynamic)
+    }
+
+    /// Whether the file is for the machine that this process runs on.
+    #[must_use]
+    pub fn is_native(&self) -> bool {
+        self.objects[0].facts.as_ref().is_some_and(|facts| facts.is_native())
+    }
+}
+
+impl Object {
+    /// Its own name (`DT_SONAME`).
+    #[must_use]
+    pub fn soname(&self) -> Option<&[u8]> {
+        self.facts.as_ref()?.soname.as_deref()
+    }
+}

@@ -1,0 +1,305 @@
+//! The breadth-first walk: which object each needed name means, as `ld.so` decides it when a program starts.
+
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::facts::Facts;
+use super::{Closure, Need, Object, Resolver, Role, Via, versions};
+use crate::error::{Error, ErrorKind};
+use crate::find::{Asker, Found, Probe};
+
+/// Objects of one closure: the widest real one has some three hundred.
+const OBJECTS_MAX: usize = 4096;
+
+/// Bytes of `/etc/ld.so.preload` that are read.
+const PRELOAD_MAX: u64 = 1 << 16;
+
+pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, ErrorKind> {
+    let root = resolver.facts(path)?;
+    if !matches!(root.kind, 2 | 3) {
+        let found = match root.kind {
+            1 => "a relocatable object (.o)",
+            4 => "a core file",
+            _ => "something else",
+        };
+        let expected = "a program or shared object".into();
+        return Err(ErrorKind::Foreign { what: "type", expected, found: found.into() });
+    }
+    let is_program = root.interpreter.is_some();
+    // The kernel tells a program its own place with every link followed; of a library the loader knows the path only.
+    let place = if is_program { std::fs::canonicalize(path).ok() } else { std::path::absolute(path).ok() };
+    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    let mut growth = Growth {
+        resolver,
+        objects: Vec::new(),
+        by_name: HashMap::new(),
+        by_identity: HashMap::new(),
+        loader: None,
+        root: Arc::clone(&root),
+    };
+    let interpreter = growth.interpreter();
+    growth.join(Object {
+        name: path.as_os_str().as_bytes().to_vec(),
+        path: Some(path.to_owned()),
+        role: Role::Root,
+        rule: None,
+        lost: Vec::new(),
+        fatal: None,
+        loaded_by: None,
+        needs: Vec::new(),
+        origin: place.and_then(|place| place.parent().map(Path::to_owned)),
+        facts: Some(root),
+    });
+    let preload_problems = growth.preload();
+    let mut next = 0;
+    // What an object needs joins at the end of the list that is being gone through.
+    while next < growth.objects.len() {
+        growth.needs_of(next)?;
+        next += 1;
+    }
+    let version_problems = versions::check(&growth.objects);
+    let set_user_id = is_program && mode & 0o6000 != 0;
+    Ok(Closure { objects: growth.objects, interpreter, version_problems, preload_problems, set_user_id })
+}
+
+/// A closure that is growing.
+struct Growth<'r> {
+    resolver: &'r Resolver,
+    objects: Vec<Object>,
+    by_name: HashMap<Box<[u8]>, usize>,
+    by_identity: HashMap<crate::sys::Identity, usize>,
+    /// The loader, until something needs it: it is in the process from the start, but has no place in the order.
+    loader: Option<(PathBuf, Arc<Facts>)>,
+    root: Arc<Facts>,
+}
+
+impl Growth<'_> {
+    /// The program that runs the root, or, for a library, that of the programs here.
+    fn interpreter(&mut self) -> Option<(PathBuf, Option<ErrorKind>)> {
+        let written = self.root.interpreter.clone();
+        let usual = || self.root.is_native().then(|| PathBuf::from(usual_loader()));
+        let path = written.as_ref().map(|path| PathBuf::from(OsStr::from_bytes(path))).or_else(usual)?;
+        let facts = self.resolver.facts(&path).and_then(|facts| facts.suits(&self.root).map(|()| facts));
+        let error = match facts {
+            Ok(facts) => {
+                self.loader = Some((path.clone(), facts));
+                None
+            }
+            Err(kind) => Some(kind),
+        };
+        written.map(|_| (path, error))
+    }
+
+    /// Loads what is to be preloaded; what cannot be is ignored, as in glibc.
+    fn preload(&mut self) -> Vec<Error> {
+        let file = read_preload_file();
+        let variable = self.resolver.preload.as_bytes().to_vec();
+        let variable = variable.split(|byte| b" :".contains(byte));
+        let file = file.split(|byte| b" :\t\n".contains(byte));
+        let names = variable.map(|name| (name, "LD_PRELOAD")).chain(file.map(|name| (name, "/etc/ld.so.preload")));
+        let mut problems = Vec::new();
+        for (name, by) in names.filter(|(name, _)| !name.is_empty()) {
+            // Whoever starts a set-user-ID program may only choose among the libraries of the system.
+            if self.resolver.secure && by == "LD_PRELOAD" && name.contains(&b'/') {
+                continue;
+            }
+            let before = self.objects.len();
+            let Ok((index, _)) = self.name(name, 0, Role::Preloaded { by }) else { continue };
+            let object = &mut self.objects[index];
+            if object.path.is_none() || object.fatal.is_some() {
+                let kind =
+                    object.fatal.take().unwrap_or(ErrorKind::NotFound { tried: std::mem::take(&mut object.lost) });
+                self.objects.truncate(before);
+                problems.push(Error::new(OsStr::from_bytes(name), kind).with_needed_by(by));
+            }
+        }
+        problems
+    }
+
+    fn needs_of(&mut self, index: usize) -> Result<(), ErrorKind> {
+        let Some(facts) = self.objects[index].facts.clone() else { return Ok(()) };
+        let mut needs = Vec::with_capacity(facts.needed.len());
+        for name in &facts.needed {
+            let (object, via) = self.name(name, index, Role::Needed)?;
+            needs.push(Need { name: name.to_vec(), object, via });
+        }
+        self.objects[index].needs = needs;
+        Ok(())
+    }
+
+    /// The object that `written` means to object `asker`: one that is there, or one that joins, perhaps as missing.
+    fn name(&mut self, written: &[u8], asker: usize, role: Role) -> Result<(usize, Via), ErrorKind> {
+        let plain = match written.contains(&b'$') {
+            true => self.with_asker(asker, |asker| {
+                self.resolver.search.plain_name(written, asker).map(std::borrow::Cow::into_owned)
+            }),
+            false => Ok(written.to_vec()),
+        };
+        let name = match plain {
+            Ok(name) => name,
+            Err(kind) => return self.lost(written, asker, role, kind).map(|index| (index, Via::Search)),
+        };
+        if let Some(index) = self.by_name.get(&*name) {
+            return Ok((*index, Via::Name));
+        }
+        if let Some((path, facts)) = &self.loader
+            && (path.as_os_str().as_bytes() == name || facts.soname.as_deref() == Some(&*name))
+        {
+            return Ok((self.join_loader(asker), Via::Name));
+        }
+        let found = self.with_asker(asker, |asker| {
+            self.resolver.search.find(&name, asker, &[], &mut |path| self.probe(path, &name))
+        });
+        let Found { file: facts, path, rule, lost } = match found {
+            Ok(found) => found,
+            Err(kind) => return self.lost(&name, asker, role, kind).map(|index| (index, Via::Search)),
+        };
+        if let Some(index) = self.by_identity.get(&facts.identity) {
+            self.by_name.insert(name.into(), *index);
+            return Ok((*index, Via::File));
+        }
+        if self.loader.as_ref().is_some_and(|(_, loader)| loader.identity == facts.identity) {
+            let index = self.join_loader(asker);
+            self.by_name.insert(name.into(), index);
+            return Ok((index, Via::File));
+        }
+        self.room(&path)?;
+        let origin = std::path::absolute(&path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let (path, rule, facts, needs) = (Some(path), Some(rule), Some(facts), Vec::new());
+        let loaded_by = Some(asker);
+        let object = Object { name, path, role, rule, lost, fatal: None, loaded_by, needs, origin, facts };
+        Ok((self.join(object), Via::Search))
+    }
+
+    fn room(&self, path: &Path) -> Result<(), ErrorKind> {
+        if self.objects.len() < OBJECTS_MAX {
+            return Ok(());
+        }
+        let found = OBJECTS_MAX as u64 + 1;
+        let _ = path;
+        Err(ErrorKind::Limit { what: "objects of one program", limit: OBJECTS_MAX as u64, found })
+    }
+
+    /// An object that is not there. It satisfies nobody else: whoever asks by that name searches for itself.
+    fn lost(&mut self, name: &[u8], asker: usize, role: Role, kind: ErrorKind) -> Result<usize, ErrorKind> {
+        self.room(Path::new(OsStr::from_bytes(name)))?;
+        let (lost, fatal) = match kind {
+            ErrorKind::NotFound { tried } => (tried, None),
+            kind => (Vec::new(), Some(kind)),
+        };
+        self.objects.push(Object {
+            name: name.to_vec(),
+            path: None,
+            role,
+            rule: None,
+            lost,
+            fatal,
+            loaded_by: Some(asker),
+            needs: Vec::new(),
+            origin: None,
+            facts: None,
+        });
+        Ok(self.objects.len() - 1)
+    }
+
+    /// Adds an object that is there.
+    fn join(&mut self, object: Object) -> usize {
+        let index = self.objects.len();
+        if index > 0 {
+            self.by_name.insert(object.name.as_slice().into(), index);
+        }
+        if let Some(facts) = &object.facts {
+            if let Some(soname) = &facts.soname {
+                self.by_name.entry(soname.clone()).or_insert(index);
+            }
+            self.by_identity.insert(facts.identity, index);
+        }
+        self.objects.push(object);
+        index
+    }
+
+    fn join_loader(&mut self, asker: usize) -> usize {
+        let (path, facts) = match self.loader.take() {
+            Some((path, facts)) => (path, facts),
+            None => return 0,
+        };
+        self.join(Object {
+            name: path.as_os_str().as_bytes().to_vec(),
+            path: Some(path),
+            role: Role::Loader,
+            rule: None,
+            lost: Vec::new(),
+            fatal: None,
+            loaded_by: Some(asker),
+            needs: Vec::new(),
+            origin: None,
+            facts: Some(facts),
+        })
+    }
+
+    fn probe(&self, path: &Path, name: &[u8]) -> Probe<Arc<Facts>> {
+        match self.resolver.facts(path) {
+            Ok(facts) => match facts.suits(&self.root) {
+                Ok(()) => Probe::Found(facts),
+                // What is there already is not looked at again.
+                Err(_) if self.by_identity.contains_key(&facts.identity) => Probe::Found(facts),
+                Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) if !name.contains(&b'/') => {
+                    Probe::Unsuitable(kind.to_string())
+                }
+                Err(kind) => Probe::Fatal(kind),
+            },
+            Err(ErrorKind::Open { errno: libc::ENOENT }) => Probe::Absent("no such file".into()),
+            Err(kind @ ErrorKind::Open { errno: libc::EACCES }) => Probe::Absent(kind.to_string()),
+            Err(kind @ ErrorKind::Open { .. }) => Probe::Unreachable(kind.to_string()),
+            Err(kind) => Probe::Fatal(kind),
+        }
+    }
+
+    /// Calls `then` with object `index` as the asker, those that brought it in behind it up to the root.
+    fn with_asker<T>(&self, index: usize, then: impl FnOnce(&Asker<'_>) -> T) -> T {
+        let mut chain = vec![index];
+        chain.extend(std::iter::successors(self.objects[index].loaded_by, |link| self.objects[*link].loaded_by));
+        let links: Vec<OnceCell<Asker<'_>>> = chain.iter().map(|_| OnceCell::new()).collect();
+        let mut loaded_by = None;
+        for (link, index) in links.iter().zip(chain.into_iter().rev()) {
+            let object = &self.objects[index];
+            let facts = object.facts.as_deref();
+            loaded_by = Some(link.get_or_init(|| Asker {
+                name: object.path.as_deref().unwrap_or(Path::new("")),
+                origin: object.origin.as_deref(),
+                rpath: facts.and_then(|facts| facts.rpath.as_deref()),
+                runpath: facts.and_then(|facts| facts.runpath.as_deref()),
+                nodeflib: facts.is_some_and(|facts| facts.nodeflib),
+                loaded_by,
+            }));
+        }
+        let nobody =
+            Asker { name: Path::new(""), origin: None, rpath: None, runpath: None, nodeflib: false, loaded_by: None };
+        then(loaded_by.unwrap_or(&nobody))
+    }
+}
+
+/// The loader of this machine's own programs.
+fn usual_loader() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "/lib/ld-linux-aarch64.so.1",
+        "riscv64" => "/lib/ld-linux-riscv64-lp64d.so.1",
+        _ => "/lib64/ld-linux-x86-64.so.2",
+    }
+}
+
+/// What `/etc/ld.so.preload` says, its comments left out.
+fn read_preload_file() -> Vec<u8> {
+    use std::io::Read;
+    let mut text = Vec::new();
+    if let Ok(file) = crate::sys::RegularFile::open(Path::new("/etc/ld.so.preload")) {
+        let _ = std::fs::File::from(file.fd).take(PRELOAD_MAX).read_to_end(&mut text);
+    }
+    let lines = text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b'#').next());
+    lines.flatten().collect::<Vec<_>>().join(&b'\n')
+}

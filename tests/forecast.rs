@@ -1,0 +1,148 @@
+//! The forecast: the pages it names are exactly those that loading makes private, for each cause it says why.
+
+#![cfg(all(feature = "cli", target_pointer_width = "64"))]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use soload::{Cause, Forecast, Image, PageSize, Plan};
+
+fn soload(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_soload")).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
+}
+
+#[track_caller]
+fn document(code: i32, arguments: &[&str]) -> Value {
+    let output = soload(arguments);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so"))
+}
+
+fn forecast(name: &str) -> Forecast {
+    let image = Image::open(&fixture(name)).unwrap();
+    Forecast::of(&image, &Plan::of(&image, PageSize::native()).unwrap()).unwrap()
+}
+
+/// Libraries of the system with every cause between them, as far as they are installed.
+const SAMPLE: [&str; 8] = [
+    "libz.so.1",
+    "libstdc++.so.6",
+    "libcrypto.so.3",
+    "libgcc_s.so.1",
+    "libncursesw.so.6",
+    "libpython3.11.so.1.0",
+    "libglib-2.0.so.0",
+    "libsqlite3.so.0",
+];
+
+#[test]
+fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
+    let check = &document(0, &["forecast", "--check", "--json", env!("SOLOAD_TEST_LIBS")])["check"];
+    assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
+    assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
+    assert_eq!(check["forecast"], check["measured"]);
+}
+
+#[test]
+fn the_forecast_for_dlopen_has_no_page_that_dlopen_leaves_alone() {
+    let check = &document(0, &["forecast", "--check", "--json", "--with", "dlopen", env!("SOLOAD_TEST_LIBS")])["check"];
+    assert!(check["loaded"].as_u64().unwrap() > 50, "{check}");
+    assert_eq!(check["extra"], 0);
+}
+
+#[test]
+fn the_forecast_is_exact_for_libraries_of_the_system() {
+    let mut arguments = vec!["forecast", "--check", "--json"];
+    arguments.extend(SAMPLE.iter().filter(|name| soload(&["load", name]).status.success()));
+    if arguments.len() > 3 {
+        let check = &document(0, &arguments)["check"];
+        assert_eq!((&check["missed"], &check["extra"]), (&json!(0), &json!(0)), "{check}");
+    }
+}
+
+#[test]
+fn each_cause_is_told_by_the_relocations_that_it_has() {
+    let cases = [
+        ("relr", Cause::Relative),
+        ("ifunc_outer", Cause::Ifunc),
+        ("tls_general", Cause::ThreadLocal),
+        ("bss", Cause::BssTail),
+        ("demo", Cause::Symbol),
+    ];
+    for (name, cause) in cases {
+        assert!(forecast(name).count_by(cause) > 0, "{name}: {cause:?}");
+    }
+    assert_eq!(forecast("demo").count_by(Cause::Ifunc), 0);
+}
+
+#[test]
+fn only_the_forecast_for_dlopen_has_the_dynamic_section() {
+    let image = Image::open(&fixture("demo")).unwrap();
+    let plan = Plan::of(&image, PageSize::native()).unwrap();
+    let theirs = Forecast::of_dlopen(&image, &plan).unwrap();
+    let words: u32 = theirs.pages.values().map(|writes| writes.by(Cause::Dynamic)).sum();
+    // The tables of strings, symbols, hashes and relocations at least.
+    assert!((4..=9).contains(&words), "{words}");
+    assert_eq!(forecast("demo").count_by(Cause::Dynamic), 0);
+}
+
+#[test]
+fn what_processes_need_is_the_private_pages_of_each_and_the_others_once() {
+    let demo = fixture("demo");
+    let total = |processes: &str| {
+        let answer = document(0, &["forecast", "--json", "-n", processes, demo.to_str().unwrap()]);
+        let number = |what: &str| answer["total"][what].as_u64().unwrap();
+        (number("bytes"), number("private") * answer["page_size"].as_u64().unwrap())
+    };
+    let ((one, private), (ten, _)) = (total("1"), total("10"));
+    assert!(private > 0);
+    assert_eq!(ten, one + 9 * private);
+}
+
+#[test]
+fn a_closure_names_each_object_once() {
+    let answer = document(0, &["forecast", "--json", "--deps", fixture("demo").to_str().unwrap()]);
+    let paths: Vec<_> = answer["libraries"].as_array().unwrap().iter().map(|one| one["path"].to_string()).collect();
+    let mut once = paths.clone();
+    once.sort();
+    once.dedup();
+    assert!(paths.len() >= 2 && once.len() == paths.len(), "{paths:?}");
+    assert!(paths.iter().any(|path| path.contains("libc.so.6")), "{paths:?}");
+    let sum: u64 = answer["libraries"].as_array().unwrap().iter().map(|one| one["private"].as_u64().unwrap()).sum();
+    assert_eq!(answer["total"]["private"], sum);
+}
+
+#[test]
+fn the_ranking_begins_with_the_library_that_has_the_most_private_pages() {
+    let answer = document(0, &["forecast", "--json", "--top=5", env!("SOLOAD_TEST_LIBS")]);
+    let private = |one: &Value| one["private"].as_u64().unwrap();
+    let ranked: Vec<_> = answer["libraries"].as_array().unwrap().iter().map(private).collect();
+    assert_eq!(ranked.len(), 5);
+    assert!(ranked.is_sorted_by(|a, b| a >= b) && ranked[0] > 1, "{ranked:?}");
+}
+
+#[test]
+fn a_library_that_is_not_there_is_said_to_be_and_the_rest_goes_on() {
+    let demo = fixture("demo");
+    let output = soload(&["forecast", "libsoload_no_such.so", demo.to_str().unwrap()]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(err.contains("libsoload_no_such.so: library not found") && out.contains("libdemo.so"), "{out}{err}");
+    assert_eq!(soload(&["forecast"]).status.code(), Some(2));
+}
+
+#[test]
+fn tables_fit_into_a_hundred_columns() {
+    for arguments in [&["forecast", "-n", "50", "libc.so.6"][..], &["forecast", "--deps", "libm.so.6"]] {
+        let output = soload(arguments);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.lines().count() > 5, "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+}

@@ -1,0 +1,461 @@
+//! What loaded code gets when it calls the loader itself: `dlopen` and its companions answer for whoever calls.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
+
+mod common;
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::path::Path;
+use std::thread;
+
+use common::maps::is_mapped;
+use common::*;
+
+/// A library that calls the functions of `<dlfcn.h>`.
+struct Plugin(Lib, Error);
+
+/// `dlerror` as the plugin calls it; found beforehand, as looking for it would clear the error.
+type Error = extern "C" fn() -> *const c_char;
+
+/// What `dlopen` gave to a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Handle(usize);
+
+impl Plugin {
+    fn open(loader: Loader, name: &str) -> Self {
+        let library = loader.open(name);
+        let error = unsafe { std::mem::transmute::<usize, Error>(library.address("plugin_error")) };
+        Self(library, error)
+    }
+
+    fn function<F: Copy>(&self, name: &str) -> F {
+        let address = self.0.address(name);
+        unsafe { std::mem::transmute_copy(&address) }
+    }
+
+    /// `dlopen`, called by the plugin.
+    fn opens(&self, name: impl AsRef<Path>) -> Option<Handle> {
+        self.opens_with(name, libc::RTLD_NOW)
+    }
+
+    fn opens_with(&self, name: impl AsRef<Path>, mode: c_int) -> Option<Handle> {
+        let open: extern "C" fn(*const c_char, c_int) -> usize = self.function("plugin_open");
+        let name = CString::new(name.as_ref().as_os_str().as_encoded_bytes()).unwrap();
+        Some(open(name.as_ptr(), mode)).filter(|handle| *handle != 0).map(Handle)
+    }
+
+    fn symbol(&self, handle: Handle, name: &CStr) -> usize {
+        let symbol: extern "C" fn(usize, *const c_char) -> usize = self.function("plugin_symbol");
+        symbol(handle.0, name.as_ptr())
+    }
+
+    fn version(&self, handle: Handle, name: &CStr, version: &CStr) -> usize {
+        let symbol: extern "C" fn(usize, *const c_char, *const c_char) -> usize = self.function("plugin_version");
+        symbol(handle.0, name.as_ptr(), version.as_ptr())
+    }
+
+    fn close(&self, handle: Handle) {
+        let close: extern "C" fn(usize) -> c_int = self.function("plugin_close");
+        assert_eq!(close(handle.0), 0);
+    }
+
+    /// `dlerror`, called by the plugin.
+    fn error(&self) -> Option<String> {
+        let error = self.1();
+        (!error.is_null()).then(|| unsafe { CStr::from_ptr(error) }.to_string_lossy().into_owned())
+    }
+
+    /// A text that it has about a handle.
+    fn text_about(&self, function: &str, handle: Handle) -> String {
+        let function: extern "C" fn(usize) -> *const c_char = self.function(function);
+        let text = function(handle.0);
+        assert!(!text.is_null(), "{:?}", self.error());
+        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    }
+
+    fn number_about(&self, function: &str, handle: Handle) -> c_int {
+        let function: extern "C" fn(usize) -> c_int = self.function(function);
+        function(handle.0)
+    }
+}
+
+/// `RTLD_DEFAULT`.
+const DEFAULT: Handle = Handle(0);
+
+fn call(address: usize) -> c_int {
+    assert_ne!(address, 0, "a function at address 0");
+    let function: extern "C" fn() -> c_int = unsafe { std::mem::transmute(address) };
+    function()
+}
+
+/// Something of this program's own for others to find.
+#[unsafe(no_mangle)]
+pub extern "C" fn soload_test_of_the_program() -> c_int {
+    11
+}
+
+#[test]
+fn a_library_opens_what_only_its_own_search_path_leads_to() {
+    on_both_loaders(|loader| {
+        for name in ["nested/plugin.so", "nested/plugin_rpath.so"] {
+            let plugin = Plugin::open(loader, name);
+            let inner = plugin.opens("libnested_inner.so").unwrap_or_else(|| panic!("{name}: {:?}", plugin.error()));
+            assert_eq!(call(plugin.symbol(inner, c"inner_answer")), 1, "{name}");
+            plugin.close(inner);
+            assert!(!is_mapped("libnested_inner.so"), "{name}: it was the only handle");
+        }
+        let nowhere = Plugin::open(loader, "nested/plugin_nowhere.so");
+        assert_eq!(nowhere.opens("libnested_inner.so"), None, "what others find is not found by this one");
+        assert!(nowhere.error().unwrap().contains("libnested_inner.so"));
+        loader.try_open_bare("libnested_inner.so", With::default()).expect_err("nor by the program");
+    });
+}
+
+#[test]
+fn a_library_opens_by_its_soname_what_is_loaded_already_and_gets_the_same() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin_nowhere.so");
+        assert_eq!(plugin.opens("libnested_inner.so.1"), None);
+        let inner = loader.open("nested/inner/libnested_inner.so");
+        let handle = plugin.opens("libnested_inner.so.1").expect("by soname");
+        assert_eq!(plugin.symbol(handle, c"inner_answer"), inner.address("inner_answer"));
+        let by_path = plugin.opens(fixture("nested/inner/libnested_inner.so")).expect("by path");
+        assert_eq!(by_path, handle, "one library has one handle");
+        inner.close();
+        assert!(is_mapped("libnested_inner.so"), "the handles of the plugin keep it");
+        plugin.close(handle);
+        plugin.close(by_path);
+        assert!(!is_mapped("libnested_inner.so"));
+    });
+}
+
+#[test]
+fn a_handle_says_what_was_opened_only_to_look_and_when_it_became_global() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert_eq!(plugin.opens_with("libnested_inner.so", libc::RTLD_NOW | libc::RTLD_NOLOAD), None);
+        plugin.error();
+        let inner = plugin.opens("libnested_inner.so").unwrap();
+        assert_eq!(plugin.symbol(DEFAULT, c"inner_answer"), 0, "opened for the plugin's handle only");
+        let again = plugin.opens_with("libnested_inner.so", libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_GLOBAL);
+        assert_eq!(again, Some(inner));
+        assert_eq!(plugin.symbol(DEFAULT, c"inner_answer"), plugin.symbol(inner, c"inner_answer"), "promoted");
+    });
+}
+
+#[test]
+fn the_default_scope_of_a_library_is_the_programs_and_then_its_own() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let own = plugin.symbol(DEFAULT, c"plugin_own");
+        assert_eq!(own, plugin.0.address("plugin_own"));
+        assert_eq!(call(plugin.symbol(DEFAULT, c"soload_test_of_the_program")), 11);
+        assert_eq!(plugin.symbol(DEFAULT, c"getpid"), loader.this().address("getpid"));
+        assert_eq!(plugin.symbol(DEFAULT, c"inner_answer"), 0, "not loaded");
+        assert!(plugin.error().unwrap().contains("inner_answer"));
+        loader.this().try_address("plugin_own").expect_err("local to the plugin");
+    });
+}
+
+#[test]
+fn the_program_asks_through_the_null_handle_what_a_library_asks() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let open: extern "C" fn(*const c_char, c_int) -> usize = plugin.function("plugin_open");
+        let program = Handle(open(std::ptr::null(), libc::RTLD_NOW));
+        assert_eq!(call(plugin.symbol(program, c"soload_test_of_the_program")), 11);
+        assert_eq!(plugin.symbol(program, c"no_such_symbol"), 0);
+        plugin.close(program);
+    });
+}
+
+#[test]
+fn a_wrapper_calls_the_next_definition() {
+    on_both_loaders(|loader| {
+        let root = loader.open("next_root");
+        assert_eq!(root.call("call_next"), 11);
+        assert_eq!(root.call("finds_getpid"), 1);
+    });
+}
+
+#[test]
+fn what_was_loaded_beside_a_library_for_the_same_root_is_in_its_scope() {
+    on_both_loaders(|loader| assert_eq!(loader.open("next_root").call("call_beside"), 5));
+}
+
+#[test]
+fn a_library_asks_for_one_version_of_a_symbol() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let versions = plugin.opens(fixture("versions_provider")).unwrap();
+        assert_eq!(call(plugin.version(versions, c"foo", c"V1")), 1);
+        assert_eq!(call(plugin.version(versions, c"foo", c"V2")), 2);
+        assert_eq!(call(plugin.symbol(versions, c"foo")), 2, "the default");
+        assert_eq!(plugin.version(versions, c"foo", c"V3"), 0);
+        assert!(plugin.error().unwrap().contains("V3"));
+        assert_ne!(plugin.version(DEFAULT, c"getpid", c"GLIBC_2.2.5"), 0);
+    });
+}
+
+#[test]
+fn each_thread_has_its_own_error_and_hears_it_once() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert_eq!(plugin.error(), None);
+        assert_eq!(plugin.opens("libno-such-here.so"), None);
+        thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                let before = plugin.error();
+                plugin.opens("libno-such-there.so");
+                (before, plugin.error())
+            });
+            let (before, after) = other.join().unwrap();
+            assert_eq!(before, None);
+            assert!(after.unwrap().contains("libno-such-there.so"));
+        });
+        assert!(plugin.error().unwrap().contains("libno-such-here.so"));
+        assert_eq!(plugin.error(), None);
+        plugin.opens("libno-such-here.so");
+        plugin.opens("libnested_inner.so").unwrap();
+        assert_eq!(plugin.error(), None, "what succeeds leaves no error behind");
+    });
+}
+
+#[test]
+fn a_library_learns_where_it_is_from_an_address() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert_eq!(Path::new(&plugin.0.call_text("file_of_plugin")), fixture("nested/plugin.so"));
+        assert_eq!(plugin.0.call_text("name_of_function"), "plugin_own");
+        assert_eq!(plugin.0.call("entry_is_right"), 1);
+        assert_eq!(plugin.0.call("finds_itself"), 1);
+    });
+}
+
+#[test]
+fn a_library_sees_itself_once_among_all_objects_and_may_open_others_meanwhile() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert_eq!(plugin.0.call("times_gone_through"), 1);
+        assert_eq!(plugin.0.call("open_while_going_through"), 1);
+    });
+}
+
+#[test]
+fn a_handle_tells_all_about_its_library() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let own = plugin.opens(fixture("nested/plugin.so")).unwrap();
+        let folder = fixture("nested/plugin.so").parent().unwrap().to_owned();
+        assert_eq!(Path::new(&plugin.text_about("origin_of", own)), folder);
+        assert_eq!(Path::new(&plugin.text_about("map_name_of", own)), fixture("nested/plugin.so"));
+        assert_eq!(plugin.number_about("space_of", own), 0, "the base name space");
+        let paths: extern "C" fn(usize, *const c_char) -> c_int = plugin.function("search_path_has");
+        let inner = CString::new(folder.join("inner").into_os_string().into_encoded_bytes()).unwrap();
+        let known = if loader.diverges(&DIVERGENCE_SEARCH_INFO) { -1 } else { 1 };
+        assert_eq!(paths(own.0, inner.as_ptr()), known);
+        assert_eq!(plugin.number_about("headers_of", own), 1);
+    });
+}
+
+#[test]
+fn a_library_closes_handles_from_within() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert_eq!(plugin.0.call("close_own_handle"), 1);
+        assert_eq!(plugin.0.call("plugin_own"), 1);
+    });
+}
+
+#[test]
+fn a_constructor_opens_what_only_its_own_search_path_leads_to() {
+    on_both_loaders(|loader| {
+        let library = loader.open("nested/constructor.so");
+        assert_eq!(library.read::<c_int>("opened_in_constructor"), 1);
+        library.close();
+        assert!(is_mapped("libnested_inner.so"), "its handle was never closed");
+    });
+}
+
+#[test]
+fn an_exception_that_leaves_a_constructor_reaches_whoever_opened_and_the_process_goes_on() {
+    // glibc's dlopen keeps its lock for ever after that.
+    on_ours(|loader| {
+        let opener = loader.open("opens_and_catches");
+        let path = CString::new(fixture("throws_at_start").into_os_string().into_encoded_bytes()).unwrap();
+        let open: extern "C" fn(*const c_char) -> c_int =
+            unsafe { std::mem::transmute(opener.address("open_and_catch")) };
+        assert_eq!(open(path.as_ptr()), 7);
+        assert_eq!(loader.open("life_leaf").call("present"), 1);
+        thread::spawn(move || assert_eq!(loader.open("life_left").call("present"), 1)).join().unwrap();
+        assert_eq!(open(path.as_ptr()), 0, "what was published stays, and is not initialised again");
+        assert_eq!(loader.open("throws_at_start").call("times_started"), 1);
+    });
+}
+
+#[test]
+fn a_library_that_carries_its_own_unwinder_throws_and_catches() {
+    on_both_loaders(|loader| {
+        for _ in 0..2 {
+            let library = loader.open("own_unwinder");
+            assert_eq!(library.call("caught_by_own_unwinder"), 4, "a local object on each level is destroyed");
+            library.close();
+        }
+    });
+}
+
+#[test]
+fn many_threads_open_through_loaded_code_at_once() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        let inner = plugin.opens("libnested_inner.so").unwrap();
+                        assert_eq!(call(plugin.symbol(inner, c"inner_answer")), 1);
+                        plugin.close(inner);
+                    }
+                });
+            }
+        });
+        assert!(!is_mapped("libnested_inner.so"));
+    });
+}
+
+#[test]
+fn destructors_of_thread_local_objects_open_libraries() {
+    on_both_loaders(|loader| {
+        let library = loader.open("nested/thread_local.so");
+        let address = library.address("use_thread_locals");
+        let threads: Vec<_> = (0..4).map(|_| thread::spawn(move || call(address))).collect();
+        assert!(threads.into_iter().all(|thread| thread.join().unwrap() == 1));
+        assert_eq!(library.call("answers_of_destructors"), 4);
+        assert!(!is_mapped("libnested_inner.so"));
+    });
+}
+
+#[test]
+fn a_thread_that_outlives_the_handle_still_destroys_its_objects() {
+    on_both_loaders(|loader| {
+        // The C++ library stays for good, and what it would be bound to if that were loaded along with it.
+        loader.open("throws").close();
+        let library = loader.open("nested/thread_local.so");
+        let address = library.address("use_thread_locals");
+        let (closed, wait) = std::sync::mpsc::channel::<()>();
+        let (used, ready) = std::sync::mpsc::channel();
+        let thread = thread::spawn(move || {
+            used.send(call(address)).unwrap();
+            wait.recv().unwrap_err();
+        });
+        assert_eq!(ready.recv(), Ok(1));
+        if let Lib::Ours(l) = library {
+            println!("{:?}", l.close());
+        };
+        assert!(is_mapped("thread_local.so"));
+        drop(closed);
+        thread.join().unwrap();
+        // glibc lets it go with the next close of anything.
+        assert!(!is_mapped("thread_local.so") || loader == Loader::Host);
+    });
+}
+
+/// What a child that loaded code forked, and that ended by that function, said on its way, before the parent goes on.
+fn end_of_child(library: &Lib, end: &str) -> c_int {
+    let child: extern "C" fn(usize) -> c_int = unsafe { std::mem::transmute(library.address("child_that")) };
+    child(library.address(end))
+}
+
+fn said(journal: &Lib) -> String {
+    journal.call_text("journal_text")
+}
+
+/// Opens the journal so that what is said from now on is printed, too.
+fn printing_journal(loader: Loader) -> Lib {
+    let journal = loader.open("journal");
+    journal.write("journal_prints", 1);
+    journal
+}
+
+#[test]
+fn a_child_that_loaded_code_forked_ends_with_destructors_only_if_it_exits() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = printing_journal(loader);
+        let library = loader.open("nested_exit");
+        for end in ["leave", "leave_at_once", "leave_quickly", "leave_from_a_thread"] {
+            println!("[{end}]");
+            assert_eq!(end_of_child(&library, end), 0, "{end}");
+        }
+        println!("[done]");
+        assert_eq!(said(&journal), "exit+", "nothing of it happened here");
+        library.leak();
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        let said: Vec<_> = output.lines().skip_while(|line| !line.ends_with("[leave]")).take(5).collect();
+        let expected = ["[leave]", "exit- [leave_at_once]", "[leave_quickly]", "[leave_from_a_thread]", "exit- [done]"];
+        assert_eq!(said.len(), 5, "{loader:?}: {output}");
+        assert!(said.iter().zip(expected).all(|(line, expected)| line.ends_with(expected)), "{loader:?}: {said:?}");
+        assert!(output.ends_with("exit- "), "{loader:?}: at the end of the process itself: {output}");
+    }
+}
+
+#[test]
+fn a_constructor_that_exits_ends_the_process_and_destroys_what_was_constructed() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = printing_journal(loader);
+        let leaf = loader.open("life_leaf");
+        print!("[the body of the test is done]\n[exit] ");
+        std::io::Write::flush(&mut std::io::stdout()).unwrap();
+        loader.open("nested_exit_at_start").leak();
+        drop((leaf, journal));
+    });
+    for (loader, output) in outputs {
+        let (_, said) = output.split_once("[exit] ").unwrap();
+        let expected = if loader.diverges(&DIVERGENCE_EXIT_IN_CONSTRUCTOR) { "leaf- " } else { "leaf- exit- " };
+        assert_eq!(said, expected, "{loader:?}");
+    }
+}
+
+#[test]
+fn what_an_exit_handler_of_loaded_code_opens_is_destroyed_as_well() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = printing_journal(loader);
+        let library = loader.open("nested_exit");
+        let leave: extern "C" fn(*const c_char) = unsafe { std::mem::transmute(library.address("leave_opening")) };
+        let path = CString::new(fixture("life_leaf").into_os_string().into_encoded_bytes()).unwrap();
+        print!("[the body of the test is done]\n[exit] ");
+        std::io::Write::flush(&mut std::io::stdout()).unwrap();
+        leave(path.as_ptr());
+        drop(journal);
+    });
+    for (loader, output) in outputs {
+        let (_, said) = output.split_once("[exit] ").unwrap();
+        assert!(said == "leaf+ leaf- exit- " || said == "leaf+ exit- leaf- ", "{loader:?}: {said}");
+    }
+}
+
+#[test]
+fn what_a_library_registered_for_forks_goes_with_it() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let library = loader.open("nested_exit");
+        assert_eq!(library.call("watch_forks"), 1);
+        assert_eq!(end_of_child(&library, "leave_at_once"), 0);
+        assert_eq!(said(&journal), "exit+ fork");
+        library.close();
+        let other = loader.open("nested_exit_twin");
+        assert_eq!(end_of_child(&other, "leave_at_once"), 0);
+        assert_eq!(said(&journal), "exit+ fork exit- exit+", "its handler is gone");
+    });
+}
+
+#[test]
+fn backtrace_names_functions_of_loaded_code() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let names = plugin.0.call_text("plugin_backtrace");
+        let line = names.lines().find(|line| line.contains("plugin_backtrace")).unwrap_or_else(|| panic!("{names}"));
+        assert!(line.contains("plugin.so(plugin_backtrace+0x"), "{line}");
+    });
+}
