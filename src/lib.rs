@@ -65,5 +65,5 @@ pub use find::Rule;
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;
-pub use share::{Cause, Forecast, Page, PageMap, PageState, Writes};
+pub use share::{Cause, Forecast, Mapping, Page, PageMap, PageState, Sharing, Writes};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

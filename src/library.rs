@@ -432,9 +432,10 @@ pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
     if symbol.is_tls() {
         return match object {
             Object::Host(host) => Some(thread_local_address(host.tls_module, symbol.value)),
-            Object::Module(module) => {
-                module.storage.as_ref().map(|storage| thread_local_address(storage.module, symbol.value))
-            }
+            Object::Module(module) => module
+                .storage
+                .as_ref()
+                .map(|storage| thread_local_address(storage.module, symbol.value.wrapping_add(storage.shift))),
         };
     }
     if symbol.is_unique()

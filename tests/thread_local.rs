@@ -128,3 +128,26 @@ fn a_thread_local_object_is_destroyed_when_its_thread_ends_and_the_library_stays
         );
     });
 }
+
+#[test]
+fn static_storage_that_the_c_library_has_no_room_for_is_found_all_the_same() {
+    on_both_loaders(|loader| {
+        if loader == Loader::Host {
+            // glibc keeps some 1.5 KiB.
+            assert!(loader.try_open("tls_too_large").is_err());
+            return;
+        }
+        let old = Old::thread();
+        for round in 0..3 {
+            let library = loader.open("tls_too_large");
+            let next = library.address("next_value");
+            assert_eq!((library.call("next_value"), library.call("next_value")), (42, 43), "{round}, here");
+            assert_eq!(old.run(move || (function(next)(), function(next)())), (42, 43), "{round}, in an old thread");
+            assert_eq!(thread::spawn(move || function(next)()).join().unwrap(), 42, "{round}, in a new thread");
+            assert_eq!(library.call("is_aligned"), 1);
+            assert_eq!(library.read::<c_int>("counter"), 42);
+            library.close();
+        }
+        old.end();
+    });
+}

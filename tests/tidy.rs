@@ -15,6 +15,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("arch", &["addr"]),
     ("file", &["addr", "error", "sys", "arch"]),
     ("find", &["addr", "error", "sys", "arch", "file"]),
+    // What `soload ldd` says is what the search decides, begun as for a program.
+    ("closure", &["addr", "error", "sys", "arch", "file", "find"]),
     // Arithmetic: whoever plans changes nothing, so that a plan can be made and shown for any file of any machine.
     ("load/plan", &["addr", "error", "file"]),
     ("load", &["addr", "error", "sys", "arch", "file", "find"]),
@@ -43,6 +45,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/process/host.rs", "what is read of the C library's objects"),
     ("src/process/real.rs", "the C library's own functions, found in its tables"),
     ("src/process/storage.rs", "the object by which glibc provides thread-local storage"),
+    ("src/process/reserve.rs", "room in every thread's static storage"),
     ("src/process/hooks.rs", "the process's start, fork and exit, and when foreign code runs"),
     ("src/process/imports.rs", "the functions that libraries get in place of the C library's"),
     ("src/process/unwind.rs", "what the unwinder is told"),

@@ -8,9 +8,10 @@ run() {
     echo '<!--#echo var="greeting" default="hello" -->' > files/page.shtml
     chmod -R a+rX .
     {
+        built_in=$(apache2 -l)
         for module in mpm_event authz_core authz_host dir mime include deflate rewrite headers alias autoindex env setenvif \
             status info socache_shmcb ssl proxy proxy_http lua expires substitute filter unixd; do
-            echo "LoadModule ${module}_module /usr/lib/apache2/modules/mod_$module.so"
+            [[ $built_in == *mod_$module.c* ]] || echo "LoadModule ${module}_module /usr/lib/apache2/modules/mod_$module.so"
         done
         cat <<END
 ServerName localhost

@@ -28,4 +28,5 @@ select min(m) from t where m like '%abc%';
 END
     as_server "$programs/pg_ctl" -D data -m fast -w stop
     grep -c 'FATAL\|PANIC\|terminated by signal' log || true
+    trap - EXIT
 }

@@ -37,6 +37,44 @@ pub(crate) fn static_descriptor() -> usize {
     soload_static_descriptor as *const () as usize
 }
 
+/// The size of the reserve of static thread-local storage, in bytes: what jemalloc, OpenGL and the like ask for.
+pub(crate) const RESERVE: usize = 8192;
+
+// Not zeroes to be cleared (`.tbss`): threads start with a copy of the initial image, which is changed for them.
+#[cfg(target_arch = "x86_64")]
+core::arch::global_asm!(
+    ".pushsection .tdata.soload_reserve, \"awT\", @progbits",
+    ".p2align 6",
+    ".hidden soload_reserve",
+    ".globl soload_reserve",
+    ".type soload_reserve, @object",
+    "soload_reserve:",
+    ".fill {size}, 1, 0",
+    ".size soload_reserve, {size}",
+    ".popsection",
+    size = const RESERVE,
+);
+
+/// Where this thread has the reserve.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn reserve() -> usize {
+    let address: usize;
+    // SAFETY: the general-dynamic sequence of the psABI, byte for byte, so that linkers can shorten it; it calls a
+    // function that keeps to the C convention, on a stack that `asm!` has aligned.
+    unsafe {
+        core::arch::asm!(
+            ".byte 0x66",
+            "lea rdi, [rip + soload_reserve@tlsgd]",
+            ".value 0x6666",
+            "rex64",
+            "call __tls_get_addr@PLT",
+            out("rax") address,
+            clobber_abi("C"),
+        );
+    }
+    address
+}
+
 /// Whether the processor says that Intel made it.
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_unsafe)] // safe from Rust 1.94 on
@@ -56,5 +94,11 @@ pub(crate) fn thread_pointer() -> usize {
 /// See [`thread_pointer`].
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn static_descriptor() -> usize {
+    0
+}
+
+/// See [`thread_pointer`].
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn reserve() -> usize {
     0
 }

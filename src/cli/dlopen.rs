@@ -51,7 +51,12 @@ impl HostLibrary {
         // SAFETY: as in `path`.
         self.link_map().map_or(0, |map| unsafe { (*map).bias })
     }
-
+    /// The address of a symbol, if it has one of that name.
+    pub(super) fn address(&self, symbol: &CStr) -> Option<*mut c_void> {
+        // SAFETY: the handle is open, the name a C string.
+        let address = unsafe { libc::dlsym(self.0, symbol.as_ptr()) };
+        (!address.is_null()).then_some(address)
+    }
 
     fn link_map(&self) -> Option<*const LinkMap> {
         let mut map: *const LinkMap = std::ptr::null();

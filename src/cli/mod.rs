@@ -17,6 +17,7 @@ mod load;
 mod manual;
 mod memory;
 mod print;
+mod share;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -44,6 +45,7 @@ enum Command {
     Compare(compare::Args),
     Exec(exec::Args),
     Forecast(forecast::Args),
+    Share(share::Args),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -123,6 +125,7 @@ fn run(command: Command) -> Outcome {
         Command::Compare(args) => compare::run(&args, &mut out),
         Command::Exec(args) => exec::run(&args),
         Command::Forecast(args) => forecast::run(&args, &mut out),
+        Command::Share(args) => share::run(&args, &mut out),
         Command::Completions(args) => manual::completions(&args, &mut out),
         Command::Man(args) => manual::page(&args, &mut out),
     }?;

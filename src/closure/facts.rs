@@ -54,7 +54,8 @@ impl Facts {
             machine: header.machine,
             os_abi: header.os_abi,
             machine_name: image.machine_name(),
-            dynamic: image.dynamic().is_some(),
+            // A file of debug information has the header of a dynamic section, but no content for it.
+            dynamic: image.dynamic().is_some_and(|dynamic| dynamic.strtab.is_some()),
             position_independent_executable: false,
             nodeflib: false,
             interpreter: image.interpreter().map(Into::into),

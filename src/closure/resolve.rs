@@ -30,9 +30,13 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         let expected = "a program or shared object".into();
         return Err(ErrorKind::Foreign { what: "type", expected, found: found.into() });
     }
+    if root.kind == 3 && !root.dynamic {
+        let found = "an object without dynamic section".into();
+        return Err(ErrorKind::Foreign { what: "type", expected: "a program or shared object".into(), found });
+    }
     let is_program = root.interpreter.is_some();
     // The kernel tells a program its own place with every link followed; of a library the loader knows the path only.
-    let place = if is_program { std::fs::canonicalize(path).ok() } else { std::path::absolute(path).ok() };
+    let place = if is_program { std::fs::canonicalize(path).ok() } else { None };
     let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
     let mut growth = Growth {
         resolver,
@@ -52,7 +56,7 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         fatal: None,
         loaded_by: None,
         needs: Vec::new(),
-        origin: place.and_then(|place| place.parent().map(Path::to_owned)),
+        origin: directory(place.as_deref().unwrap_or(path)),
         facts: Some(root),
     });
     let preload_problems = growth.preload();
@@ -62,6 +66,7 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         growth.needs_of(next)?;
         next += 1;
     }
+    loader_before_missing(&mut growth.objects);
     let version_problems = versions::check(&growth.objects);
     let set_user_id = is_program && mode & 0o6000 != 0;
     Ok(Closure { objects: growth.objects, interpreter, version_problems, preload_problems, set_user_id })
@@ -169,7 +174,7 @@ impl Growth<'_> {
             return Ok((index, Via::File));
         }
         self.room(&path)?;
-        let origin = std::path::absolute(&path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let origin = directory(&path);
         let (path, rule, facts, needs) = (Some(path), Some(rule), Some(facts), Vec::new());
         let loaded_by = Some(asker);
         let object = Object { name, path, role, rule, lost, fatal: None, loaded_by, needs, origin, facts };
@@ -281,6 +286,35 @@ impl Growth<'_> {
         let nobody =
             Asker { name: Path::new(""), origin: None, rpath: None, runpath: None, nodeflib: false, loaded_by: None };
         then(loaded_by.unwrap_or(&nobody))
+    }
+}
+
+/// The directory of an object, as the loader spells it: the path as it was found, behind the working directory if it is
+/// relative, up to the last slash.
+fn directory(path: &Path) -> Option<PathBuf> {
+    let whole = match path.is_absolute() {
+        true => path.to_owned(),
+        false => std::env::current_dir().ok()?.join(path),
+    };
+    let bytes = whole.as_os_str().as_bytes();
+    let end = bytes.iter().rposition(|byte| *byte == b'/')?;
+    Some(OsStr::from_bytes(&bytes[..end.max(1)]).into())
+}
+
+/// Puts the loader where glibc lists it: right behind the object that was found before it, so before what is missing.
+fn loader_before_missing(objects: &mut [Object]) {
+    let Some(from) = objects.iter().position(|object| object.role == Role::Loader) else { return };
+    let found = objects[..from].iter().rposition(|object| object.path.is_some());
+    let to = found.map_or(from, |found| found + 1);
+    objects[to..=from].rotate_right(1);
+    let moved = |index: usize| match index {
+        index if index == from => to,
+        index if (to..from).contains(&index) => index + 1,
+        index => index,
+    };
+    for object in objects {
+        object.loaded_by = object.loaded_by.map(moved);
+        object.needs.iter_mut().for_each(|need| need.object = moved(need.object));
     }
 }
 

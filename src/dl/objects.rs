@@ -75,7 +75,8 @@ pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_v
                 answer.cast::<usize>().write(module.storage.as_ref().map_or(0, |storage| storage.module));
             }
             RTLD_DI_TLS_DATA => {
-                let block = module.storage.as_ref().map(|storage| thread_local_address(storage.module, 0).0);
+                let block =
+                    module.storage.as_ref().map(|storage| thread_local_address(storage.module, storage.shift).0);
                 answer.cast::<usize>().write(block.unwrap_or(0));
             }
             RTLD_DI_PHDR => {

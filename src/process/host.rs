@@ -69,6 +69,8 @@ pub(crate) struct HostObject {
     pub(crate) at_start: bool,
     /// Its thread-local storage, as `__tls_get_addr` knows it; 0 if it has none.
     pub(crate) tls_module: usize,
+    /// The initial image of that storage, by its addresses in the file.
+    pub(crate) tls_image: Option<Range<u64>>,
     pin: Mutex<Weak<Pin>>,
 }
 
@@ -308,6 +310,10 @@ impl HostObject {
             identity: OnceLock::new(),
             at_start: false,
             tls_module: info.dlpi_tls_modid,
+            tls_image: headers
+                .iter()
+                .find(|header| header.p_type == libc::PT_TLS)
+                .map(|header| header.p_vaddr..header.p_vaddr + header.p_filesz),
             pin: Mutex::default(),
         };
         let table = object.table(Vaddr(dynamic.p_vaddr), Some(dynamic.p_memsz))?;

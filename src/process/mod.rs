@@ -8,6 +8,7 @@ pub(crate) mod module;
 pub(crate) mod real;
 pub(crate) mod reason;
 pub(crate) mod registry;
+mod reserve;
 pub(crate) mod storage;
 pub(crate) mod unwind;
 pub(crate) mod world;

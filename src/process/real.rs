@@ -87,10 +87,11 @@ pub(crate) fn real() -> &'static Real {
             dladdr1: function!(dladdr1),
             dlmopen: function!(dlmopen),
             dl_iterate_phdr: function!(dl_iterate_phdr),
-            // SAFETY: as above. It is ld.so's.
+            // SAFETY: as above. It is ld.so's in glibc 2.35, and libc's since.
             find_object: unsafe {
-                let find_object = loader.and_then(|loader| address(&loader, b"_dl_find_object")).unwrap_or(0);
-                std::mem::transmute::<usize, Option<_>>(find_object)
+                let name = b"_dl_find_object";
+                let found = find(name).or_else(|| address(loader.as_ref()?, name));
+                std::mem::transmute::<usize, Option<_>>(found.unwrap_or(0))
             },
         }
     })
@@ -170,5 +171,20 @@ fn object(file: &[u8]) -> Option<HostObject> {
         };
         let bias = Bias::between(Addr((*map).bias), Vaddr(0));
         HostObject::read(&info, bias, CStr::from_ptr((*map).name), false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_c_library_finds_its_own_objects_through_its_own_function() {
+        let Some(find) = real().find_object else { panic!("_dl_find_object is there since glibc 2.35") };
+        let mut found = [0u64; 12];
+        // SAFETY: the answer has room for `struct dl_find_object`.
+        let answer = unsafe { find(libc::getpid as *const c_void, found.as_mut_ptr().cast()) };
+        assert_eq!(answer, 0);
+        assert!(found[1] <= libc::getpid as *const () as u64 && libc::getpid as *const () as u64 <= found[2]);
     }
 }

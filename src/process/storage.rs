@@ -23,6 +23,7 @@ use nix::sys::stat::Mode;
 
 use super::host;
 use super::real::{LinkMap, real};
+use super::reserve::{self, Part};
 use crate::error::ErrorKind;
 use crate::sys::fault;
 
@@ -43,30 +44,53 @@ pub(crate) struct Template {
 
 /// Thread-local storage that glibc provides. Dropping it gives it back.
 pub(crate) struct Storage {
-    handle: NonNull<c_void>,
+    #[allow(dead_code)] // acts by being dropped
+    source: Source,
     /// What `__tls_get_addr` knows it by.
     pub(crate) module: usize,
+    /// Where the library's block starts in that.
+    pub(crate) shift: u64,
     /// Where the block starts, counted from the thread pointer, if that is the same in all threads.
     pub(crate) offset: Option<u64>,
     /// Function and argument, by offset in the block.
     pub(crate) descriptors: HashMap<u64, (u64, u64)>,
 }
 
-// SAFETY: a handle of `dlopen` and numbers; good on any thread.
-unsafe impl Send for Storage {}
-// SAFETY: as above.
-unsafe impl Sync for Storage {}
+/// Where it comes from; held until the storage is dropped.
+enum Source {
+    Carrier(#[allow(dead_code)] Handle),
+    Reserve(#[allow(dead_code)] Part),
+}
 
-impl Drop for Storage {
+/// A handle of `dlopen`.
+struct Handle(NonNull<c_void>);
+
+// SAFETY: good on any thread.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        unsafe { (real().dlclose)(self.handle.as_ptr()) };
+        unsafe { (real().dlclose)(self.0.as_ptr()) };
     }
 }
 
 impl Storage {
-    /// Has glibc provide what `template` says.
+    /// What `template` says: of glibc's, or else of the reserve.
     pub(crate) fn new(template: &Template) -> Result<Self, ErrorKind> {
+        match Self::of_glibc(template) {
+            Err(refused) if template.needs_static => {
+                let part = reserve::take(template).ok_or(refused)?;
+                let (module, shift, offset) = (part.module, part.shift, Some(part.offset));
+                Ok(Self { source: Source::Reserve(part), module, shift, offset, descriptors: HashMap::new() })
+            }
+            storage => storage,
+        }
+    }
+
+    fn of_glibc(template: &Template) -> Result<Self, ErrorKind> {
         let carrier = Carrier::of(template);
         let file = memory_file(&carrier.bytes)?;
         let name = unique_name(file.as_raw_fd());
@@ -81,7 +105,8 @@ impl Storage {
             let what = format!("expected {:#x} bytes from the C library, which says: {says}", template.size);
             ErrorKind::ThreadLocal { what }
         })?;
-        let mut storage = Self { handle, module: 0, offset: None, descriptors: HashMap::new() };
+        let source = Source::Carrier(Handle(handle));
+        let mut storage = Self { source, module: 0, shift: 0, offset: None, descriptors: HashMap::new() };
         let unknown = || ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() };
         // SAFETY: `dlinfo` writes the number, or the pointer, that these requests are documented to give.
         let base = unsafe {

@@ -1,10 +1,11 @@
-//! What the kernel says of every page of a range of this process: shared with other processes, or its own.
+//! What the kernel says of every page of a range of a process: shared with other processes, or its own.
 
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 use crate::addr::{Addr, PageSize};
 use crate::error::ErrorKind;
@@ -53,6 +54,8 @@ pub enum PageState {
 pub struct Page {
     /// What it is backed by.
     pub state: PageState,
+    /// Whether no other process has it mapped now. A copied page that is not exclusive is shared with a child or parent.
+    pub exclusive: bool,
     /// The number of the page frame, if it has one and the kernel tells (`CAP_SYS_ADMIN`): two processes that have the
     /// same number share the page.
     pub frame: Option<NonZeroU64>,
@@ -72,13 +75,13 @@ impl Page {
         };
         // Of a page that is not present the same bits say where in which swap area it is.
         let frame = if present { NonZeroU64::new(entry & ((1 << 55) - 1)) } else { None };
-        Self { state, frame }
+        Self { state, exclusive: present && exclusive, frame }
     }
 }
 
-/// The pages of a range of addresses of this process, as they were at one moment.
+/// The pages of a range of addresses of a process, as they were at one moment.
 ///
-/// Needs no privilege. Asking changes nothing: no page is touched by it.
+/// Needs no privilege for processes of one's own. Asking changes nothing: no page is touched by it.
 ///
 /// ```
 /// use soload::{Addr, PageMap, PageState};
@@ -119,6 +122,28 @@ impl PageMap {
     /// # Errors
     /// [`ErrorKind::Limit`] for a range of more than 2²⁰ pages, [`ErrorKind::System`] where `/proc` is not mounted.
     pub fn of_range(range: Range<Addr>) -> Result<Self, ErrorKind> {
+        Self::of_pagemap("/proc/self/pagemap".as_ref(), range)
+    }
+
+    /// The same of another process.
+    ///
+    /// ```
+    /// use soload::{Addr, PageMap};
+    /// let local = 1_u8;
+    /// let at = std::ptr::from_ref(&local).addr();
+    /// let range = Addr(at)..Addr(at + 1);
+    /// assert_eq!(PageMap::of_process(std::process::id(), range.clone())?.pages, PageMap::of_range(range)?.pages);
+    /// # Ok::<(), soload::ErrorKind>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`PageMap::of_range`]; `ENOENT` if there is no such process, `EACCES` if it is another user's, `ESRCH` if it
+    /// has ended meanwhile.
+    pub fn of_process(process: u32, range: Range<Addr>) -> Result<Self, ErrorKind> {
+        Self::of_pagemap(format!("/proc/{process}/pagemap").as_ref(), range)
+    }
+
+    fn of_pagemap(pagemap: &Path, range: Range<Addr>) -> Result<Self, ErrorKind> {
         let page = sys::page_size();
         let start = page.down(range.start.0 as u64);
         let count = if range.is_empty() {
@@ -130,7 +155,7 @@ impl PageMap {
         if count > PAGES_MAX {
             return Err(ErrorKind::Limit { what: "pages of a range", limit: PAGES_MAX, found: count });
         }
-        let pages = read(start / page.bytes(), count)?;
+        let pages = read(pagemap, start / page.bytes(), count)?;
         Ok(Self { page, start: Addr(start as usize), pages })
     }
 
@@ -148,9 +173,9 @@ impl PageMap {
     }
 }
 
-fn read(first: u64, count: u64) -> Result<Vec<Page>, ErrorKind> {
+fn read(pagemap: &Path, first: u64, count: u64) -> Result<Vec<Page>, ErrorKind> {
     let system = |call| move |error: io::Error| ErrorKind::System { call, errno: error.raw_os_error().unwrap_or(0) };
-    let file = File::open("/proc/self/pagemap").map_err(system("open of /proc/self/pagemap"))?;
+    let file = File::open(pagemap).map_err(system("open of pagemap"))?;
     let mut pages = Vec::with_capacity(count as usize);
     let mut chunk = [0; CHUNK];
     while (pages.len() as u64) < count {
@@ -158,7 +183,7 @@ fn read(first: u64, count: u64) -> Result<Vec<Page>, ErrorKind> {
         let wanted = ((count - done) * ENTRY).min(CHUNK as u64) as usize;
         let got = match file.read_at(&mut chunk[..wanted], (first + done) * ENTRY) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            got => got.map_err(system("read of /proc/self/pagemap"))?,
+            got => got.map_err(system("read of pagemap"))?,
         };
         let (entries, _) = chunk[..got].as_chunks();
         pages.extend(entries.iter().map(|entry| Page::of_entry(u64::from_ne_bytes(*entry))));
@@ -200,7 +225,8 @@ mod tests {
             (1 << 62 | 0x1234, PageState::Swapped, None),
         ];
         for (entry, state, frame) in cases {
-            assert_eq!(Page::of_entry(entry), Page { state, frame }, "{entry:#x}");
+            let exclusive = entry >> 63 & 1 == 1 && entry >> 56 & 1 == 1;
+            assert_eq!(Page::of_entry(entry), Page { state, exclusive, frame }, "{entry:#x}");
         }
     }
 

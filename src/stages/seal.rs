@@ -133,6 +133,8 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
 /// Where the thread-local block of an object is.
 struct Block<'a> {
     module: usize,
+    /// Where it starts in that module's storage.
+    shift: u64,
     /// From the thread pointer, if that is the same in all threads.
     offset: Option<u64>,
     storage: Option<&'a Storage>,
@@ -147,7 +149,7 @@ impl<'a> Block<'a> {
                 let from_here =
                     || host::thread_local_address(host.tls_module, 0).0.wrapping_sub(native::thread_pointer());
                 let offset = host.at_start.then(|| from_here() as u64);
-                return Ok(Self { module: host.tls_module, offset, storage: None });
+                return Ok(Self { module: host.tls_module, shift: 0, offset, storage: None });
             }
             Source::Object(Object::Host(_)) => None,
             Source::Object(Object::Module(module)) => module.storage.as_ref(),
@@ -160,7 +162,7 @@ impl<'a> Block<'a> {
             let expected = "a thread-local block (PT_TLS) in the object that has the symbol";
             ErrorKind::malformed("thread-local reference", At::Vaddr(word.place), expected, "none")
         })?;
-        Ok(Self { module: storage.module, offset: storage.offset, storage: Some(storage) })
+        Ok(Self { module: storage.module, shift: storage.shift, offset: storage.offset, storage: Some(storage) })
     }
 
     /// Writes what `word` asks for.
@@ -174,7 +176,7 @@ impl<'a> Block<'a> {
         };
         match word.kind {
             Kind::TlsModule => write(0, self.module as u64),
-            Kind::TlsOffset => write(0, word.offset),
+            Kind::TlsOffset => write(0, word.offset.wrapping_add(self.shift)),
             Kind::ThreadOffset => write(0, self.offset.ok_or_else(no_fixed_offset)?.wrapping_add(word.offset)),
             // glibc's own descriptor where it has made one; otherwise the one for blocks at a fixed offset.
             _ => {

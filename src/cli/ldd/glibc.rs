@@ -32,14 +32,17 @@ pub(super) fn write(out: &mut impl Write, path: &Path, closure: &Closure, severa
         Some(path) => shown(path).to_string(),
         None => Escaped(&closure.objects[index].name).to_string(),
     };
+    out.flush()?;
+    let program = name_of(0);
     for problem in &closure.version_problems {
         let (provider, user) = (name_of(problem.provider), name_of(problem.user));
         let version = Escaped(&problem.version);
-        match (problem.unversioned, problem.fatal) {
-            (true, _) => writeln!(out, "{user}: {provider}: no version information available (required by {user})")?,
-            (_, true) => writeln!(out, "{user}: {provider}: version `{version}' not found (required by {user})")?,
-            _ => writeln!(out, "{user}: {provider}: weak version `{version}' not found (required by {user})")?,
-        }
+        let what = match (problem.unversioned, problem.fatal) {
+            (true, _) => "no version information available".into(),
+            (_, true) => format!("version `{version}' not found"),
+            _ => format!("weak version `{version}' not found"),
+        };
+        let _ = writeln!(io::stderr(), "{program}: {provider}: {what} (required by {user})");
     }
     if closure.is_native() {
         writeln!(out, "\tlinux-vdso.so.1 {NOWHERE}")?;

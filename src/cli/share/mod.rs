@@ -1,0 +1,343 @@
+//! `soload share`: what one library costs several processes together, segment by segment.
+//!
+//! JSON: `{"schema": 1, "command": "share", "path", "page_size", "runs": […]}`, for each loader (`with`: `soload`,
+//! `dlopen`, or `null` for processes that were there) `processes` (their ids), `frames` (`counted` or `estimated`), and
+//! `segments`, each with `content`, `pages` (of one process), and, summed over the processes, in pages, `virtual`,
+//! `resident`, `frames`, `copied`, `forecast` (`null` for zeros, which no file is behind) and `factor`; `total` likewise,
+//! with `bytes` (of the frames) and `further_bytes` (what one more process costs).
+
+mod chart;
+mod picture;
+#[allow(unsafe_code)] // loads and calls the library
+mod workers;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use comfy_table::Cell;
+use serde_json::{Value, json};
+use soload::{Error, Forecast, Image, Mapping, PageMap, PageSize, Plan, Sharing};
+
+use super::demo::Plugin;
+use super::load::With;
+use super::memory::{self, Region};
+use super::print::{self, BOLD, DIM, GOOD, WARN, plural};
+use super::{Loading, Outcome, Status};
+use workers::Workers;
+
+/// Show what one library costs several processes: which pages they share, and which each has to itself
+///
+/// Starts processes that load the library, or looks at running ones. Without LIB, the demonstration plugin is loaded.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// The library: a path, or a name that is searched for as dlopen does
+    #[arg(value_name = "LIB")]
+    library: Option<OsString>,
+    /// How many processes to start
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    processes: u16,
+    /// The loader that they use
+    #[arg(long, value_enum, default_value_t = By::Soload)]
+    with: By,
+    /// Look at these running processes instead
+    #[arg(long, value_name = "PID", value_delimiter = ',', conflicts_with_all = ["with", "processes", "call"])]
+    pid: Vec<u32>,
+    /// Have each process call this function, without arguments
+    #[arg(long, value_name = "SYMBOL")]
+    call: Option<String>,
+    /// Also draw it as a picture
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Also write it as a page for a browser
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    hold: bool,
+    #[command(flatten)]
+    loading: Loading,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum By {
+    /// The loader of this command
+    Soload,
+    /// The C library's dlopen
+    Dlopen,
+    /// One after the other
+    Both,
+}
+
+impl By {
+    fn loaders(self) -> &'static [With] {
+        match self {
+            Self::Soload => &[With::Soload],
+            Self::Dlopen => &[With::Dlopen],
+            Self::Both => &[With::Dlopen, With::Soload],
+        }
+    }
+}
+
+fn name(with: With) -> &'static str {
+    match with {
+        With::Soload => "soload",
+        With::Dlopen => "dlopen",
+    }
+}
+
+/// What was seen of one library in several processes.
+struct Run {
+    with: Option<With>,
+    processes: Vec<u32>,
+    segments: Vec<Segment>,
+}
+
+/// One segment of the library, as all processes have it.
+struct Segment {
+    content: &'static str,
+    /// Pages of one process.
+    pages: u64,
+    sharing: Sharing,
+    /// Pages of one process that are copied, by the forecast; `None` where no file is behind them.
+    forecast: Option<u64>,
+}
+
+impl Segment {
+    /// Copied pages more, or fewer, than the forecast says for so many processes.
+    fn difference(&self, processes: u64) -> Option<i64> {
+        Some(self.sharing.copied as i64 - (self.forecast? * processes) as i64)
+    }
+}
+
+impl Run {
+    fn total(&self) -> Sharing {
+        self.segments.iter().map(|segment| segment.sharing).fold(Sharing::default(), Sharing::and)
+    }
+
+    /// Pages that one more process like these would add.
+    fn further(&self) -> u64 {
+        self.total().copied.div_ceil(self.processes.len().max(1) as u64)
+    }
+}
+
+pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
+    let plugin;
+    let asked = match &args.library {
+        Some(library) => library.clone(),
+        None => {
+            let Some(written) = Plugin::write() else { return Ok(Status::Failed) };
+            plugin = written;
+            plugin.path().into_os_string()
+        }
+    };
+    let first = args.with.loaders()[0];
+    if args.hold {
+        return workers::hold(&asked, first, args.call.as_deref(), &args.loading, out);
+    }
+    let found = args.loading.options().files(&asked);
+    let path = match found.map(|files| files.into_iter().next().unwrap_or_else(|| PathBuf::from(&asked))) {
+        Ok(path) => path,
+        Err(error) => {
+            print::complain_of(&error);
+            return Ok(Status::Failed);
+        }
+    };
+    let runs = if args.pid.is_empty() { started(args, &asked, &path) } else { running(&args.pid, &path) };
+    let runs = match runs {
+        Ok(runs) if !runs.is_empty() => runs,
+        Ok(_) => return Ok(Status::Failed),
+        Err(error) => {
+            print::complain_of(&error);
+            return Ok(Status::Failed);
+        }
+    };
+    let pictures = [(&args.svg, picture::svg(&path, &runs)), (&args.html, picture::html(&path, &runs))];
+    for (file, picture) in pictures.iter().filter_map(|(file, picture)| Some((file.as_ref()?, picture))) {
+        if let Err(error) = std::fs::write(file, picture) {
+            print::complain(format_args!("{}: {error}", print::path(file)));
+            return Ok(Status::Failed);
+        }
+    }
+    if args.json {
+        print::write_json(out, &json_of(&path, &runs))?;
+    } else {
+        for run in &runs {
+            write_run(out, &path, run)?;
+        }
+    }
+    Ok(Status::Done)
+}
+
+/// Has each loader's processes load the library, and looks at them.
+fn started(args: &Args, asked: &OsString, path: &std::path::Path) -> Result<Vec<Run>, Error> {
+    let mut runs = Vec::new();
+    for with in args.with.loaders() {
+        match Workers::start(args, asked, *with) {
+            Ok(workers) => {
+                let pids = workers.pids();
+                runs.extend(look(&pids, path, Some(*with))?);
+            }
+            Err(reason) => print::complain(format_args!("{}: {reason}", name(*with))),
+        }
+    }
+    Ok(runs)
+}
+
+fn running(pids: &[u32], path: &std::path::Path) -> Result<Vec<Run>, Error> {
+    Ok(look(pids, path, None)?.into_iter().collect())
+}
+
+/// Looks at the library's pages in each of the processes; says of which it cannot, and why.
+fn look(pids: &[u32], path: &std::path::Path, with: Option<With>) -> Result<Option<Run>, Error> {
+    let (plan, regions, mut found) = {
+        let image = Image::open(path)?;
+        let plan = Plan::of(&image, PageSize::native())?;
+        let forecast = match with {
+            Some(With::Soload) => Forecast::of(&image, &plan)?,
+            _ => Forecast::of_dlopen(&image, &plan)?,
+        };
+        let regions = memory::regions(&plan, Some(&forecast));
+        let mut found = Vec::new();
+        for pid in pids {
+            match Mapping::all_of(*pid) {
+                Ok(mappings) => match Mapping::bias_of(&mappings, &image, &plan) {
+                    Some(bias) => found.push((*pid, bias)),
+                    None => print::complain(format_args!("process {pid}: has not loaded {}", print::path(path))),
+                },
+                Err(error) => print::complain(format_args!("process {pid}: {error}")),
+            }
+        }
+        // The image is closed here: it has the file mapped, which would make its pages look shared.
+        (plan, regions, found)
+    };
+    let mut maps: Vec<Vec<PageMap>> = Vec::new();
+    found.retain(|(pid, bias)| {
+        let of_region = |region: &Region| {
+            PageMap::of_process(*pid, bias.at(region.range.start)..bias.at(region.range.end))
+        };
+        match regions.iter().map(of_region).collect::<Result<_, _>>() {
+            Ok(pages) => {
+                maps.push(pages);
+                true
+            }
+            Err(error) => {
+                print::complain(format_args!("process {pid}: {error}"));
+                false
+            }
+        }
+    });
+    if found.is_empty() {
+        return Ok(None);
+    }
+    let segments = regions.iter().enumerate().map(|(index, region)| Segment {
+        content: region.content,
+        pages: (region.range.end.0 - region.range.start.0) / plan.page.bytes(),
+        sharing: Sharing::of(&maps.iter().map(|pages| &pages[index]).collect::<Vec<_>>()),
+        forecast: region.file.and(region.forecast).map(|count| count as u64),
+    });
+    let segments = segments.collect();
+    Ok(Some(Run { with, processes: found.into_iter().map(|(pid, _)| pid).collect(), segments }))
+}
+
+fn write_run(out: &mut impl Write, path: &std::path::Path, run: &Run) -> io::Result<()> {
+    let count = run.processes.len() as u64;
+    let who = plural(run.processes.len(), "process").replace("processs", "processes");
+    let by = run.with.map_or(String::new(), |with| format!(", loaded by {}", name(with)));
+    let total = run.total();
+    writeln!(out, "{BOLD}{}{BOLD:#} in {who}{by}: pages of all together\n", print::path(path))?;
+    let frames = if total.estimated { "frames (est.)" } else { "frames" };
+    let mut table = print::table(&["segment", "virtual", "resident", frames, "shared", "copied", "forecast", "difference"]);
+    for segment in &run.segments {
+        let mut cells = vec![Cell::new(segment.content)];
+        cells.extend(sharing_cells(&segment.sharing));
+        cells.push(segment.forecast.map_or_else(|| Cell::new("-"), |forecast| memory::number_cell((forecast * count) as usize)));
+        cells.push(difference_cell(segment.difference(count)));
+        table.add_row(cells);
+    }
+    let mut cells = vec![Cell::new("total")];
+    cells.extend(sharing_cells(&total));
+    let forecast: u64 = run.segments.iter().filter_map(|segment| segment.forecast).sum();
+    cells.push(memory::number_cell((forecast * count) as usize));
+    cells.push(difference_cell(run.segments.iter().map(|segment| segment.difference(count).or(Some(0))).sum()));
+    table.add_row(cells);
+    print::align_right(&mut table, 1..8);
+    print::write_table(out, &table)?;
+    chart::write(out, run)?;
+    let size = |pages: u64| print::Size(pages * PageSize::native().bytes());
+    writeln!(
+        out,
+        "\n  {who} see {} and hold {BOLD}{}{BOLD:#} of memory. Each further one costs {WARN}{}{WARN:#}.",
+        size(total.resident),
+        size(total.frames),
+        size(run.further()),
+    )?;
+    let (how, what) = if total.estimated {
+        ("estimated by the exclusive bit of /proc/PID/pagemap", "; frame numbers need root")
+    } else {
+        ("counted by the frame numbers of /proc/PID/pagemap", "")
+    };
+    writeln!(out, "  {DIM}Frames are {how}{what}. Page tables are not counted.{DIM:#}\n")
+}
+
+fn sharing_cells(sharing: &Sharing) -> [Cell; 5] {
+    let factor = sharing.factor().map_or_else(|| Cell::new("-"), |factor| Cell::new(format!("{factor:.2} x")));
+    [
+        Cell::new(sharing.mapped),
+        memory::number_cell(sharing.resident as usize),
+        memory::number_cell(sharing.frames as usize),
+        factor,
+        memory::number_cell(sharing.copied as usize),
+    ]
+}
+
+fn difference_cell(difference: Option<i64>) -> Cell {
+    match difference {
+        None => Cell::new("-"),
+        Some(0) => Cell::new(format!("{GOOD}exact{GOOD:#}")),
+        Some(more) => Cell::new(format!("{WARN}{more:+}{WARN:#}")),
+    }
+}
+
+fn json_of(path: &std::path::Path, runs: &[Run]) -> Value {
+    let page = PageSize::native().bytes();
+    let sharing = |sharing: &Sharing| {
+        json!({
+            "virtual": sharing.mapped,
+            "resident": sharing.resident,
+            "frames": sharing.frames,
+            "copied": sharing.copied,
+            "factor": sharing.factor(),
+        })
+    };
+    let runs = runs.iter().map(|run| {
+        let count = run.processes.len() as u64;
+        let segments = run.segments.iter().map(|segment| {
+            let mut object = sharing(&segment.sharing);
+            object["content"] = segment.content.into();
+            object["pages"] = segment.pages.into();
+            object["forecast"] = json!(segment.forecast.map(|forecast| forecast * count));
+            object
+        });
+        let total = run.total();
+        let mut sum = sharing(&total);
+        sum["bytes"] = (total.frames * page).into();
+        sum["further_bytes"] = (run.further() * page).into();
+        json!({
+            "with": run.with.map(name),
+            "processes": run.processes,
+            "frames": if total.estimated { "estimated" } else { "counted" },
+            "segments": segments.collect::<Vec<_>>(),
+            "total": sum,
+        })
+    });
+    let mut object = serde_json::Map::new();
+    object.insert("schema".into(), 1.into());
+    object.insert("command".into(), "share".into());
+    print::put_path(&mut object, "path", path);
+    object.insert("page_size".into(), page.into());
+    object.insert("runs".into(), runs.collect());
+    object.into()
+}

@@ -1,0 +1,107 @@
+//! A reserve of static thread-local storage, for libraries that need more of it than glibc has left.
+//!
+//! Code compiled for the initial-exec model finds its variables at one offset from the thread pointer, the same in all
+//! threads. glibc keeps some 1.5 KiB of such room for libraries opened later and then refuses ("cannot allocate memory
+//! in static TLS block"). This crate brings a block of its own, which is part of the program's storage and so lies at
+//! one offset in every thread, those to come included: they start with the program's initial image, which is changed here.
+//!
+//! # Safety
+//! One system call that reads where a thread keeps a list. All writing goes through `/proc/self/mem`, which refuses what
+//! is not mapped: a thread may end at any moment.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
+
+use super::hooks;
+use super::host::{Host, thread_local_address};
+use super::storage::Template;
+use crate::addr::Addr;
+use crate::arch::native;
+
+/// Parts of the reserve that are in use: where each starts, and how long it is.
+static PARTS: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
+/// A part of the reserve. Dropping it gives it back.
+pub(super) struct Part {
+    at: usize,
+    /// The program's storage, as `__tls_get_addr` knows it.
+    pub(super) module: usize,
+    /// Where the part starts in that.
+    pub(super) shift: u64,
+    /// Where it starts, counted from the thread pointer.
+    pub(super) offset: u64,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        hooks::undisturbed(|| {
+            PARTS.lock().unwrap_or_else(PoisonError::into_inner).retain(|(at, _)| *at != self.at);
+        });
+    }
+}
+
+/// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
+pub(super) fn take(template: &Template) -> Option<Part> {
+    let (host, here) = (hooks::undisturbed(Host::look), native::reserve());
+    // A crate that came in with a library opened later has no block at one offset itself.
+    let program = host.by_address(Addr(native::static_descriptor())).filter(|own| own.at_start)?;
+    let image = program.tls_image.clone()?;
+    let offset = here.wrapping_sub(native::thread_pointer());
+    let shift = here.wrapping_sub(thread_local_address(program.tls_module, 0).0);
+    let (size, align) = (usize::try_from(template.size).ok()?, usize::try_from(template.align.max(1)).ok()?);
+    let at = find_room(size, |at| here.wrapping_add(at) % align == template.skew as usize)?;
+    let part =
+        Part { at, module: program.tls_module, shift: (shift + at) as u64, offset: offset.wrapping_add(at) as u64 };
+    let mut bytes = template.image.clone();
+    bytes.resize(size, 0);
+    let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").ok()?;
+    // First the image that threads to come start with, then the threads there are: none is left out.
+    let start = program.bias.at(crate::addr::Vaddr(image.start)).0.checked_add(shift + at)?;
+    if (image.end - image.start) < (shift + at + size) as u64 || write(&memory, start, &bytes).is_none() {
+        return None;
+    }
+    let pointers = thread_pointers()?;
+    for pointer in pointers {
+        // One that has ended meanwhile needs nothing any more.
+        write(&memory, pointer.wrapping_add(offset).wrapping_add(at), &bytes);
+    }
+    Some(part)
+}
+
+/// Takes the first place of `size` bytes that is free and fits.
+fn find_room(size: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    hooks::undisturbed(|| {
+        let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = |at: usize| parts.iter().all(|(start, len)| at + size <= *start || at >= start + len);
+        let last = native::RESERVE.checked_sub(size)?;
+        let at = (0..=last).find(|at| fits(*at) && free(*at))?;
+        parts.push((at, size));
+        Some(at)
+    })
+}
+
+fn write(memory: &File, at: usize, bytes: &[u8]) -> Option<()> {
+    memory.write_all_at(bytes, at as u64).ok()
+}
+
+/// The thread pointers of all threads: each has told the kernel of a list (of locks to free if it dies) that glibc keeps
+/// at one distance from the thread pointer.
+fn thread_pointers() -> Option<Vec<usize>> {
+    let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
+    let mut pointers = Vec::new();
+    for task in fs::read_dir("/proc/self/task").ok()? {
+        let number = task.ok().and_then(|task| task.file_name().to_str()?.parse().ok());
+        let list = number.and_then(robust_list).filter(|list| *list != 0);
+        pointers.extend(list.map(|list| list.wrapping_sub(distance)));
+    }
+    Some(pointers)
+}
+
+/// Where a thread (0: this one) keeps its list.
+fn robust_list(thread: i32) -> Option<usize> {
+    let (mut list, mut len) = (0usize, 0usize);
+    // SAFETY: the kernel writes two words.
+    let failed = unsafe { libc::syscall(libc::SYS_get_robust_list, thread, &raw mut list, &raw mut len) };
+    (failed == 0).then_some(list)
+}
