@@ -15,12 +15,12 @@ static int target = 5;
 __thread int counter = 40;
 __thread int *pointer = &target;
 __thread char zeros[100];
-static __thread int hidden = 1;
-static __thread _Alignas(64) int aligned = 1;
+static __thread volatile int hidden = 1;
+static __thread volatile _Alignas(64) int aligned = 1;
 #ifdef ALSO_INITIAL
-static __thread int initial __attribute__((tls_model("initial-exec"))) = 0;
+static __thread volatile int initial __attribute__((tls_model("initial-exec"))) = 0;
 #else
-static __thread int initial = 0;
+static __thread volatile int initial = 0;
 #endif
 
 // 40 + 5 + 0 + 1 + 1 - 5 = 42 in a thread that has not called it before.

@@ -5,11 +5,11 @@ static int target = 5;
 
 __thread int counter = 40;
 __thread int *pointer = &target;
-static __thread _Alignas(64) char bytes[4000] = {1};
+static __thread volatile _Alignas(64) char bytes[6000] = {1};
 
 // 40 + 5 + 1 + 0 - 4 = 42 in a thread that has not called it before.
 int next_value(void) {
-    int value = counter + *pointer + bytes[0] + bytes[3999] - 4;
+    int value = counter + *pointer + bytes[0] + bytes[5999] - 4;
     counter += 1;
     return value;
 }

@@ -451,6 +451,19 @@ fn what_a_library_registered_for_forks_goes_with_it() {
 }
 
 #[test]
+fn what_the_host_loaded_along_with_something_global_may_go_again() {
+    on_both_loaders(|loader| {
+        for _ in 0..2 {
+            let library = loader.open_with("part_of_libc", GLOBAL);
+            assert_eq!(library.call("calls_part"), 0x102);
+            library.close();
+            assert!(!is_mapped("libresolv.so.2"));
+        }
+        assert_eq!(loader.open("life_leaf").call("present"), 1);
+    });
+}
+
+#[test]
 fn backtrace_names_functions_of_loaded_code() {
     on_both_loaders(|loader| {
         let plugin = Plugin::open(loader, "nested/plugin.so");

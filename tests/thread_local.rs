@@ -104,6 +104,89 @@ fn the_c_librarys_thread_local_variables_are_the_programs() {
     });
 }
 
+/// What the function answers here, in a thread that was there before its library, and in a new one.
+fn in_all_threads(old: &Old, address: usize) -> [c_int; 3] {
+    [function(address)(), old.run(move || function(address)()), thread::spawn(move || function(address)()).join().unwrap()]
+}
+
+#[test]
+fn a_large_block_has_its_image_and_its_zeros_in_every_thread() {
+    on_both_loaders(|loader| {
+        let old = Old::thread();
+        for _ in 0..3 {
+            let library = loader.open("thread_local_large");
+            assert_eq!(in_all_threads(&old, library.address("sum_of_ends")), [3, 3, 3]);
+            assert_eq!(library.call("sum_of_ends"), 10, "what this thread wrote");
+        }
+        old.end();
+    });
+}
+
+#[test]
+fn a_block_is_aligned_as_it_asks_wherever_it_starts_in_the_file() {
+    on_both_loaders(|loader| {
+        let old = Old::thread();
+        for name in ["tls_page", "tls_skewed", "tls_skewed_initial"] {
+            let library = loader.open(name);
+            assert_eq!(in_all_threads(&old, library.address("sum_of_image")), [42; 3], "{name}");
+            assert_eq!(in_all_threads(&old, library.address("misalignment")), [0; 3], "{name}");
+        }
+        old.end();
+    });
+}
+
+#[test]
+fn a_block_that_starts_at_an_odd_address_in_the_file_starts_so_in_memory() {
+    on_both_loaders(|loader| {
+        // Linkers align the segment; the format does not ask for it.
+        let mut file = common::elf::Elf::of("tls_skewed");
+        let block = file.segment(object::elf::PT_TLS, 0);
+        let skew = block.p_vaddr.get(LE) % block.p_align.get(LE);
+        assert_ne!(skew, 0, "a linker that aligns it makes this test mean nothing");
+        let library = loader.try_open_bare(file.save("libskewed.so"), With::default()).unwrap();
+        assert_eq!(library.call("misalignment"), 0);
+    });
+}
+
+#[test]
+fn the_initial_image_is_relocated_before_any_thread_has_it() {
+    on_both_loaders(|loader| {
+        let old = Old::thread();
+        for name in ["tls_relocated", "tls_relocated_initial"] {
+            let library = loader.open(name);
+            assert_eq!(in_all_threads(&old, library.address("sum_of_words")), [42; 3], "{name}");
+        }
+        old.end();
+    });
+}
+
+#[test]
+fn a_thread_local_variable_of_a_library_opened_before_is_found_through_the_global_scope() {
+    on_both_loaders(|loader| {
+        for user in ["tls_across", "tls_across_descriptor", "tls_across_initial"] {
+            let old = Old::thread();
+            let owner = loader.open_with("tls_general", GLOBAL);
+            let user = loader.open(user);
+            assert_eq!(in_all_threads(&old, user.address("add_to_counter")), [41; 3]);
+            assert_eq!(owner.read::<c_int>("counter"), 41, "it is the same variable");
+            owner.close();
+            assert_eq!(user.call("add_to_counter"), 42, "who refers to it keeps it");
+            user.close();
+            old.end();
+        }
+    });
+}
+
+#[test]
+fn a_dependencys_block_is_there_for_all_who_need_it_in_every_thread() {
+    on_both_loaders(|loader| {
+        let old = Old::thread();
+        let library = loader.open("tls_needs_needs");
+        assert_eq!(in_all_threads(&old, library.address("same_for_all")), [1; 3]);
+        old.end();
+    });
+}
+
 #[test]
 fn a_thread_local_object_is_destroyed_when_its_thread_ends_and_the_library_stays_until_then() {
     on_both_loaders(|loader| {

@@ -187,7 +187,7 @@ impl Table {
                     // Nearly all questions end here with a no: without detours for the layout that is loaded.
                     (Class::Elf64, ByteOrder::Little) => {
                         let words = bloom.bytes().as_chunks::<8>().0;
-                        u64::from_le_bytes(*words.get((gnu_hash / 64 & bloom_mask) as usize)?)
+                        u64::from_le_bytes(*words.get(((gnu_hash / 64) & bloom_mask) as usize)?)
                     }
                     _ => bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?,
                 };

@@ -127,6 +127,11 @@ impl Host {
         self.objects.iter().skip(1).find(|object| object.is_called(name))
     }
 
+    /// That object as it is now, if it is still there.
+    pub(crate) fn known(&self, object: &HostObject) -> Option<&Arc<HostObject>> {
+        self.objects.iter().find(|known| known.bias == object.bias && known.name == object.name)
+    }
+
     /// The object that has `addr` in one of its segments.
     pub(crate) fn by_address(&self, addr: Addr) -> Option<&Arc<HostObject>> {
         self.objects.iter().find(|object| {

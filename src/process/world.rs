@@ -22,7 +22,12 @@ impl Look {
     /// The objects every reference is looked for in first: what the program started with, then what was made global.
     pub(crate) fn global_scope(&self) -> Vec<Object> {
         let started = self.host.objects.iter().filter(|object| object.at_start && !object.is_kernels());
-        started.cloned().map(Object::Host).chain(self.state.global.iter().cloned()).collect()
+        // What the host loaded along with something global may have gone with it, or was seen anew since.
+        let global = self.state.global.iter().filter_map(|object| match object {
+            Object::Host(host) => self.host.known(host).cloned().map(Object::Host),
+            Object::Module(_) => Some(object.clone()),
+        });
+        started.cloned().map(Object::Host).chain(global).collect()
     }
 
     /// `object` and all it needs, breadth first.
