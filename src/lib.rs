@@ -44,6 +44,7 @@ mod maps;
 #[allow(unsafe_code)]
 // process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
+#[allow(unsafe_code)] // share::experiment has mappings and second processes to try things with; the rest has none
 mod share;
 #[allow(unsafe_code)] // stages::seal hands mapped frames to the unwinder; the rest has none
 mod stages;
@@ -54,7 +55,10 @@ mod sys;
 
 pub use addr::{Addr, Bias, FileOffset, PageSize, Protection, Vaddr};
 pub use arch::{Kind, Machine, RelocationType, TlsVariant};
-pub use closure::{Closure, Need, Object, Resolver, Role, VersionProblem, VersionUse, Via};
+pub use closure::{
+    Bindings, Closure, Need, Object, Resolver, Role, SymbolDefinition, SymbolTrace, Unresolved, VersionProblem,
+    VersionUse, Via,
+};
 pub use error::{At, Candidate, Error, ErrorKind, Escaped, Undefined};
 pub use export::{Export, ExportKind};
 pub use file::image::Image;
@@ -65,5 +69,5 @@ pub use find::Rule;
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;
-pub use share::{Cause, Forecast, Mapping, Page, PageMap, PageState, Sharing, Writes};
+pub use share::{Cause, Claim, Forecast, Mapping, Page, PageMap, PageState, Proof, Sharing, Verdict, Writes};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

@@ -16,16 +16,32 @@ fn under_gdb(name: &str, commands: &[&str]) -> Option<String> {
         assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
         return None;
     }
+    let mut gdb = gdb(commands);
+    gdb.arg("--args").arg(std::env::current_exe().unwrap());
+    gdb.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(DEBUGGED, "1");
+    Some(said(gdb))
+}
+
+/// gdb with a script of commands.
+fn gdb(commands: &[&str]) -> Command {
     let mut gdb = Command::new("gdb");
     gdb.args(["--batch", "-nx", "-iex", "set debuginfod enabled off", "-ex", "set confirm off"]);
     gdb.args(["-ex", "set breakpoint pending on"]);
     for command in commands {
         gdb.args(["-ex", command]);
     }
-    gdb.arg("--args").arg(std::env::current_exe().unwrap());
-    gdb.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(DEBUGGED, "1");
+    gdb
+}
+
+fn said(mut gdb: Command) -> String {
     let output = gdb.output().unwrap();
-    Some(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// The line of the fixture at which it is stopped.
+fn line_to_break_at() -> usize {
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/test-libs/debugged.c");
+    fs::read_to_string(source).unwrap().lines().position(|line| line.contains("break here")).unwrap() + 1
 }
 
 const DEBUGGED: &str = "SOLOAD_TEST_DEBUGGED";
@@ -38,8 +54,7 @@ fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
         assert_eq!(library.call("debugged_outer"), 43);
         return;
     }
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/test-libs/debugged.c");
-    let line = fs::read_to_string(source).unwrap().lines().position(|line| line.contains("break here")).unwrap() + 1;
+    let line = line_to_break_at();
     let breakpoint = format!("break debugged.c:{line}");
     let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "backtrace 3", "kill"]) else {
         return;
@@ -49,4 +64,30 @@ fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
     assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");
     let (inner, outer) = (said.find("debugged_inner (value=42)"), said.find("debugged_outer ()"));
     assert!(inner.is_some() && outer.is_some() && inner < outer, "the backtrace goes through it:\n{said}");
+}
+
+#[test]
+fn gdb_finds_a_library_in_a_core_file_and_shows_the_way_through_it() {
+    let name = "gdb_finds_a_library_in_a_core_file_and_shows_the_way_through_it";
+    if std::env::var_os(DEBUGGED).is_some() {
+        let library = Lib::Ours(ours("debugged").unwrap());
+        assert_eq!(library.call("debugged_outer"), 43);
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let core = folder.path().join("core");
+    let line = line_to_break_at();
+    let (breakpoint, dump) = (format!("break debugged.c:{line}"), format!("gcore {}", core.display()));
+    let Some(dumped) = under_gdb(name, &[&breakpoint, "run", &dump, "kill"]) else { return };
+    assert!(core.is_file(), "the process was dumped:\n{dumped}");
+
+    // Nothing but the files is left of the process.
+    let mut gdb = gdb(&["info sharedlibrary", "backtrace 3", "frame 0", "print value"]);
+    gdb.arg(std::env::current_exe().unwrap()).arg(&core);
+    let said = said(gdb);
+    let listed = said.lines().find(|line| line.contains("libdebugged.so")).unwrap_or_default();
+    assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");
+    let (inner, outer) = (said.rfind("debugged_inner (value=42)"), said.find("debugged_outer ()"));
+    assert!(inner.is_some() && outer.is_some(), "the backtrace goes through it:\n{said}");
+    assert!(said.contains(&format!("debugged.c:{line}")) && said.contains("$1 = 42"), "down to the line:\n{said}");
 }

@@ -342,6 +342,92 @@ fn a_file_that_cannot_be_inspected_is_one_line_and_the_others_are_still_done() {
     assert!(out.starts_with("none:\n./exe:\n\tlinux-vdso"), "{out}");
 }
 
+#[test]
+fn undefined_symbols_are_named_with_their_version_and_the_library_that_was_to_have_them() {
+    let folder = Folder::new();
+    let script = folder.path("map");
+    fs::write(&script, "V2 { answer; lost; };").unwrap();
+    let versions = format!("-Wl,--version-script={}", script.display());
+    let library = "int answer(void) { return 1; } int lost(void) { return 2; }";
+    folder.compile("leaf.so", &[], &["-shared", &versions], library);
+    let source = "int answer(void); int lost(void); __attribute__((weak)) int maybe(void);\n\
+                  int main(void) { return answer() + lost() + (maybe ? maybe() : 0); }";
+    folder.compile("exe", &["leaf.so"], &[&format!("{RPATH}$ORIGIN")], source);
+    assert_eq!(folder.ours(&["-r", "./exe"], &[]).0, 0);
+    folder.library("leaf.so", &[], &[&versions]);
+    let (status, out, _) = folder.ours(&["-r", "./exe"], &[]);
+    assert_eq!(status, 1);
+    assert!(out.contains("undefined: lost@V2, needed by ./exe, expected in leaf.so"), "{out}");
+    assert!(out.contains("undefined but weak: maybe, needed by ./exe"), "{out}");
+
+    let path = folder.path("exe");
+    let theirs = folder.run(loader(&path).env("LD_WARN", "yes").env("LD_BIND_NOW", "yes"), &[]);
+    let (_, ours, _) = folder.ours(&["-r", "--format=ldd", path.to_str().unwrap()], &[]);
+    assert_eq!(ours, without_addresses(&text(&theirs.stdout)));
+    let (_, json, _) = folder.ours(&["-r", "--json", "./exe"], &[]);
+    let document: Value = serde_json::from_str(&json).unwrap();
+    let undefined = document["undefined"].as_array().unwrap();
+    assert!(undefined.iter().any(|symbol| symbol["symbol"] == "lost" && symbol["expected_in"] == "leaf.so"));
+}
+
+#[test]
+fn a_direct_dependency_that_nothing_refers_to_is_unused() {
+    let folder = Folder::new();
+    folder.library("used.so", &[], &[]).compile("idle.so", &[], &["-shared", "-nostdlib"], "int idle;");
+    let source = "int answer(void); int main(void) { return answer(); }";
+    folder.compile("exe", &["used.so", "idle.so"], &[&format!("{RPATH}$ORIGIN")], source);
+    let (status, out, _) = folder.ours(&["-u", "--flat", "./exe"], &[]);
+    assert_eq!(status, 1);
+    let unused: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("unused: ")).collect();
+    assert!(unused.len() == 1 && unused[0].ends_with("/idle.so"), "{out}");
+}
+
+#[test]
+fn why_a_symbol_binds_shows_the_definition_that_wins_and_the_one_that_loses() {
+    let folder = Folder::new();
+    folder.library("one.so", &[], &[]).library("two.so", &[], &[]);
+    let source = "int answer(void); int main(void) { return answer(); }";
+    folder.compile("exe", &["one.so", "two.so"], &[&format!("{RPATH}$ORIGIN")], source);
+    let run = |symbol: &str| {
+        let output = folder.run(Command::new(env!("CARGO_BIN_EXE_soload")).args(["why", "./exe", symbol]), &[]);
+        (output.status.code(), text(&output.stdout))
+    };
+    let (status, out) = run("answer");
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(status, Some(0));
+    assert!(lines[1].contains("/one.so: 1 of the references") && lines[2].contains("/two.so: no reference"), "{out}");
+    assert!(lines[3].starts_with("./exe wants answer => ") && lines[3].ends_with("/one.so"), "{out}");
+    assert_eq!(run("no_such_symbol").0, Some(1));
+}
+
+#[test]
+fn a_closed_pipe_is_quiet_and_a_full_disk_is_an_error() {
+    let folder = Folder::new();
+    folder.program("exe", &[], &[]);
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_soload"));
+    let output = command.args(["ldd", "/bin/true"]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("cannot write the output"));
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_soload"));
+    let output = command.args(["ldd", "/bin/true"]).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+#[test]
+fn directories_are_gone_through_only_if_that_is_asked_for() {
+    let folder = Folder::new();
+    folder.program("deep/er/exe", &[], &[]).library("deep/l.so", &[], &[]);
+    fs::write(folder.path("deep/text"), "no ELF file").unwrap();
+    assert_eq!(folder.ours(&["deep"], &[]).0, 2);
+    let (status, out, err) = folder.ours(&["-R", "--format=ldd", "deep"], &[]);
+    assert_eq!((status, err.as_str()), (0, ""));
+    let headers: Vec<&str> = out.lines().filter(|line| !line.starts_with('\t')).collect();
+    assert_eq!(headers, ["deep/er/exe:", "deep/l.so:"]);
+}
+
 /// Asserts that the loader's list and ours are the same for these files; answers how many it compared.
 fn compare_all(files: &[PathBuf]) -> usize {
     let folder = Folder::new();

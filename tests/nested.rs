@@ -3,13 +3,18 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
 
 mod common;
+#[path = "common/drop_in.rs"]
+mod drop_in;
 
+use std::backtrace::Backtrace;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
+use std::sync::Mutex;
 use std::thread;
 
 use common::maps::is_mapped;
 use common::*;
+use drop_in::drop_in;
 
 /// A library that calls the functions of `<dlfcn.h>`.
 struct Plugin(Lib, Error);
@@ -470,5 +475,25 @@ fn backtrace_names_functions_of_loaded_code() {
         let names = plugin.0.call_text("plugin_backtrace");
         let line = names.lines().find(|line| line.contains("plugin_backtrace")).unwrap_or_else(|| panic!("{names}"));
         assert!(line.contains("plugin.so(plugin_backtrace+0x"), "{line}");
+    });
+}
+
+#[test]
+fn the_standard_librarys_backtrace_names_functions_of_loaded_code_under_the_drop_in() {
+    static SEEN: Mutex<String> = Mutex::new(String::new());
+    extern "C" fn look() {
+        *SEEN.lock().unwrap() = Backtrace::force_capture().to_string();
+    }
+    // In the child it is there already, and not to be built again.
+    let preload = std::env::var("LD_PRELOAD").unwrap_or_else(|_| drop_in().display().to_string()).leak();
+    Child::default().env("LD_PRELOAD", preload).on_both_loaders(|loader| {
+        // Without the drop-in this program goes through the C library's objects only, by its own choice.
+        if loader == Loader::Host {
+            let library = loader.open("throws");
+            let call: extern "C" fn(extern "C" fn()) =
+                unsafe { std::mem::transmute(library.address("call_and_catch")) };
+            call(look);
+            assert!(SEEN.lock().unwrap().contains("call_and_catch"), "{}", SEEN.lock().unwrap());
+        }
     });
 }

@@ -15,11 +15,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("arch", &["addr"]),
     ("file", &["addr", "error", "sys", "arch"]),
     ("find", &["addr", "error", "sys", "arch", "file"]),
-    // What `soload ldd` says is what the search decides, begun as for a program.
-    ("closure", &["addr", "error", "sys", "arch", "file", "find"]),
     // Arithmetic: whoever plans changes nothing, so that a plan can be made and shown for any file of any machine.
     ("load/plan", &["addr", "error", "file"]),
     ("load", &["addr", "error", "sys", "arch", "file", "find"]),
+    // What `soload ldd` says is what the search and the binding of the loader decide, begun as for a program.
+    ("closure", &["addr", "error", "sys", "arch", "file", "find", "load"]),
     ("process", &["addr", "error", "sys", "arch", "file", "find", "load"]),
     ("share", &["addr", "error", "sys", "arch", "file", "load"]),
     // The stages and the driver above them share what goes in (`Wishes`) and what comes out (`Opened`).
@@ -51,6 +51,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/process/unwind.rs", "what the unwinder is told"),
     ("src/process/debugger.rs", "what the debugger reads"),
     ("src/stages/seal.rs", "handing mapped frames to the unwinder"),
+    ("src/share/experiment.rs", "the mappings and second processes that `soload prove` tries things with"),
     ("src/library.rs", "the promises of whoever opens and asks"),
     ("src/symbol.rs", "an address that the caller has given a type"),
     ("src/dl/", "what foreign code passes to the functions of <dlfcn.h>"),

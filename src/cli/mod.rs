@@ -8,6 +8,7 @@ mod compare;
 mod demo;
 #[allow(unsafe_code)] // the C functions of <dlfcn.h>
 mod dlopen;
+mod doctor;
 mod exec;
 mod forecast;
 mod inspect;
@@ -16,7 +17,9 @@ mod ldd;
 mod load;
 mod manual;
 mod memory;
+mod pages;
 mod print;
+mod prove;
 mod share;
 
 use std::ffi::OsString;
@@ -42,10 +45,14 @@ enum Command {
     Call(call::Args),
     Inspect(inspect::Args),
     Ldd(Box<ldd::Args>),
+    Why(ldd::why::Args),
     Compare(compare::Args),
     Exec(exec::Args),
     Forecast(forecast::Args),
     Share(share::Args),
+    Pages(pages::Args),
+    Prove(prove::Args),
+    Doctor(doctor::Args),
     Completions(manual::Completions),
     Man(manual::Man),
 }
@@ -122,10 +129,14 @@ fn run(command: Command) -> Outcome {
         Command::Call(args) => call::run(args, &mut out),
         Command::Inspect(args) => inspect::run(&args, &mut out),
         Command::Ldd(args) => ldd::run(&args, &mut out),
+        Command::Why(args) => ldd::why::run(&args, &mut out),
         Command::Compare(args) => compare::run(&args, &mut out),
         Command::Exec(args) => exec::run(&args),
         Command::Forecast(args) => forecast::run(&args, &mut out),
         Command::Share(args) => share::run(&args, &mut out),
+        Command::Pages(args) => pages::run(&args, &mut out),
+        Command::Prove(args) => prove::run(&args, &mut out),
+        Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Completions(args) => manual::completions(&args, &mut out),
         Command::Man(args) => manual::page(&args, &mut out),
     }?;

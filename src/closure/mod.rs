@@ -5,6 +5,7 @@
 
 mod facts;
 mod resolve;
+mod symbols;
 mod versions;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use crate::file::image::Image;
 use crate::find::{Rule, Search};
 use crate::sys::{self, Identity, RegularFile};
 use facts::Facts;
+pub use symbols::{Bindings, SymbolDefinition, SymbolTrace, Unresolved};
 pub use versions::{VersionProblem, VersionUse};
 
 /// Everything that comes into the process with one file, in the order in which the loader loads it.

@@ -1,6 +1,7 @@
 //! What a file says that a loader does not need but a person asks for: relocations by type, versions, protections.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use super::elf::Header;
 use super::image::Image;
@@ -9,6 +10,7 @@ use super::relocations::What;
 use super::symbols::Symbols;
 use super::versions::Version;
 use super::view::{ByteOrder, Class};
+use crate::addr::Vaddr;
 use crate::arch::{Kind, Machine};
 use crate::error::{Error, ErrorKind};
 use crate::sys::RegularFile;
@@ -244,6 +246,55 @@ impl Image {
             }
         }
         Ok(counts)
+    }
+
+    /// The names of its sections and the addresses they have in memory, in table order; none if it has been stripped of
+    /// them, or if their table is damaged: loading does not need it.
+    ///
+    /// ```
+    /// let image = soload::Image::open("/proc/self/exe".as_ref())?;
+    /// assert!(image.sections().iter().any(|(name, range)| name == b".text" && !range.is_empty()));
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    #[must_use]
+    pub fn sections(&self) -> Vec<(Vec<u8>, Range<Vaddr>)> {
+        const SHF_ALLOC: u64 = 2;
+        let view = self.view();
+        let wide = self.class() == Class::Elf64;
+        // Offsets of e_shoff, e_shentsize, e_shnum and e_shstrndx; then of sh_flags and what follows it.
+        let (table, size, count, names) = if wide { (0x28, 0x3a, 0x3c, 0x3e) } else { (0x20, 0x2e, 0x30, 0x32) };
+        let word = self.class().word();
+        let entry = |index: u16| view.word(table)?.checked_add(u64::from(index) * u64::from(view.u16(size)?));
+        let field = |at: u64, number: u64| view.word(at.checked_add(8 + number * word)?);
+        let strings = view.u16(names).and_then(entry).and_then(|at| field(at, 2));
+        let section = |index: u16| {
+            let at = entry(index)?;
+            let name = view.str_at(strings?.checked_add(view.u32(at)?.into())?)?.to_vec();
+            let (start, len) = (field(at, 1)?, field(at, 3)?);
+            (field(at, 0)? & SHF_ALLOC != 0).then_some((name, Vaddr(start)..Vaddr(start.checked_add(len)?)))
+        };
+        (0..view.u16(count).unwrap_or(0)).filter_map(section).collect()
+    }
+
+    /// The names and addresses of what it exports, in order of address.
+    ///
+    /// ```
+    /// # if let Ok(image) = soload::Image::open("/lib/x86_64-linux-gnu/libz.so.1".as_ref()) {
+    /// assert!(image.exported_addresses()?.iter().any(|(_, name)| name == b"inflate"));
+    /// # }
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Image::versions_needed`].
+    pub fn exported_addresses(&self) -> Result<Vec<(Vaddr, Vec<u8>)>, Error> {
+        let Some(symbols) = self.file_symbols()? else { return Ok(Vec::new()) };
+        let all = (1..symbols.count()).filter_map(|index| symbols.get(index));
+        let exported = all.filter(|symbol| symbol.is_exported() && !symbol.is_tls() && !symbol.is_absolute());
+        let named = exported.filter_map(|symbol| Some((Vaddr(symbol.value), symbols.string(symbol.name)?.to_vec())));
+        let mut addresses: Vec<_> = named.collect();
+        addresses.sort();
+        Ok(addresses)
     }
 
     /// How many functions run when it is loaded and unloaded.

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use soload::{Closure, Escaped, Role};
+use soload::{Closure, Escaped, Object, Role};
 
 /// What stands for the address of an object.
 const NOWHERE: &str = "(0x0000000000000000)";
@@ -14,7 +14,13 @@ pub(super) fn write_header(out: &mut impl Write, path: &Path) -> io::Result<()> 
     writeln!(out, "{}:", shown(path))
 }
 
-pub(super) fn write(out: &mut impl Write, path: &Path, closure: &Closure, several: bool) -> io::Result<()> {
+pub(super) fn write(
+    out: &mut impl Write,
+    path: &Path,
+    closure: &Closure,
+    several: bool,
+    unused: bool,
+) -> io::Result<()> {
     if several {
         write_header(out, path)?;
     }
@@ -44,10 +50,21 @@ pub(super) fn write(out: &mut impl Write, path: &Path, closure: &Closure, severa
         };
         let _ = writeln!(io::stderr(), "{program}: {provider}: {what} (required by {user})");
     }
+    if unused {
+        return Ok(()); // it lists nothing else then
+    }
+    // The kernel's object stands behind the file itself, and so does a loader that nothing is found before.
+    let (loader, rest) = closure.objects[1..]
+        .split_at(usize::from(closure.objects.get(1).is_some_and(|object| object.role == Role::Loader)));
+    write_objects(out, loader)?;
     if closure.is_native() {
         writeln!(out, "\tlinux-vdso.so.1 {NOWHERE}")?;
     }
-    for object in &closure.objects[1..] {
+    write_objects(out, rest)
+}
+
+fn write_objects(out: &mut impl Write, objects: &[Object]) -> io::Result<()> {
+    for object in objects {
         let name = Escaped(&object.name);
         match &object.path {
             None => writeln!(out, "\t{name} => not found")?,

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use soload::{Candidate, Closure, Error, ErrorKind, Escaped, Need, Object, Role, Rule, Via};
+use soload::{Bindings, Candidate, Closure, Error, ErrorKind, Escaped, Need, Object, Role, Rule, Unresolved, Via};
 
-use super::super::print::{json_of_error, put_bytes, put_path};
+use crate::cli::print::{json_of_error, put_bytes, put_path};
 
 /// The number of this layout.
 const SCHEMA: u32 = 1;
 
-pub(super) fn of(path: &Path, closure: &Closure) -> Value {
+pub(super) fn of(path: &Path, closure: &Closure, bindings: Option<&Bindings>) -> Value {
     let mut document = begin(path);
     document.insert("complete".into(), closure.is_complete().into());
     document.insert("static".into(), closure.is_static().into());
@@ -36,7 +36,26 @@ pub(super) fn of(path: &Path, closure: &Closure) -> Value {
     document.insert("version_problems".into(), versions.collect::<Vec<Value>>().into());
     let preload: Vec<Value> = closure.preload_problems.iter().map(json_of_error).collect();
     document.insert("preload_problems".into(), preload.into());
+    if let Some(bindings) = bindings {
+        let undefined: Vec<Value> = bindings.undefined.iter().map(unresolved).collect();
+        document.insert("undefined".into(), undefined.into());
+        document.insert("unused".into(), json!(bindings.unused));
+    }
     document.into()
+}
+
+fn unresolved(of: &Unresolved) -> Value {
+    let mut object = Map::new();
+    object.insert("user".into(), of.user.into());
+    put_bytes(&mut object, "symbol", &of.symbol);
+    if let Some(version) = &of.version {
+        put_bytes(&mut object, "version", version);
+    }
+    if let Some(library) = &of.expected_in {
+        put_bytes(&mut object, "expected_in", library);
+    }
+    object.insert("weak".into(), of.weak.into());
+    object.into()
 }
 
 pub(super) fn of_error(error: &Error) -> Value {

@@ -3,12 +3,14 @@
 mod files;
 mod glibc;
 mod json;
+mod symbols;
 mod text;
+pub(super) mod why;
 
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
-use soload::{Closure, Error, Resolver};
+use soload::{Bindings, Closure, Error, Resolver};
 
 use super::{Outcome, Status, print};
 
@@ -49,6 +51,18 @@ pub(super) struct Args {
     /// Look into directories, for all ELF files in them
     #[arg(short = 'R', long)]
     recursive: bool,
+    /// Show the versions that each object needs, and who defines them
+    #[arg(short, long)]
+    versions: bool,
+    /// Bind all symbols, and show those that are undefined
+    #[arg(short = 'r', long)]
+    function_relocs: bool,
+    /// Bind the symbols of variables, and show those that are undefined
+    #[arg(short, long)]
+    data_relocs: bool,
+    /// Show what the file needs directly and does not use
+    #[arg(short, long)]
+    unused: bool,
     /// Resolve as for a set-user-ID program, which ignores the environment
     #[arg(long)]
     secure: bool,
@@ -71,6 +85,15 @@ impl Args {
         }
     }
 
+    /// Whether what was asked for about symbols is not as it should be.
+    fn fails(&self, bindings: Option<&Bindings>) -> bool {
+        let relocs = self.function_relocs || self.data_relocs;
+        bindings.is_some_and(|bindings| {
+            relocs && bindings.undefined.iter().any(|reference| !reference.weak)
+                || self.unused && !bindings.unused.is_empty()
+        })
+    }
+
     fn depth(&self) -> usize {
         if self.direct { 1 } else { self.max_depth.unwrap_or(usize::MAX) }
     }
@@ -87,21 +110,29 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             Ok(closure) => Ok((path, closure)),
             Err(error) => Err(error),
         });
+        let answer = answer.and_then(|(path, closure)| {
+            let bind = args.function_relocs || args.data_relocs || args.unused;
+            let functions = args.function_relocs || args.unused;
+            let bindings = if bind { Some(closure.bind(functions)?) } else { None };
+            Ok((path, closure, bindings))
+        });
         let status = match &answer {
-            Ok((_, closure)) if closure.is_complete() => Status::Done,
+            Ok((_, closure, bindings)) if closure.is_complete() && !args.fails(bindings.as_ref()) => Status::Done,
             Ok(_) => Status::Failed,
             Err(_) => Status::Usage,
         };
         worst = worst.max(status);
         let written = match &answer {
-            Ok((path, closure)) => match args.format() {
-                Format::Ldd => glibc::write(&mut out, path, closure, several),
-                Format::Json => print::write_json(&mut out, &json::of(path, closure)),
+            Ok((path, closure, bindings)) => match args.format() {
+                Format::Ldd => glibc::write(&mut out, path, closure, several, args.unused)
+                    .and_then(|()| symbols::write_glibc(&mut out, closure, bindings.as_ref(), args)),
+                Format::Json => print::write_json(&mut out, &json::of(path, closure, bindings.as_ref())),
                 Format::Tree | Format::Flat => {
                     if number > 0 && !(args.only_missing && closure.is_complete()) {
                         writeln!(out)?;
                     }
-                    write_text(&mut out, args, closure)
+                    write_text(&mut out, args, closure)?;
+                    symbols::write(&mut out, closure, bindings.as_ref(), args)
                 }
             },
             Err(error) if args.format() == Format::Json => print::write_json(&mut out, &json::of_error(error)),
@@ -109,7 +140,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             Err(_) => Ok(()),
         };
         written?;
-        let problems: &[Error] = answer.as_ref().map_or(&[], |(_, closure)| &closure.preload_problems);
+        let problems: &[Error] = answer.as_ref().map_or(&[], |(_, closure, _)| &closure.preload_problems);
         for error in problems.iter().chain(answer.as_ref().err()) {
             // In the order of what happened, if both go to the same terminal.
             out.flush()?;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use soload::{Closure, Escaped, Object, Role, Rule};
 
-use super::super::print::{BAD, BOLD, DIM, NOTE, WARN, path};
+use crate::cli::print::{BAD, BOLD, DIM, NOTE, WARN, path};
 
 pub(super) fn write_tree(out: &mut impl Write, closure: &Closure, depth: usize, explain: bool) -> io::Result<()> {
     write_root(out, closure)?;
@@ -185,6 +185,6 @@ fn write_versions(out: &mut impl Write, closure: &Closure) -> io::Result<()> {
 }
 
 /// Where an object is, or what it is called.
-fn name(object: &Object) -> String {
+pub(super) fn name(object: &Object) -> String {
     object.path.as_ref().map_or_else(|| Escaped(&object.name).to_string(), |place| path(place).to_string())
 }

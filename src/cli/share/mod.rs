@@ -7,22 +7,22 @@
 //! with `bytes` (of the frames) and `further_bytes` (what one more process costs).
 
 mod chart;
-mod picture;
+pub(super) mod picture;
 #[allow(unsafe_code)] // loads and calls the library
-mod workers;
+pub(super) mod workers;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use comfy_table::Cell;
+use comfy_table::{Cell, Color};
 use serde_json::{Value, json};
 use soload::{Error, Forecast, Image, Mapping, PageMap, PageSize, Plan, Sharing};
 
 use super::demo::Plugin;
 use super::load::With;
 use super::memory::{self, Region};
-use super::print::{self, BOLD, DIM, GOOD, WARN, plural};
+use super::print::{self, BOLD, DIM, WARN, plural};
 use super::{Loading, Outcome, Status};
 use workers::Workers;
 
@@ -171,11 +171,34 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     Ok(Status::Done)
 }
 
+/// How often each page of code that two processes have loaded is in memory, and how many such pages there are.
+pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, Error> {
+    let args = Args {
+        library: Some(library.clone()),
+        processes: 2,
+        with: By::Soload,
+        pid: Vec::new(),
+        call: None,
+        svg: None,
+        html: None,
+        hold: false,
+        loading: Loading { search_dir: Vec::new(), allow_wx: false, allow_exec_stack: false },
+        json: false,
+    };
+    let files = args.loading.options().files(library)?;
+    let path = files.into_iter().next().unwrap_or_else(|| PathBuf::from(library));
+    let runs = started(&args, library, &path)?;
+    let Some(run) = runs.first().filter(|run| run.processes.len() == 2) else { return Ok(None) };
+    let code = run.segments.iter().filter(|segment| segment.content.ends_with("code"));
+    let sharing = code.map(|segment| segment.sharing).fold(Sharing::default(), Sharing::and);
+    Ok(Some((sharing, run.total().copied)))
+}
+
 /// Has each loader's processes load the library, and looks at them.
 fn started(args: &Args, asked: &OsString, path: &std::path::Path) -> Result<Vec<Run>, Error> {
     let mut runs = Vec::new();
     for with in args.with.loaders() {
-        match Workers::start(args, asked, *with) {
+        match Workers::start(args.processes, *with, asked, args.call.as_deref(), &args.loading) {
             Ok(workers) => {
                 let pids = workers.pids();
                 runs.extend(look(&pids, path, Some(*with))?);
@@ -215,9 +238,8 @@ fn look(pids: &[u32], path: &std::path::Path, with: Option<With>) -> Result<Opti
     };
     let mut maps: Vec<Vec<PageMap>> = Vec::new();
     found.retain(|(pid, bias)| {
-        let of_region = |region: &Region| {
-            PageMap::of_process(*pid, bias.at(region.range.start)..bias.at(region.range.end))
-        };
+        let of_region =
+            |region: &Region| PageMap::of_process(*pid, bias.at(region.range.start)..bias.at(region.range.end));
         match regions.iter().map(of_region).collect::<Result<_, _>>() {
             Ok(pages) => {
                 maps.push(pages);
@@ -249,11 +271,16 @@ fn write_run(out: &mut impl Write, path: &std::path::Path, run: &Run) -> io::Res
     let total = run.total();
     writeln!(out, "{BOLD}{}{BOLD:#} in {who}{by}: pages of all together\n", print::path(path))?;
     let frames = if total.estimated { "frames (est.)" } else { "frames" };
-    let mut table = print::table(&["segment", "virtual", "resident", frames, "shared", "copied", "forecast", "difference"]);
+    let mut table =
+        print::table(&["segment", "virtual", "resident", frames, "shared", "copied", "forecast", "difference"]);
     for segment in &run.segments {
         let mut cells = vec![Cell::new(segment.content)];
         cells.extend(sharing_cells(&segment.sharing));
-        cells.push(segment.forecast.map_or_else(|| Cell::new("-"), |forecast| memory::number_cell((forecast * count) as usize)));
+        cells.push(
+            segment
+                .forecast
+                .map_or_else(|| Cell::new("-"), |forecast| memory::number_cell((forecast * count) as usize)),
+        );
         cells.push(difference_cell(segment.difference(count)));
         table.add_row(cells);
     }
@@ -296,8 +323,8 @@ fn sharing_cells(sharing: &Sharing) -> [Cell; 5] {
 fn difference_cell(difference: Option<i64>) -> Cell {
     match difference {
         None => Cell::new("-"),
-        Some(0) => Cell::new(format!("{GOOD}exact{GOOD:#}")),
-        Some(more) => Cell::new(format!("{WARN}{more:+}{WARN:#}")),
+        Some(0) => Cell::new("exact").fg(Color::DarkGreen),
+        Some(more) => Cell::new(format!("{more:+}")).fg(Color::DarkYellow),
     }
 }
 

@@ -33,7 +33,11 @@ pub(super) fn svg(path: &Path, runs: &[Run]) -> String {
          role=\"img\"><title>{file}: memory of several processes</title><style>{STYLE}</style>\
          <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/><text class=\"h\" x=\"24\" y=\"36\">{file}</text>"
     );
-    let legend = [("f", "one page of memory for all"), ("c", "each process has its own"), ("g", "seen by others, costs nothing")];
+    let legend = [
+        ("f", "one page of memory for all"),
+        ("c", "each process has its own"),
+        ("g", "seen by others, costs nothing"),
+    ];
     for (index, (class, text)) in legend.into_iter().enumerate() {
         let x = 24.0 + index as f64 * 225.0;
         let _ = write!(
@@ -132,7 +136,12 @@ fn panel(svg: &mut String, run: &Run, top: f64, most: u64) {
             sharing.factor().unwrap_or(1.0),
         );
     }
-    let _ = write!(svg, "<text class=\"d\" x=\"24\" y=\"{:.1}\">{}</text>", top + panel_height(run) - 26.0, xml(&summary(run)));
+    let _ = write!(
+        svg,
+        "<text class=\"d\" x=\"24\" y=\"{:.1}\">{}</text>",
+        top + panel_height(run) - 26.0,
+        xml(&summary(run))
+    );
 }
 
 pub(super) fn html(path: &Path, runs: &[Run]) -> String {

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use soload::Library;
 
-use super::{Args, name};
+use super::name;
 use crate::cli::dlopen::HostLibrary;
 use crate::cli::load::With;
 use crate::cli::{Loading, Outcome, Status, print};
@@ -15,17 +15,23 @@ use crate::cli::{Loading, Outcome, Status, print};
 const READY: &str = "soload: the library is loaded";
 
 /// They end when this is dropped.
-pub(super) struct Workers(Vec<Child>);
+pub(in crate::cli) struct Workers(Vec<Child>);
 
 impl Workers {
     /// Starts them, and waits until each has loaded the library.
-    pub(super) fn start(args: &Args, library: &OsStr, with: With) -> io::Result<Self> {
+    pub(in crate::cli) fn start(
+        count: u16,
+        with: With,
+        library: &OsStr,
+        call: Option<&str>,
+        loading: &Loading,
+    ) -> io::Result<Self> {
         let command = std::env::current_exe()?;
         let mut workers = Self(Vec::new());
-        for _ in 0..args.processes {
+        for _ in 0..count {
             let mut worker = Command::new(&command);
-            worker.args(["share", "--hold", "--with", name(with)]).args(args.loading.typed());
-            if let Some(symbol) = &args.call {
+            worker.args(["share", "--hold", "--with", name(with)]).args(loading.typed());
+            if let Some(symbol) = call {
                 worker.args(["--call", symbol]);
             }
             worker.arg("--").arg(library).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -41,7 +47,7 @@ impl Workers {
         Ok(workers)
     }
 
-    pub(super) fn pids(&self) -> Vec<u32> {
+    pub(in crate::cli) fn pids(&self) -> Vec<u32> {
         self.0.iter().map(Child::id).collect()
     }
 }
@@ -58,7 +64,7 @@ impl Drop for Workers {
 }
 
 /// What a worker does: loads the library, calls a function of it, says so, and waits for the end of its input.
-pub(super) fn hold(
+pub(in crate::cli) fn hold(
     library: &OsStr,
     with: With,
     call: Option<&str>,

@@ -1,0 +1,243 @@
+//! How the references of a closure bind: what is undefined, what is used, and which definitions of a symbol win or lose.
+
+use std::path::{Path, PathBuf};
+
+use super::{Closure, Role};
+use crate::addr::Bias;
+use crate::arch::Kind;
+use crate::error::{Error, ErrorKind};
+use crate::file::image::Image;
+use crate::file::relocations::What;
+use crate::file::symbols::{Symbols, Wanted};
+use crate::load::scope::{Provider, Providers, Rules};
+
+/// A reference that binds to nothing.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert!(closure.bind(true)?.undefined.iter().all(|reference| reference.weak));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unresolved {
+    /// The object that refers to it: an index of [`Closure::objects`].
+    pub user: usize,
+    /// The symbol's name.
+    pub symbol: Vec<u8>,
+    /// The version that is asked for.
+    pub version: Option<Vec<u8>>,
+    /// The library that was expected to define it, by the name under which it is needed.
+    pub expected_in: Option<Vec<u8>>,
+    /// Whether it may stay undefined: its address is then zero.
+    pub weak: bool,
+}
+
+/// How all references of a closure bind.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// let bindings = closure.bind(true)?;
+/// let libc = closure.objects.iter().position(|object| object.name.starts_with(b"libc.so")).unwrap();
+/// assert!(!bindings.unused.contains(&libc));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Bindings {
+    /// References without definition, object by object.
+    pub undefined: Vec<Unresolved>,
+    /// What the root needs directly and has no reference to: indices of [`Closure::objects`].
+    pub unused: Vec<usize>,
+}
+
+/// One definition of a symbol.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// let definitions = closure.trace(b"malloc", None)?.definitions;
+/// assert!(definitions.iter().any(|definition| !definition.weak));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SymbolDefinition {
+    /// The object that has it: an index of [`Closure::objects`].
+    pub object: usize,
+    /// Its version.
+    pub version: Option<Vec<u8>>,
+    /// Whether it is weak, which makes no difference to a loader.
+    pub weak: bool,
+}
+
+/// How one symbol binds.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// let trace = closure.trace(b"malloc", None)?;
+/// assert!(trace.references.iter().all(|(_, _, bound_to)| bound_to.is_some()));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct SymbolTrace {
+    /// Every definition, in the order in which objects are asked: the first that suits a reference wins.
+    pub definitions: Vec<SymbolDefinition>,
+    /// Every object that refers to it, the version it asks for, and the object that it binds to.
+    pub references: Vec<(usize, Option<Vec<u8>>, Option<usize>)>,
+}
+
+/// An object whose symbols have been read.
+struct Opened {
+    /// Its index of [`Closure::objects`].
+    object: usize,
+    path: PathBuf,
+    image: Image,
+    symbols: Symbols,
+}
+
+impl Closure {
+    /// Binds every reference, as the loader does at once with `LD_BIND_NOW`; without `functions` only those that it
+    /// cannot put off until the first call.
+    ///
+    /// # Errors
+    /// A file is not readable any more, or its tables contradict themselves.
+    pub fn bind(&self, functions: bool) -> Result<Bindings, Error> {
+        let opened = self.open()?;
+        let order: Vec<usize> = (0..opened.len()).collect();
+        let mut tables = Vec::with_capacity(opened.len());
+        for object in &opened {
+            let read = object.image.relocations(&object.image.source());
+            tables.push(read.map_err(|kind| Error::new(&object.path, kind))?);
+        }
+        let references = tables.iter().flatten().map(|table| table.len()).sum::<usize>() / 4;
+        let mut providers = providers(&opened, &order, references);
+        let mut bindings = Bindings::default();
+        let mut used = vec![false; self.objects.len()];
+        for (number, (user, table)) in opened.iter().zip(&tables).enumerate() {
+            let (Some(table), Some(machine)) = (table, user.image.machine()) else { continue };
+            if self.objects[user.object].role == Role::Loader {
+                continue;
+            }
+            let versions = user.symbols.wanted_versions();
+            let symbolic = user.image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
+            // One bit for a reference as data, one for a call: each is bound once.
+            let mut seen: Vec<u8> = Vec::new();
+            let read: Result<(), ErrorKind> = table.try_each(
+                machine.relative,
+                |_, _| true,
+                |relocation| {
+                    let What::Type(kind) = relocation.what else { return Ok(()) };
+                    if relocation.symbol == 0 || relocation.plt && !functions && !user.image.binds_now() {
+                        return Ok(());
+                    }
+                    let for_call = kind == machine.jump_slot;
+                    let index = relocation.symbol as usize;
+                    let Some(symbol) = user.symbols.get(relocation.symbol) else { return Ok(()) };
+                    if seen.len() <= index {
+                        seen.resize(index + 1, 0);
+                    }
+                    let bit = 1 << u8::from(for_call);
+                    if seen[index] & bit != 0 {
+                        return Ok(());
+                    }
+                    seen[index] |= bit;
+                    let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
+                    let version_index = user.symbols.versions.index(relocation.symbol).map(|index| index.number);
+                    let version = version_index.and_then(|index| versions.get(usize::from(index)).copied().flatten());
+                    let wanted = Wanted::reference(name, version, for_call);
+                    let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
+                    let provider = match is_copy {
+                        // The executable's own variable is filled with the library's.
+                        true => {
+                            opened[1..].iter().position(|other| other.symbols.find(&wanted).is_some()).map(|at| at + 1)
+                        }
+                        false => providers.bind(number, &symbol, &wanted, symbolic).map(|found| found.provider),
+                    };
+                    match provider {
+                        Some(provider) => used[opened[provider].object] |= user.object == 0,
+                        None => {
+                            let requirements = user.symbols.versions.requirements.iter();
+                            let expected = requirements.filter(|need| Some(need.index) == version_index);
+                            let expected = expected.filter_map(|need| user.symbols.string(need.file)).next();
+                            bindings.undefined.push(Unresolved {
+                                user: user.object,
+                                symbol: name.text.to_vec(),
+                                version: version.map(|version| version.name.to_vec()),
+                                expected_in: expected.map(<[u8]>::to_vec),
+                                weak: symbol.is_weak(),
+                            });
+                        }
+                    }
+                    Ok(())
+                },
+            );
+            read.map_err(|kind| Error::new(&user.path, kind))?;
+        }
+        bindings.undefined.dedup();
+        for need in &self.objects[0].needs {
+            let object = need.object;
+            if !used[object] && self.objects[object].path.is_some() && !bindings.unused.contains(&object) {
+                bindings.unused.push(object);
+            }
+        }
+        Ok(bindings)
+    }
+
+    /// Who defines the symbol `name`, and what each reference to it binds to.
+    ///
+    /// # Errors
+    /// A file is not readable any more, or its tables contradict themselves.
+    pub fn trace(&self, name: &[u8], version: Option<&[u8]>) -> Result<SymbolTrace, Error> {
+        let opened = self.open()?;
+        let order: Vec<usize> = (0..opened.len()).collect();
+        let mut providers = providers(&opened, &order, 0);
+        let mut trace = SymbolTrace::default();
+        for (number, object) in opened.iter().enumerate() {
+            let symbols = &object.symbols;
+            let symbolic = object.image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
+            for index in 1..symbols.count() {
+                let Some(symbol) = symbols.get(index) else { break };
+                let Some(name) = symbols.name(&symbol).filter(|own| own.text == name) else { continue };
+                let own = symbols.version_of(index).and_then(|version| symbols.wanted(version));
+                if version.is_some() && own.map(|own| own.name) != version {
+                    continue;
+                }
+                let text = own.map(|own| own.name.to_vec());
+                if symbol.is_exported() {
+                    let weak = symbol.is_weak();
+                    trace.definitions.push(SymbolDefinition { object: object.object, version: text, weak });
+                } else if !symbol.is_defined() {
+                    let wanted = Wanted::reference(name, own, false);
+                    let found = providers.bind(number, &symbol, &wanted, symbolic);
+                    trace.references.push((object.object, text, found.map(|found| opened[found.provider].object)));
+                }
+            }
+        }
+        Ok(trace)
+    }
+
+    /// Every object that is there, its symbols read.
+    fn open(&self) -> Result<Vec<Opened>, Error> {
+        let mut opened = Vec::with_capacity(self.objects.len());
+        for (object, path) in self.objects.iter().enumerate().filter_map(|(index, o)| Some((index, o.path.as_ref()?))) {
+            let image = Image::open(path)?;
+            let symbols = image.symbols(&image.source()).map_err(|kind| Error::new(path, kind))?;
+            if let Some(symbols) = symbols {
+                opened.push(Opened { object, path: path.clone(), image, symbols });
+            }
+        }
+        Ok(opened)
+    }
+}
+
+/// The scope of a program that starts: all objects in load order, with nothing that a process would add.
+fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references: usize) -> Providers<'a> {
+    let provider = |object: &'a Opened| Provider {
+        symbols: &object.symbols,
+        bias: Bias::default(),
+        path: Path::new(&object.path),
+    };
+    let rules = Rules { settled: &|_| None, own: |_| None, elsewhere: &|_| None };
+    Providers::new(opened.iter().map(provider).collect(), order, references, rules)
+}
