@@ -5,8 +5,6 @@
 // cc: -DALIGN=64
 // build: tls_aligned_initial
 // cc: -DALIGN=64 -ftls-model=initial-exec
-// build: tls_page_initial
-// cc: -DALIGN=4096 -ftls-model=initial-exec
 // build: tls_narrow_initial
 // cc: -DALIGN=8 -ftls-model=initial-exec
 

@@ -43,7 +43,7 @@ const SAMPLE: [&str; 8] = [
 
 #[test]
 fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
-    let check = &document(0, &["forecast", "--check", "--json", env!("SOLOAD_TEST_LIBS")])["check"];
+    let check = &document(0, &["forecast", "--check", "--timeout", "6", "--json", env!("SOLOAD_TEST_LIBS")])["check"];
     assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
     assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
     assert_eq!(check["forecast"], check["measured"]);
@@ -51,7 +51,8 @@ fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
 
 #[test]
 fn the_forecast_for_dlopen_has_no_page_that_dlopen_leaves_alone() {
-    let check = &document(0, &["forecast", "--check", "--json", "--with", "dlopen", env!("SOLOAD_TEST_LIBS")])["check"];
+    let arguments = ["forecast", "--check", "--timeout", "6", "--json", "--with", "dlopen", env!("SOLOAD_TEST_LIBS")];
+    let check = &document(0, &arguments)["check"];
     assert!(check["loaded"].as_u64().unwrap() > 50, "{check}");
     assert_eq!(check["extra"], 0);
 }

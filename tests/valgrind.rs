@@ -11,13 +11,11 @@ use common::*;
 
 const WATCHED: &str = "SOLOAD_TEST_WATCHED";
 
-/// Runs this one test again under valgrind. Whatever that reports fails it: there are no suppressions.
-fn under_valgrind(name: &str) {
+/// Runs this one test again under valgrind. Whatever that reports fails it, but for what `options` turn off.
+fn under_valgrind(name: &str, options: &[&str]) {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
-    // Of the C++ library's operators, valgrind catches only some where not ld.so has mapped it: `delete` then looks like
-    // `free`.
-    valgrind.arg("--show-mismatched-frees=no");
+    valgrind.args(options);
     // Otherwise what an unloaded library had allocated is reported without saying where.
     valgrind.args(["--keep-debuginfo=yes", "--show-leak-kinds=definite"]);
     valgrind.arg(std::env::current_exe().unwrap());
@@ -52,7 +50,7 @@ fn use_all(libraries: &[(&str, &str)]) {
 #[test]
 fn loading_using_and_unloading_is_clean() {
     if !is_watched() {
-        return under_valgrind("loading_using_and_unloading_is_clean");
+        return under_valgrind("loading_using_and_unloading_is_clean", &[]);
     }
     use_all(&[
         ("life_root", "present"),
@@ -68,7 +66,7 @@ fn loading_using_and_unloading_is_clean() {
 #[test]
 fn thread_local_storage_is_clean_in_every_model_and_thread() {
     if !is_watched() {
-        return under_valgrind("thread_local_storage_is_clean_in_every_model_and_thread");
+        return under_valgrind("thread_local_storage_is_clean_in_every_model_and_thread", &[]);
     }
     for model in ["tls_general", "tls_local", "tls_initial", "tls_descriptor", "tls_descriptor_static"] {
         let library = Lib::Ours(ours(model).unwrap());
@@ -82,7 +80,9 @@ fn thread_local_storage_is_clean_in_every_model_and_thread() {
 #[test]
 fn what_loaded_code_opens_is_clean() {
     if !is_watched() {
-        return under_valgrind("what_loaded_code_opens_is_clean");
+        // Where soload and not ld.so has mapped libstdc++, valgrind 3.19 takes its `delete` for a call of `free`, though
+        // it is bound to the right function. Why is not known yet.
+        return under_valgrind("what_loaded_code_opens_is_clean", &["--show-mismatched-frees=no"]);
     }
     use_all(&[
         ("nested/constructor.so", "plugin_own"),

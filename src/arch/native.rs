@@ -40,11 +40,14 @@ pub(crate) fn static_descriptor() -> usize {
 /// The size of the reserve of static thread-local storage, in bytes: what jemalloc, OpenGL and the like ask for.
 pub(crate) const RESERVE: usize = 8192;
 
+/// What it is aligned to, in every thread.
+pub(crate) const RESERVE_ALIGN: u64 = 64;
+
 // Not zeroes to be cleared (`.tbss`): threads start with a copy of the initial image, which is changed for them.
 #[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
     ".pushsection .tdata.soload_reserve, \"awT\", @progbits",
-    ".p2align 6",
+    ".balign {align}",
     ".hidden soload_reserve",
     ".globl soload_reserve",
     ".type soload_reserve, @object",
@@ -53,6 +56,7 @@ core::arch::global_asm!(
     ".size soload_reserve, {size}",
     ".popsection",
     size = const RESERVE,
+    align = const RESERVE_ALIGN,
 );
 
 /// Where this thread has the reserve.

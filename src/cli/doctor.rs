@@ -142,7 +142,7 @@ fn of_file(path: &Path, mappings: &[&Mapping], now: Option<Now>, started: Option
         return finding(Kind::Replaced, "another file has that path now; the process keeps the old one".into());
     }
     let end = |mapping: &&Mapping| mapping.offset.0 + (mapping.range.end.0 - mapping.range.start.0) as u64;
-    let mapped = mappings.iter().map(|mapping| end(mapping)).max().unwrap_or(0);
+    let mapped = mappings.iter().map(end).max().unwrap_or(0);
     if PageSize::native().up(now.size).is_some_and(|size| size < mapped) {
         return finding(
             Kind::Truncated,

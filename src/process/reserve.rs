@@ -44,6 +44,10 @@ impl Drop for Part {
 /// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
 pub(super) fn take(template: &Template) -> Option<Part> {
     let (host, here) = (hooks::undisturbed(Host::look), native::reserve());
+    // The reserve is aligned to that in every thread, not to more.
+    if template.align > native::RESERVE_ALIGN {
+        return None;
+    }
     // A crate that came in with a library opened later has no block at one offset itself.
     let program = host.by_address(Addr(native::static_descriptor())).filter(|own| own.at_start)?;
     let image = program.tls_image.clone()?;

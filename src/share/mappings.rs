@@ -94,8 +94,9 @@ impl Mapping {
     /// # use soload::{Image, Mapping, PageSize, Plan};
     /// let image = Image::open("/proc/self/exe".as_ref())?;
     /// let plan = Plan::of(&image, PageSize::native())?;
-    /// assert!(Mapping::bias_of(&Mapping::all_of(std::process::id())?, &image, &plan).is_some());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// let mappings = Mapping::all_of(std::process::id()).unwrap();
+    /// assert!(Mapping::bias_of(&mappings, &image, &plan).is_some());
+    /// # Ok::<(), soload::Error>(())
     /// ```
     #[must_use]
     pub fn bias_of(mappings: &[Self], image: &Image, plan: &Plan) -> Option<Bias> {

@@ -15,7 +15,6 @@ use crate::cli::load::With;
 use crate::cli::print::{self, BAD, BOLD, DIM, GOOD, WARN};
 use crate::cli::{Outcome, Status, children};
 
-const SECONDS: u64 = 30;
 /// Differences, and reasons for not loading, that are printed.
 const LIST_MAX: usize = 20;
 
@@ -26,7 +25,7 @@ pub(super) fn run(args: &Args, libraries: &[PathBuf], out: &mut impl Write) -> O
         let mut arguments: Vec<OsString> = ["forecast", "--measure", "--with", with].map(OsString::from).into();
         arguments.extend(args.loading.typed());
         arguments.extend(["--".into(), library.into()]);
-        Ok(match children::document(&command, arguments, SECONDS, r#"{"command":"measure""#)? {
+        Ok(match children::document(&command, arguments, args.timeout, r#"{"command":"measure""#)? {
             Ok((document, _)) if document["ok"] == true => Ok(document),
             Ok((document, _)) => Err(document["error"].as_str().unwrap_or_default().to_owned()),
             Err(reason) => Err(reason),

@@ -35,9 +35,12 @@ pub(super) fn run(libraries: &[OsString], with: With, loading: &Loading, out: &m
     std::process::exit(0)
 }
 
+/// An object's file, and its private pages or why they could not be told.
+type Measured = (PathBuf, Result<BTreeSet<Vaddr>, String>);
+
 /// The pages of every object of the group, before any constructor has run.
 fn by_soload(name: &OsString, loading: &Loading) -> Result<Vec<Value>, String> {
-    let seen: Arc<Mutex<Vec<(PathBuf, Result<BTreeSet<Vaddr>, String>)>>> = Arc::default();
+    let seen: Arc<Mutex<Vec<Measured>>> = Arc::default();
     let notes = Arc::clone(&seen);
     let mut options = loading.options();
     options.before_constructors(move |path, bias| {

@@ -51,6 +51,9 @@ pub(super) struct Args {
     /// Also look into all directories below those named
     #[arg(short = 'R', long)]
     recursive: bool,
+    /// Seconds after which a process that loads a library for --check is killed
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
     #[arg(long, hide = true)]
     measure: bool,
     #[command(flatten)]

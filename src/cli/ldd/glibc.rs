@@ -29,6 +29,9 @@ pub(super) fn write(
         let _ = writeln!(io::stderr(), "\tnot a dynamic executable");
         return Ok(());
     }
+    if closure.is_static() && unused {
+        return Ok(());
+    }
     if closure.is_static() {
         return writeln!(out, "\tstatically linked");
     }
@@ -38,7 +41,6 @@ pub(super) fn write(
         Some(path) => shown(path).to_string(),
         None => Escaped(&closure.objects[index].name).to_string(),
     };
-    out.flush()?;
     let program = name_of(0);
     for problem in &closure.version_problems {
         let (provider, user) = (name_of(problem.provider), name_of(problem.user));
@@ -48,7 +50,7 @@ pub(super) fn write(
             (_, true) => format!("version `{version}' not found"),
             _ => format!("weak version `{version}' not found"),
         };
-        let _ = writeln!(io::stderr(), "{program}: {provider}: {what} (required by {user})");
+        writeln!(out, "{program}: {provider}: {what} (required by {user})")?;
     }
     if unused {
         return Ok(()); // it lists nothing else then

@@ -1,4 +1,20 @@
 //! The answer for one file in JSON, on one line; `schema` grows when a field changes its meaning.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `schema`, `file` | 1; the file that was asked about |
+//! | `error` | why it cannot be inspected; then nothing else is there |
+//! | `complete`, `static`, `set_user_id` | whether all is found; whether it needs nothing; whether it drops the environment |
+//! | `interpreter` | `path` of the program that runs it, `error` if that cannot; null if it names none |
+//! | `objects` | in load order: `name` asked for, `path` (null: missing), `role`, `soname`, `rule`, `loaded_by`, `needs`, `lost`, `fatal` |
+//! | `objects[].rule` | `name` (`path`, `rpath`, `ld_library_path`, `runpath`, `cache`, `default`), `of`, `item`, `level` |
+//! | `objects[].needs` | `name` as written, `object` it means, `via` (`search`, `name` that is known, `file` that is known) |
+//! | `objects[].lost` | `path`, `rule`, `reason` of each place where it was not |
+//! | `version_problems` | `user`, `provider`, `version`, `unversioned` provider, whether it is `fatal` |
+//! | `preload_problems` | errors of what was to be preloaded and is ignored |
+//! | `undefined`, `unused` | with `-r`, `-d`, `-u`: `user`, `symbol`, `version`, `expected_in`, `weak`; objects nobody refers to |
+//!
+//! Objects are named by their index in `objects`. Text that is not UTF-8 has beside it `…_bytes`, in hexadecimal.
 
 use std::path::Path;
 

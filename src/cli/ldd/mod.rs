@@ -1,5 +1,6 @@
 //! `soload ldd`: what a program or library needs, as the loader will find it, without running any of it.
 
+mod dot;
 mod files;
 mod glibc;
 mod json;
@@ -24,7 +25,8 @@ pub(super) struct Args {
     /// ELF files: programs and shared objects
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
-    /// How to print: as a tree, in load order, as glibc's ldd does, or as JSON (one line for each file)
+    /// How to print: as a tree, in load order, as glibc's ldd does, as JSON (one line for each file), or
+    /// for Graphviz
     #[arg(long, value_enum, default_value = "tree")]
     format: Format,
     /// The same as --format=flat: one line for each object, in the order in which they are loaded
@@ -74,6 +76,7 @@ enum Format {
     Flat,
     Ldd,
     Json,
+    Dot,
 }
 
 impl Args {
@@ -126,6 +129,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             Ok((path, closure, bindings)) => match args.format() {
                 Format::Ldd => glibc::write(&mut out, path, closure, several, args.unused)
                     .and_then(|()| symbols::write_glibc(&mut out, closure, bindings.as_ref(), args)),
+                Format::Dot => dot::write(&mut out, closure),
                 Format::Json => print::write_json(&mut out, &json::of(path, closure, bindings.as_ref())),
                 Format::Tree | Format::Flat => {
                     if number > 0 && !(args.only_missing && closure.is_complete()) {

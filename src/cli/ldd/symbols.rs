@@ -59,10 +59,7 @@ pub(super) fn write_glibc(
 ) -> io::Result<()> {
     if let Some(bindings) = bindings.filter(|_| args.function_relocs || args.data_relocs) {
         for reference in bindings.undefined.iter().filter(|reference| !reference.weak) {
-            // Of a library that is missing, the loader has not taken the versions either.
-            let is_there =
-                |name: &Vec<u8>| closure.objects.iter().any(|object| object.path.is_some() && object.name == *name);
-            let version = reference.version.as_ref().filter(|_| reference.expected_in.as_ref().is_none_or(is_there));
+            let version = reference.version.as_ref();
             let version = version.map_or(String::new(), |version| format!(", version {}", Escaped(version)));
             let (symbol, user) = (Escaped(&reference.symbol), name(&closure.objects[reference.user]));
             writeln!(out, "undefined symbol: {symbol}{version}\t({user})")?;
