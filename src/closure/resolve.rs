@@ -173,7 +173,7 @@ impl Growth<'_> {
             self.by_name.insert(name.into(), index);
             return Ok((index, Via::File));
         }
-        self.room(&path)?;
+        self.room()?;
         let origin = directory(&path);
         let (path, rule, facts, needs) = (Some(path), Some(rule), Some(facts), Vec::new());
         let loaded_by = Some(asker);
@@ -181,18 +181,17 @@ impl Growth<'_> {
         Ok((self.join(object), Via::Search))
     }
 
-    fn room(&self, path: &Path) -> Result<(), ErrorKind> {
+    fn room(&self) -> Result<(), ErrorKind> {
         if self.objects.len() < OBJECTS_MAX {
             return Ok(());
         }
         let found = OBJECTS_MAX as u64 + 1;
-        let _ = path;
         Err(ErrorKind::Limit { what: "objects of one program", limit: OBJECTS_MAX as u64, found })
     }
 
     /// An object that is not there. It satisfies nobody else: whoever asks by that name searches for itself.
     fn lost(&mut self, name: &[u8], asker: usize, role: Role, kind: ErrorKind) -> Result<usize, ErrorKind> {
-        self.room(Path::new(OsStr::from_bytes(name)))?;
+        self.room()?;
         let (lost, fatal) = match kind {
             ErrorKind::NotFound { tried } => (tried, None),
             kind => (Vec::new(), Some(kind)),

@@ -9,8 +9,9 @@
 //! One system call that reads where a thread keeps a list. All writing goes through `/proc/self/mem`, which refuses what
 //! is not mapped: a thread may end at any moment.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
 
 use super::hooks;
@@ -93,13 +94,41 @@ fn write(memory: &File, at: usize, bytes: &[u8]) -> Option<()> {
 /// at one distance from the thread pointer.
 fn thread_pointers() -> Option<Vec<usize>> {
     let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
-    let mut pointers = Vec::new();
-    for task in fs::read_dir("/proc/self/task").ok()? {
-        let number = task.ok().and_then(|task| task.file_name().to_str()?.parse().ok());
-        let list = number.and_then(robust_list).filter(|list| *list != 0);
-        pointers.extend(list.map(|list| list.wrapping_sub(distance)));
+    let lists = threads()?.into_iter().filter_map(started);
+    Some(lists.map(|list| list.wrapping_sub(distance)).collect())
+}
+
+/// Where a thread keeps its list, once it has told the kernel: a thread does that first of all. `None` if it has ended,
+/// or is none of the C library's.
+fn started(thread: i32) -> Option<usize> {
+    const LOOKS_MAX: u32 = 10_000;
+    for _ in 0..LOOKS_MAX {
+        match robust_list(thread)? {
+            0 => std::thread::yield_now(),
+            list => return Some(list),
+        }
     }
-    Some(pointers)
+    None
+}
+
+/// The numbers of all threads. The kernel's list may leave some out while others end, so it is read until it has told
+/// the same twice.
+fn threads() -> Option<BTreeSet<i32>> {
+    const READ_MAX: usize = 100;
+    let mut last = BTreeSet::new();
+    for _ in 0..READ_MAX {
+        let mut now = BTreeSet::new();
+        for task in fs::read_dir("/proc/self/task").ok()? {
+            now.extend(task.ok()?.file_name().to_str().and_then(|number| number.parse::<i32>().ok()));
+        }
+        // A directory has two links, and one for each directory in it.
+        let count = fs::metadata("/proc/self/task").ok()?.nlink().checked_sub(2)?;
+        if now == last && now.len() as u64 == count {
+            return Some(now);
+        }
+        last = now;
+    }
+    None
 }
 
 /// Where a thread (0: this one) keeps its list.
