@@ -254,7 +254,7 @@ pub enum ErrorKind {
     },
     /// The object asks for an executable stack.
     ExecutableStack,
-    /// Thread-local storage that this version cannot provide.
+    /// Thread-local storage that cannot be provided: there is no room for it where code counts on it.
     ThreadLocal {
         /// What of it.
         what: String,

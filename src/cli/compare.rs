@@ -1,10 +1,9 @@
 //! `soload compare`: which libraries dlopen loads and soload does not, each tried in a process of its own.
 //!
-//! JSON: `{"schema": 1, "command": "compare", "of_dlopen", "of_both", "failures": […], "thread_local": […], "extra": […],
-//! "neither": […]}`: the numbers of libraries that dlopen loads and that both load; then those that only dlopen loads
-//! (`thread_local`: for want of thread-local storage), that only soload loads, and that neither loads, each with
-//! `library` and the reasons, `soload` and `dlopen` (`null`: loaded). A `library` that is not UTF-8 is lossy;
-//! `library_bytes` has it in hexadecimal then.
+//! JSON: `{"schema": 1, "command": "compare", "of_dlopen", "of_both", "failures": […], "extra": […], "neither": […]}`: the
+//! numbers of libraries that dlopen loads and that both load; then those that only dlopen loads, that only soload loads,
+//! and that neither loads, each with `library` and the reasons, `soload` and `dlopen` (`null`: loaded). A `library` that
+//! is not UTF-8 is lossy; `library_bytes` has it in hexadecimal then.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,7 +19,7 @@ use super::{Loading, Outcome, Status, children};
 /// Compare soload with dlopen: which libraries does each load?
 ///
 /// Loads each library with dlopen(RTLD_NOW) and with soload, each time in a process of its own. Fails if soload refuses
-/// what dlopen loads (thread-local storage apart), or loads what dlopen refuses.
+/// what dlopen loads, or loads what dlopen refuses.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Libraries, or directories of which every *.so* file is taken; the system's library directory without this
@@ -52,8 +51,6 @@ enum Answer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     Refused,
-    /// For want of thread-local storage.
-    ThreadLocal,
     /// The process crashed, hung, or ended without an answer.
     Died,
 }
@@ -125,10 +122,7 @@ fn try_one(command: &Path, args: &Args, library: &Path, with: &str) -> io::Resul
     let error = &library["error"];
     let message = error["message"].as_str().unwrap_or_default();
     let needed_by = error["needed_by"].as_str().map(|user| format!(" (needed by {user})")).unwrap_or_default();
-    Ok(Answer::Failed {
-        reason: Escaped(format!("{message}{needed_by}").as_bytes()).to_string(),
-        how: if error["kind"] == "ThreadLocal" { How::ThreadLocal } else { How::Refused },
-    })
+    Ok(Answer::Failed { reason: Escaped(format!("{message}{needed_by}").as_bytes()).to_string(), how: How::Refused })
 }
 
 impl Answer {
@@ -141,7 +135,6 @@ impl Compared {
     fn group(&self) -> Group {
         match (&self.dlopen, &self.soload) {
             (Answer::Loaded, Answer::Loaded) => Group::Both,
-            (Answer::Loaded, Answer::Failed { how: How::ThreadLocal, .. }) => Group::ThreadLocal,
             (Answer::Loaded, Answer::Failed { .. }) => Group::Failure,
             (Answer::Failed { .. }, Answer::Loaded) => Group::Extra,
             (Answer::Failed { .. }, Answer::Failed { .. }) => Group::Neither,
@@ -157,7 +150,6 @@ struct Report<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Group {
     Both,
-    ThreadLocal,
     Failure,
     Extra,
     Neither,
@@ -187,7 +179,6 @@ impl<'a> Report<'a> {
         let (both, all) = (self.count(Group::Both), self.of_dlopen());
         writeln!(out, "soload loads {style}{both} of {all}{style:#} libraries that dlopen loads.")?;
         let lists = [
-            (Group::ThreadLocal, WARN, "fail for want of thread-local storage"),
             (Group::Failure, BAD, "fail"),
             (Group::Extra, WARN, "more are loaded by soload, but not by dlopen"),
             (Group::Neither, DIM, "more are loaded by neither"),
@@ -235,7 +226,6 @@ impl<'a> Report<'a> {
             "of_dlopen": self.of_dlopen(),
             "of_both": self.count(Group::Both),
             "failures": list(Group::Failure),
-            "thread_local": list(Group::ThreadLocal),
             "extra": list(Group::Extra),
             "neither": list(Group::Neither),
         })

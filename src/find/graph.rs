@@ -48,7 +48,6 @@ pub(crate) enum Object<O> {
 /// A file that has to be loaded.
 pub(crate) struct New {
     pub(crate) image: Image,
-    #[allow(dead_code)] // shown by the ldd command
     pub(crate) rule: Rule,
     /// The candidates that lost, in order.
     pub(crate) lost: Vec<Candidate>,
