@@ -297,7 +297,13 @@ impl Library {
             Some(opened) => opened.scope.iter().find_map(|object| address(object, &wanted)),
             None => {
                 let look = hooks::undisturbed(Look::now);
-                let global = look.global_scope();
+                let mut global = look.global_scope();
+                // What the host may unload is held while it is asked; what has gone is not asked.
+                let mut pins = Vec::new();
+                global.retain(|object| match object {
+                    Object::Host(host) => host.pin().map(|pin| pins.push(pin)).is_ok(),
+                    Object::Module(_) => true,
+                });
                 hooks::undisturbed(|| {
                     for object in &global {
                         object.symbols();
