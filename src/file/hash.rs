@@ -14,16 +14,55 @@ pub(crate) const CHAIN_MAX: u32 = 4096;
 
 /// The hash that `DT_GNU_HASH` goes by.
 pub(crate) fn gnu(name: &[u8]) -> u32 {
-    name.iter().fold(5381, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+    name.iter().fold(GNU_START, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+}
+
+const GNU_START: u32 = 5381;
+
+/// The powers of 33, by which the bytes of a step weigh.
+const POWERS: [u32; 9] = {
+    let mut powers = [1u32; 9];
+    let mut at = 1;
+    while at < 9 {
+        powers[at] = powers[at - 1].wrapping_mul(33);
+        at += 1;
+    }
+    powers
+};
+
+/// What eight bytes, the first in the lowest place, add to a hash: pairs, then fours, then all of them, as the sums grow.
+#[inline(always)]
+fn eight(bytes: u64) -> u32 {
+    const PAIRS: u64 = 0x00ff_00ff_00ff_00ff;
+    const FOURS: u64 = 0x0000_ffff_0000_ffff;
+    let pairs = (bytes & PAIRS) * 33 + (bytes >> 8 & PAIRS);
+    let fours = (pairs & FOURS) * (33 * 33) + (pairs >> 16 & FOURS);
+    (fours as u32).wrapping_mul(POWERS[4]).wrapping_add((fours >> 32) as u32)
 }
 
 /// The string at the start of `bytes`, without its NUL, and its hash, in one go. `None` if it does not end.
 #[inline]
 pub(crate) fn string_with_gnu(bytes: &[u8]) -> Option<(&[u8], u32)> {
-    let mut hash: u32 = 5381;
-    for (len, byte) in bytes.iter().enumerate() {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let mut hash = GNU_START;
+    let mut len = 0;
+    // Eight bytes a step: one after another each multiplication would wait for the one before.
+    while let Some(step) = bytes.get(len..).and_then(|rest| rest.first_chunk::<8>()) {
+        let step = u64::from_le_bytes(*step);
+        let zeros = step.wrapping_sub(LOW) & !step & (LOW << 7);
+        if zeros != 0 {
+            let count = zeros.trailing_zeros() / 8;
+            // Zero bytes in front add nothing.
+            let last = if count == 0 { 0 } else { eight(step << (64 - 8 * count)) };
+            hash = hash.wrapping_mul(POWERS[count as usize]).wrapping_add(last);
+            return Some((&bytes[..len + count as usize], hash));
+        }
+        hash = hash.wrapping_mul(POWERS[8]).wrapping_add(eight(step));
+        len += 8;
+    }
+    for (count, byte) in bytes[len..].iter().enumerate() {
         if *byte == 0 {
-            return Some((&bytes[..len], hash));
+            return Some((&bytes[..len + count], hash));
         }
         hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
     }
@@ -170,6 +209,20 @@ impl Table {
         }))
     }
 
+    /// The table as look-ups by the thousand want it, if it is of the new kind and of the layout that is loaded.
+    pub(crate) fn gnu(&self) -> Option<Gnu<'_>> {
+        match self {
+            Self::Gnu { bloom, bloom_mask, bloom_shift, first, chain, .. }
+                if bloom.class == Class::Elf64 && bloom.order == ByteOrder::Little =>
+            {
+                let (bloom, chain) = (bloom.bytes().as_chunks().0, chain.bytes().as_chunks().0);
+                Some(Gnu { bloom, mask: *bloom_mask, shift: (*bloom_shift).min(63), first: *first, chain })
+            }
+            Self::None => Some(Gnu { bloom: &[], mask: 0, shift: 0, first: 0, chain: &[] }),
+            _ => None,
+        }
+    }
+
     /// Calls `matches` with the index of each symbol that may have the name hashed, until it answers. Gives up, and sets
     /// `too_long`, when it has gone along [`CHAIN_MAX`] symbols.
     #[inline]
@@ -233,9 +286,63 @@ impl Table {
     }
 }
 
+/// A GNU hash table of the layout that is loaded: what can be told by it without reading a name.
+#[derive(Clone, Copy)]
+pub(crate) struct Gnu<'a> {
+    bloom: &'a [[u8; 8]],
+    mask: u32,
+    shift: u32,
+    first: u32,
+    chain: &'a [[u8; 4]],
+}
+
+impl Gnu<'_> {
+    /// Whether a name of that hash may be in the table: nearly all questions end here with a no.
+    #[inline(always)]
+    pub(crate) fn may_have(&self, hash: u32) -> bool {
+        let (word, second) = self.word_for(hash);
+        (word >> (hash % 64)) & second & 1 != 0
+    }
+
+    /// The same for a hash whose lowest bit is not known.
+    #[inline(always)]
+    pub(crate) fn may_have_either(&self, hash: u32) -> bool {
+        let (word, second) = self.word_for(hash);
+        (word >> (hash % 64 & !1)) & 3 != 0 && second & 1 != 0
+    }
+
+    /// The word of the bloom filter for a hash, and the same with the second bit that counts in the lowest place.
+    #[inline(always)]
+    fn word_for(&self, hash: u32) -> (u64, u64) {
+        let word = self.bloom.get((hash / 64 & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
+        (word, word >> ((u64::from(hash) >> self.shift) % 64))
+    }
+
+    /// The hash of symbol number `index`, but for its lowest bit, if it is in the table.
+    #[inline(always)]
+    pub(crate) fn hash_of(&self, index: u32) -> Option<u32> {
+        self.chain.get(index.checked_sub(self.first)? as usize).map(|hash| u32::from_le_bytes(*hash))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_string_hashed_eight_bytes_a_step_has_the_same_hash() {
+        let text: Vec<u8> = (1..=255).chain([0]).collect();
+        for start in 0..=255 {
+            let (string, hash) = string_with_gnu(&text[start..]).unwrap();
+            assert_eq!((string, hash), (&text[start..255], gnu(&text[start..255])), "from {start} on");
+        }
+        for len in 0..20 {
+            let mut text = b"abcdefghijklmnopqrstuvwxyz".to_vec();
+            text[len] = 0;
+            assert_eq!(string_with_gnu(&text), Some((&text[..len], gnu(&text[..len]))));
+            assert_eq!(string_with_gnu(&text[..len]), None, "without its end");
+        }
+    }
 
     #[test]
     fn the_hashes_are_those_of_the_specifications() {

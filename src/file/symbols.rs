@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Source;
 use super::dynamic::Dynamic;
-use super::hash::{self, Table};
+use super::hash::{self, Gnu, Table};
 use super::versions::{Version, Versions};
 use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
@@ -80,14 +80,19 @@ impl Symbol {
 
     /// Whether other objects may bind to it (`extensible` symbols of NOTYPE, OBJECT, FUNC, COMMON, TLS, IFUNC type).
     fn is_candidate(&self, wanted: &Wanted<'_>) -> bool {
-        // Value 0 means "not here" except where 0 is a value: absolute symbols and the start of a TLS block.
-        let has_value = self.value != 0 || self.section == SHN_ABS || self.kind() == STT_TLS;
         // An undefined symbol with a value is an executable's PLT entry: the function's address for everybody, but
         // no target for another PLT slot.
         let callable = self.is_defined() || !wanted.for_call;
+        callable && self.may_be_bound_to()
+    }
+
+    /// Whether it is what other objects may bind to, if it is a definition.
+    fn may_be_bound_to(&self) -> bool {
+        // Value 0 means "not here" except where 0 is a value: absolute symbols and the start of a TLS block.
+        let has_value = self.value != 0 || self.section == SHN_ABS || self.kind() == STT_TLS;
         let kind = matches!(self.kind(), 0..=2 | 5 | STT_TLS | STT_GNU_IFUNC);
         let visible = matches!(self.bind(), STB_GLOBAL | STB_WEAK | STB_GNU_UNIQUE) && !self.binds_locally();
-        has_value && callable && kind && visible
+        has_value && kind && visible
     }
 }
 
@@ -265,6 +270,20 @@ impl Symbols {
     /// The hashes of all names that others may look for; `None` if its hash table is of the old kind, which keeps none.
     pub(crate) fn hashes(&self) -> Option<impl ExactSizeIterator<Item = u32>> {
         self.hash.hashes()
+    }
+
+    /// Its hash table, for look-ups by the thousand; `None` if it is of the old kind.
+    pub(crate) fn gnu(&self) -> Option<Gnu<'_>> {
+        self.hash.gnu()
+    }
+
+    /// Whether a reference by symbol number `index`, which is defined here, finds that very definition once this object
+    /// is asked, whatever else it has.
+    #[inline]
+    pub(crate) fn serves_itself(&self, index: u32, own: &Symbol) -> bool {
+        // Of an object that defines versions, a name without one may mean another definition than its own.
+        let version = || self.versions.index(index).is_none_or(|index| self.versions.at(index.number).is_some());
+        own.is_defined() && own.may_be_bound_to() && !own.is_unique() && (!self.versions.defines_any || version())
     }
 
     /// A version of this object's tables, as others are asked for it.

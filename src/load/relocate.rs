@@ -309,6 +309,10 @@ impl Work<'_, '_, '_> {
                 found,
             )
         })?;
+        let unit = self.unit;
+        if let Some(found) = self.providers.bind_to_itself(unit.provider, relocation.symbol, &own, unit.symbolic) {
+            return Ok(self.remember(relocation.symbol, for_call, Some(found)));
+        }
         let name = symbols.name(&own).ok_or_else(|| {
             let found = format!("offset {:#x}", own.name);
             ErrorKind::malformed(
@@ -326,15 +330,22 @@ impl Work<'_, '_, '_> {
             let found = u64::from(hash::CHAIN_MAX) + 1;
             return Err(ErrorKind::Limit { what: "symbols in one hash chain", limit: found - 1, found });
         }
-        match found {
-            Some(found) => self.outcome.bound_to[found.provider] = true,
-            None if own.is_weak() => {}
-            None => self.note_undefined(&own, &wanted)?,
+        if found.is_none() && !own.is_weak() {
+            self.note_undefined(&own, &wanted)?;
+        }
+        Ok(self.remember(relocation.symbol, for_call, found))
+    }
+
+    /// Remembers what a symbol was bound to, for its next reference and for good.
+    #[inline]
+    fn remember(&mut self, symbol: u32, for_call: bool, found: Option<Definition>) -> Option<Definition> {
+        if let Some(found) = found {
+            self.outcome.bound_to[found.provider] = true;
         }
         let plain = found.filter(|found| !(found.symbol.is_ifunc() && found.symbol.is_defined()));
         let plain = plain.map(|found| found.value.0 as u64);
-        self.last = Some(Last { symbol: relocation.symbol, for_call, found, plain });
-        Ok(found)
+        self.last = Some(Last { symbol, for_call, found, plain });
+        found
     }
 
     /// Collects undefined symbols, so that one error names them all.

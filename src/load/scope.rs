@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::index::Index;
 use crate::addr::{Addr, Bias};
+use crate::file::hash::Gnu;
 use crate::file::symbols::{Symbol, Symbols, Wanted};
 
 /// An object that may define symbols for others.
@@ -46,12 +47,21 @@ pub(crate) type Imports = fn(&[u8]) -> Option<Addr>;
 /// All objects that references of one group may bind to.
 pub(crate) struct Providers<'a> {
     all: Vec<Provider<'a>>,
-    /// Their numbers, in the order in which they are asked.
-    order: &'a [usize],
+    /// In the order in which they are asked.
+    asked: Vec<Asked<'a>>,
+    /// Where each of them stands in that order.
+    ranks: Vec<usize>,
     index: Option<Index>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
     rules: Rules<'a>,
+}
+
+/// A provider in its place in the order.
+struct Asked<'a> {
+    number: usize,
+    /// What tells quickly that it does not define a name.
+    table: Option<Gnu<'a>>,
 }
 
 /// What comes before and after the providers.
@@ -67,9 +77,12 @@ pub(crate) struct Rules<'a> {
 
 impl<'a> Providers<'a> {
     /// A scope for about `references` look-ups.
-    pub(crate) fn new(all: Vec<Provider<'a>>, order: &'a [usize], references: usize, rules: Rules<'a>) -> Self {
+    pub(crate) fn new(all: Vec<Provider<'a>>, order: &[usize], references: usize, rules: Rules<'a>) -> Self {
         let index = Index::of(&all, order, references);
-        Self { all, order, index, unique: HashMap::new(), rules }
+        let mut ranks = vec![usize::MAX; all.len()];
+        order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
+        let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() }).collect();
+        Self { all, asked, ranks, index, unique: HashMap::new(), rules }
     }
 
     /// The provider of that number.
@@ -83,7 +96,7 @@ impl<'a> Providers<'a> {
 
     /// The files of the scope, in the order in which they are asked.
     pub(crate) fn searched(&self) -> impl Iterator<Item = &Path> {
-        self.order.iter().map(|provider| self.all[*provider].path)
+        self.asked.iter().map(|asked| self.all[asked.number].path)
     }
 
     /// The first definition of `wanted`: in object `first`, if there is one, then in the order of the scope.
@@ -94,9 +107,14 @@ impl<'a> Providers<'a> {
             let (_, symbol) = object.symbols.find(wanted)?;
             Some(Definition { provider, symbol, value: object.address(&symbol) })
         };
+        let hash = wanted.gnu_hash();
+        let ask = |asked: &Asked<'_>| match asked.table {
+            Some(table) if !table.may_have(hash) => None,
+            _ => defined_by(asked.number),
+        };
         let found = first.and_then(defined_by).or_else(|| match &self.index {
-            Some(index) => index.candidates(wanted.gnu_hash()).find_map(|rank| defined_by(self.order[rank])),
-            None => self.order.iter().find_map(|provider| defined_by(*provider)),
+            Some(index) => index.candidates(hash).find_map(|rank| defined_by(self.asked[rank].number)),
+            None => self.asked.iter().find_map(ask),
         })?;
         Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
     }
@@ -107,6 +125,28 @@ impl<'a> Providers<'a> {
             return Definition { value, symbol, ..found };
         }
         *self.unique.entry(name.into()).or_insert(found)
+    }
+
+    /// What a reference by symbol number `index`, `own`, of object `from` binds to where that is its own definition and can
+    /// be told without its name: the hash stands in the object's own table, and nobody who is asked before has such a one.
+    #[inline]
+    pub(crate) fn bind_to_itself(&self, from: usize, index: u32, own: &Symbol, symbolic: bool) -> Option<Definition> {
+        let itself = || Some(Definition { provider: from, symbol: *own, value: self.all[from].address(own) });
+        if own.binds_locally() {
+            return itself();
+        }
+        let (symbols, rank) = (self.all[from].symbols, self.ranks[from]);
+        if !symbols.serves_itself(index, own) {
+            return None;
+        }
+        let hash = self.asked.get(rank)?.table?.hash_of(index)?;
+        let none_before = || match &self.index {
+            Some(table) => table.candidates(hash).next() == Some(rank),
+            None => {
+                self.asked[..rank].iter().all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
+            }
+        };
+        if symbolic || none_before() { itself() } else { None }
     }
 
     /// What a reference by symbol `own` of object `from` binds to (`_dl_lookup_symbol_x`). A symbolic object
