@@ -85,6 +85,40 @@ impl RegularFile {
         }
     }
 
+    /// At most `len` bytes of the file from `offset` on: fewer where it ends.
+    pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ErrorKind> {
+        let rest = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let mut bytes = vec![0; len.min(rest)];
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = offset.checked_add(done as u64).and_then(|at| libc::off_t::try_from(at).ok());
+            let read = fault::point("pread")
+                .and_then(|()| nix::sys::uio::pread(&self.fd, &mut bytes[done..], at.ok_or(Errno::EOVERFLOW)?));
+            match read {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(ErrorKind::System { call: "pread", errno: errno as i32 }),
+            }
+        }
+        bytes.truncate(done);
+        Ok(bytes)
+    }
+
+    /// Shows the file, read-only, in the first of `len` bytes of address space.
+    pub(crate) fn show(&self, len: u64) -> Result<Shown, ErrorKind> {
+        let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 };
+        let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(no_room(Errno::ENOMEM))?;
+        fault::point("mmap")
+            // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
+            .and_then(|()| unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, &self.fd, 0) })
+            .map(|start| {
+                let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(len.get());
+                Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file }
+            })
+            .map_err(no_room)
+    }
+
     /// The whole file, mapped read-only; reading it copies nothing.
     pub(crate) fn map(&self) -> Result<Bytes, ErrorKind> {
         let Some(len) = usize::try_from(self.size).ok().and_then(NonZeroUsize::new) else {
@@ -100,6 +134,29 @@ impl RegularFile {
                 unsafe { Bytes::new(start.cast(), len.get(), Arc::new(map)) }
             })
             .map_err(|errno| ErrorKind::NoRoom { bytes: self.size, errno: errno as i32 })
+    }
+}
+
+/// A file shown where an object is going to be mapped: an object whose first segment begins with the file is read there,
+/// and that segment is mapped already.
+pub(crate) struct Shown {
+    room: Arc<Reservation>,
+    /// How many of its bytes are the file's. Those behind must not be touched.
+    from_file: usize,
+}
+
+impl Shown {
+    /// The file's bytes, as far as there is room for them.
+    pub(crate) fn bytes(&self) -> Bytes {
+        let owner: Arc<Reservation> = Arc::clone(&self.room);
+        // SAFETY: that much of the file is mapped readable. Nothing else is mapped there until `into_room`, which
+        // nobody gets who has not let go of these bytes.
+        unsafe { Bytes::new(self.room.map.start.cast(), self.from_file, owner) }
+    }
+
+    /// The room, for the other segments to be mapped into; `None` as long as somebody holds bytes of it.
+    pub(crate) fn into_room(self) -> Option<Reservation> {
+        Arc::into_inner(self.room)
     }
 }
 

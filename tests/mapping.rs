@@ -106,21 +106,27 @@ fn no_address_space_is_kept_for_alignment_after_loading() {
 }
 
 #[test]
-fn one_reservation_then_one_call_for_each_part_inside_it() {
+fn one_call_for_each_part_and_no_other_mapping_but_a_reservation_where_the_file_cannot_be_one() {
     on_ours(|_| {
         for name in ["bss", "relro", "align_2m", "hash_gnu", "demo"] {
             drop(ours(name).unwrap());
             let calls = system_calls_of(|| drop(ours(name).unwrap()));
             let mapped = |call: &&Call| call.number == libc::SYS_mmap;
             let [_, size, protection, flags, ..] = [0, 1, 2, 3, 4].map(|n| move |call: &Call| call.arguments[n]);
-            let reserves = |call: &&Call| protection(call) == 0 && flags(call) & libc::MAP_FIXED as u64 == 0;
-            let reservations: Vec<_> = calls.iter().filter(mapped).filter(reserves).collect();
-            let [reservation] = reservations[..] else { panic!("{name}: {reservations:#x?}") };
+            let free: Vec<_> =
+                calls.iter().filter(mapped).filter(|call| flags(call) & libc::MAP_FIXED as u64 == 0).collect();
+            // The file itself, shown from its start on, keeps the room for the other segments. Where they must be aligned
+            // to more than a page it cannot: it is mapped for reading, and room is reserved.
+            let (reservation, in_place) = match free[..] {
+                [shown] if protection(shown) == libc::PROT_READ as u64 => (shown, 1),
+                [_, reservation] if name == "align_2m" && protection(reservation) == 0 => (reservation, 0),
+                _ => panic!("{name}: {free:#x?}"),
+            };
             let range = reservation.result as u64..reservation.result as u64 + size(reservation);
 
             let inside: Vec<_> = calls.iter().filter(|call| range.contains(&call.arguments[0])).collect();
             let fixed = inside.iter().filter(|call| call.number == libc::SYS_mmap).count();
-            assert_eq!(fixed, parts(&Elf::of(name)), "{name}: {inside:#x?}");
+            assert_eq!(fixed + in_place, parts(&Elf::of(name)), "{name}: {inside:#x?}");
             let protects = inside.iter().filter(|call| call.number == libc::SYS_mprotect).count();
             assert!(protects <= 1, "{name}: only RELRO changes its protection: {inside:#x?}");
             let elsewhere = calls.iter().filter(mapped).filter(|call| flags(call) & libc::MAP_FIXED as u64 != 0);

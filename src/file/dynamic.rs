@@ -133,6 +133,13 @@ impl Dynamic {
         Ok(all)
     }
 
+    /// The addresses of the tables that loading reads.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = u64> {
+        let symbols = [self.strtab, self.symtab, self.hash, self.gnu_hash, self.versym, self.verneed, self.verdef];
+        let relocations = [self.rela, self.rel, self.relr, self.jmprel];
+        symbols.into_iter().chain(relocations).flatten()
+    }
+
     pub(crate) fn nodelete(&self) -> bool {
         self.flags_1 & tag::DF_1_NODELETE != 0
     }

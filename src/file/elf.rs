@@ -30,6 +30,8 @@ pub(crate) struct Header {
     pub(crate) os_abi: u8,
     table: FileOffset,
     count: u16,
+    sections: FileOffset,
+    section_count: u16,
 }
 
 /// One program header as it stands: an allegation about bytes of the file and of the image.
@@ -64,8 +66,13 @@ pub struct ProgramHeader {
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, whatever machine it is for.
+    /// Reads the header at the start of a whole file, whatever machine it is for.
     pub(crate) fn read(bytes: &[u8]) -> Result<Self, ErrorKind> {
+        Self::read_start(bytes, bytes.len() as u64)
+    }
+
+    /// The same of a file of `size` bytes, of which `bytes` are the first.
+    pub(crate) fn read_start(bytes: &[u8], size: u64) -> Result<Self, ErrorKind> {
         let ident = bytes.get(..16).filter(|ident| ident.starts_with(ELFMAG)).ok_or_else(|| not_elf(bytes))?;
         let class = match ident[EI_CLASS] {
             ELFCLASS32 => Class::Elf32,
@@ -85,12 +92,12 @@ impl Header {
         if header.e_version != 1 {
             return Err(ErrorKind::malformed("e_version", At::File(FileOffset(20)), 1, header.e_version));
         }
-        let size = Raw::size(context(class, order));
+        let entry = Raw::size(context(class, order));
         // e_phentsize and e_phnum stand at fixed places of each class (gABI chapter 4).
         let (entry_at, count_at) = if class == Class::Elf64 { (0x36, 0x38) } else { (0x2a, 0x2c) };
-        if header.e_phnum > 0 && usize::from(header.e_phentsize) != size {
+        if header.e_phnum > 0 && usize::from(header.e_phentsize) != entry {
             let at = At::File(FileOffset(entry_at));
-            return Err(ErrorKind::malformed("e_phentsize", at, size, header.e_phentsize));
+            return Err(ErrorKind::malformed("e_phentsize", at, entry, header.e_phentsize));
         }
         if u64::from(header.e_phnum) > HEADERS_MAX {
             return Err(ErrorKind::Limit {
@@ -99,10 +106,10 @@ impl Header {
                 found: header.e_phnum.into(),
             });
         }
-        let end = header.e_phoff.checked_add(u64::from(header.e_phnum) * size as u64);
-        if end.is_none_or(|end| end > bytes.len() as u64) {
+        let end = header.e_phoff.checked_add(u64::from(header.e_phnum) * entry as u64);
+        if end.is_none_or(|end| end > size) {
             let at = At::File(FileOffset(count_at));
-            let expected = format!("a table within the file of {:#x} bytes", bytes.len());
+            let expected = format!("a table within the file of {size:#x} bytes");
             return Err(ErrorKind::malformed("program header table", at, expected, format!("{:#x}", header.e_phoff)));
         }
         Ok(Self {
@@ -113,6 +120,8 @@ impl Header {
             os_abi: ident[EI_OSABI],
             table: FileOffset(header.e_phoff),
             count: header.e_phnum,
+            sections: FileOffset(header.e_shoff),
+            section_count: header.e_shnum,
         })
     }
 
@@ -126,8 +135,18 @@ impl Header {
         Ok(raw.iter().enumerate().map(|(index, raw)| ProgramHeader::of(index, place(index), raw)).collect())
     }
 
-    /// Tag and value of each entry of the dynamic section, up to `DT_NULL`.
+    /// Tag and value of each entry of the dynamic section, up to `DT_NULL`, out of the whole file.
     pub(crate) fn dynamic_entries(&self, bytes: &[u8], header: &ProgramHeader) -> Result<Vec<(u64, u64)>, ErrorKind> {
+        self.dynamic_entries_from(bytes, header.offset, header)
+    }
+
+    /// The same out of bytes in which the section begins at `start`.
+    pub(crate) fn dynamic_entries_from(
+        &self,
+        bytes: &[u8],
+        start: u64,
+        header: &ProgramHeader,
+    ) -> Result<Vec<(u64, u64)>, ErrorKind> {
         let context = context(self.class, self.order);
         let limit = DYNAMIC_MAX * 2 * self.class.word();
         if header.file_size > limit {
@@ -135,7 +154,7 @@ impl Header {
         }
         let raw = Raw {
             p_type: header.kind,
-            p_offset: header.offset,
+            p_offset: start,
             p_filesz: header.file_size,
             p_memsz: header.memory_size,
             ..Raw::default()
@@ -149,18 +168,22 @@ impl Header {
 }
 
 impl Header {
-    /// The size of the section at `vaddr`, if the file has section headers and one says so. Nothing rests on them: they
-    /// may have been stripped, or be wrong.
-    pub(crate) fn section_size(bytes: &[u8], vaddr: Vaddr) -> Option<u64> {
-        let header = goblin::elf::Elf::parse_header(bytes).ok()?;
-        let context = Ctx::new(header.container().ok()?, header.endianness().ok()?);
-        let (start, count) = (usize::try_from(header.e_shoff).ok()?, usize::from(header.e_shnum));
-        let end = start.checked_add(count.checked_mul(SectionHeader::size(context))?)?;
-        if start == 0 || end > bytes.len() {
-            return None;
-        }
-        let sections = SectionHeader::parse(bytes, start, count, context).ok()?;
+    /// Where the program header table ends in the file.
+    pub(crate) fn headers_end(&self) -> u64 {
+        self.table.0 + u64::from(self.count) * Raw::size(context(self.class, self.order)) as u64
+    }
+
+    /// Where the section header table is in the file, and how many bytes it has, if there is one.
+    pub(crate) fn section_table(&self) -> Option<(u64, usize)> {
+        let len = usize::from(self.section_count) * SectionHeader::size(context(self.class, self.order));
+        (self.sections.0 != 0 && len > 0).then_some((self.sections.0, len))
+    }
+
+    /// The size of the section at `vaddr`, if `table`, the section header table, is whole and says so.
+    pub(crate) fn section_size(&self, table: &[u8], vaddr: Vaddr) -> Option<u64> {
+        let sections = SectionHeader::parse(table, 0, self.section_count.into(), context(self.class, self.order));
         // Empty sections may stand at the same address.
+        let sections = sections.ok()?;
         sections.iter().find(|section| section.sh_addr == vaddr.0 && section.sh_size > 0).map(|section| section.sh_size)
     }
 }

@@ -1,7 +1,6 @@
 //! Where an image keeps its unwind information, and whether it ends as unwinders need it to.
 
 use super::Source;
-use super::elf::Header;
 use super::image::Image;
 use crate::addr::Vaddr;
 
@@ -12,17 +11,17 @@ const PC_RELATIVE_4: u8 = 0x1b;
 ///
 /// Its size stands in no program header. The section headers tell it where they have not been stripped; otherwise the
 /// records are followed to the end.
-pub(super) fn find(image: &Image) -> Option<Vaddr> {
+pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let index = image.eh_frame_header()?;
-    let header = image.source().table(index.vaddr, Some(8))?;
+    let header = source.table(index.vaddr, Some(8))?;
     if header.u8(0)? != 1 || header.u8(1)? != PC_RELATIVE_4 {
         return None;
     }
     // Relative to the field itself, four bytes into the index.
     let distance = i64::from(header.u32(4)? as i32);
     let start = Vaddr(index.vaddr.0.wrapping_add(4).wrapping_add_signed(distance));
-    let records = image.source().table(start, None)?;
-    if let Some(size) = Header::section_size(image.view().bytes(), start) {
+    let records = source.table(start, None)?;
+    if let Some(size) = image.section_size(start) {
         let last = records.u32(size.checked_sub(4)?)?;
         return (last == 0).then_some(start);
     }

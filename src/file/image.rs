@@ -11,8 +11,14 @@ use super::view::{ByteOrder, Class, View};
 use super::{Source, frames, inspect, notes};
 use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
-use crate::error::{At, Error, ErrorKind};
-use crate::sys::{Identity, RegularFile};
+use crate::error::{Error, ErrorKind};
+use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
+
+/// Bytes at the start of a file in which its header and program headers are, of nearly every file.
+const HEAD: usize = 1024;
+
+/// Bytes of a dynamic section that are read; a larger one is refused.
+const DYNAMIC_MAX: u64 = 2 << 20;
 
 /// An ELF file of any machine, opened and validated; nothing of it is executed or mapped for execution.
 ///
@@ -27,6 +33,8 @@ pub struct Image {
     header: Header,
     headers: Headers,
     view: View,
+    /// Where the view is, if that is where the object is going to be mapped.
+    shown: Option<Shown>,
     dynamic: Option<Dynamic>,
     names: Names,
     program_headers: Vec<ProgramHeader>,
@@ -42,68 +50,75 @@ impl Image {
         read.map_err(|kind| Error::new(path, kind))
     }
 
+    /// Checks an open file, the whole of which stays mapped for reading.
     pub(crate) fn read(path: PathBuf, file: RegularFile) -> Result<Self, ErrorKind> {
         let bytes = file.map()?;
         let header = Header::read(&bytes)?;
         let program_headers = header.program_headers(&bytes)?;
         let headers = Headers::check(&program_headers, file.size)?;
-        let entries = match &headers.dynamic {
-            Some(at) => Some(header.dynamic_entries(&bytes, at)?),
-            None => None,
+        let entries = headers.dynamic.as_ref().map(|at| header.dynamic_entries(&bytes, at)).transpose()?;
+        Self::checked(path, file, header, program_headers, headers, entries, bytes, None)
+    }
+
+    /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
+    /// be, so that nothing has to be mapped or faulted in twice.
+    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile) -> Result<Self, ErrorKind> {
+        let head = file.read(0, HEAD)?;
+        let header = Header::read_start(&head, file.size)?;
+        if header.headers_end() > head.len() as u64 {
+            return Self::read(path, file);
+        }
+        let program_headers = header.program_headers(&head)?;
+        let headers = Headers::check(&program_headers, file.size)?;
+        let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
+        // Of the dynamic section's page the file's content is wanted just this once.
+        let entries = |at: &ProgramHeader| {
+            let bytes = file.read(at.offset, at.file_size.min(DYNAMIC_MAX) as usize)?;
+            header.dynamic_entries_from(&bytes, 0, at)
         };
+        let entries = headers.dynamic.as_ref().map(entries).transpose()?;
+        let shown = file.show(room)?;
+        let bytes = shown.bytes();
+        Self::checked(path, file, header, program_headers, headers, entries, bytes, Some(shown))
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields, which two readers fill
+    fn checked(
+        path: PathBuf,
+        file: RegularFile,
+        header: Header,
+        program_headers: Vec<ProgramHeader>,
+        headers: Headers,
+        entries: Option<Vec<(u64, u64)>>,
+        bytes: Bytes,
+        shown: Option<Shown>,
+    ) -> Result<Self, ErrorKind> {
         let dynamic = entries.map(Dynamic::collect).transpose()?;
         let view = View::new(bytes, header.class, header.order);
-        let mut image = Self { path, file, header, headers, view, dynamic, names: Names::default(), program_headers };
+        let names = Names::default();
+        let mut image = Self { path, file, header, headers, view, shown, dynamic, names, program_headers };
         if let Some(dynamic) = &image.dynamic {
-            image.check_dynamic_place()?;
+            image.headers.check_dynamic_place()?;
             if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
                 image.names = Names::read(dynamic, &symbols::strings(dynamic, &image.source())?)?;
             }
-            image.check_functions(dynamic)?;
+            image.headers.check_functions(dynamic)?;
         }
         Ok(image)
     }
 
-    /// The dynamic section is read from the file but used in memory: both must be the same bytes.
-    fn check_dynamic_place(&self) -> Result<(), ErrorKind> {
-        match &self.headers.dynamic {
-            Some(header) if header.file_size > 0 && !self.headers.segments.is_empty() => {
-                let found = self.source().locate(header.vaddr).map(|(offset, _)| offset.0);
-                match found {
-                    Some(offset) if offset == header.offset => Ok(()),
-                    found => {
-                        let expected = format!("{:#x}, as p_vaddr lies in the file", found.unwrap_or(0));
-                        Err(header.malformed("p_offset", expected, header.offset))
-                    }
-                }
-            }
-            _ => Ok(()),
-        }
+    /// The room in which the file is shown, for its segments to be mapped; `None` if it is not. There is nothing to be
+    /// read from here on but what was, until [`Self::show_whole`].
+    pub(crate) fn take_room(&mut self) -> Option<Reservation> {
+        let shown = self.shown.take()?;
+        self.view = View::new(Bytes::from_static(&[]), self.header.class, self.header.order);
+        shown.into_room()
     }
 
-    /// The functions and arrays to run must lie in segments that allow it.
-    fn check_functions(&self, dynamic: &Dynamic) -> Result<(), ErrorKind> {
-        let segment = |vaddr: u64, len: u64| self.headers.segments.iter().find(|s| s.contains(Vaddr(vaddr), len));
-        for (what, function) in [("DT_INIT", dynamic.init), ("DT_FINI", dynamic.fini)] {
-            match function {
-                Some(at) if at != 0 && segment(at, 1).is_none_or(|segment| !segment.flags.execute) => {
-                    let expected = "an address in an executable segment";
-                    return Err(ErrorKind::malformed(what, At::Object, expected, format_args!("{at:#x}")));
-                }
-                _ => {}
-            }
-        }
-        let arrays = [
-            ("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz),
-            ("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz),
-        ];
-        for (what, at, size) in arrays {
-            if let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0))
-                && segment(at, size).is_none()
-            {
-                let found = format!("{at:#x} + {size:#x} bytes");
-                return Err(ErrorKind::malformed(what, At::Object, "an array inside one segment", found));
-            }
+    /// Maps the whole file for reading, unless it is.
+    pub(crate) fn show_whole(&mut self) -> Result<(), ErrorKind> {
+        if self.view.len() < self.file.size {
+            self.view = View::new(self.file.map()?, self.header.class, self.header.order);
         }
         Ok(())
     }
@@ -312,9 +327,23 @@ impl Image {
         notes::build_id(self)
     }
 
-    /// The address of its unwind records, if they are fit to be registered.
-    pub(crate) fn frames(&self) -> Option<Vaddr> {
-        frames::find(self)
+    /// The address of its unwind records, read through `source`, if they are fit to be registered.
+    pub(crate) fn frames(&self, source: &impl Source) -> Option<Vaddr> {
+        frames::find(self, source)
+    }
+
+    /// The size of the section at `vaddr`, if the file has section headers and one says so. Nothing rests on them: they
+    /// may have been stripped, or be wrong.
+    pub(super) fn section_size(&self, vaddr: Vaddr) -> Option<u64> {
+        let (at, len) = self.header.section_table()?;
+        self.header.section_size(&self.file.read(at, len).ok()?, vaddr)
+    }
+
+    /// Whether a table that loading reads, or the unwinder, lies in `range` of addresses.
+    pub(crate) fn has_table_in(&self, range: &std::ops::Range<u64>) -> bool {
+        let frames = self.headers.eh_frame.map(|header| header.vaddr.0);
+        let tables = self.dynamic.iter().flat_map(Dynamic::tables);
+        tables.chain(frames).any(|table| range.contains(&table))
     }
 
     /// The range that is made read-only once relocation is done (`PT_GNU_RELRO`), as the file states it.

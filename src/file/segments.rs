@@ -1,9 +1,10 @@
 //! The segments of an image: program headers once their claims about the file have been checked.
 
+use super::dynamic::Dynamic;
 use super::elf::{ProgramHeader, segment_type as pt};
 use super::view::View;
-use crate::addr::{FileOffset, Protection, Vaddr};
-use crate::error::ErrorKind;
+use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
+use crate::error::{At, ErrorKind};
 
 /// The largest block of thread-local storage, and its largest alignment: every thread would have one.
 const TLS_MAX: u64 = 1 << 30;
@@ -118,6 +119,64 @@ impl Headers {
         }
         Ok(checked)
     }
+
+    /// How many bytes of address space show every segment's part of the file where the object is mapped, if the file is
+    /// simply mapped there from its start on: its first segment begins with the file, is only read, and stands at the
+    /// first address, which may be any page.
+    pub(super) fn room_in_place(&self, page: PageSize) -> Option<u64> {
+        let (first, last) = (self.segments.first()?, self.segments.last()?);
+        let begins = first.offset.0 == 0 && first.vaddr.0 == 0 && first.file_size > 0;
+        let room = page.up(last.end().0)?;
+        let fits = |segment: &Segment| {
+            segment.align <= page.bytes()
+                && segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= room)
+        };
+        (begins && first.flags == Protection::READ && self.segments.iter().all(fits)).then_some(room)
+    }
+
+    /// The dynamic section is read from the file but used in memory: both must be the same bytes.
+    pub(super) fn check_dynamic_place(&self) -> Result<(), ErrorKind> {
+        match &self.dynamic {
+            Some(header) if header.file_size > 0 && !self.segments.is_empty() => {
+                let found = locate(&self.segments, header.vaddr).map(|(offset, _)| offset.0);
+                match found {
+                    Some(offset) if offset == header.offset => Ok(()),
+                    found => {
+                        let expected = format!("{:#x}, as p_vaddr lies in the file", found.unwrap_or(0));
+                        Err(header.malformed("p_offset", expected, header.offset))
+                    }
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The functions and arrays to run must lie in segments that allow it.
+    pub(super) fn check_functions(&self, dynamic: &Dynamic) -> Result<(), ErrorKind> {
+        let segment = |vaddr: u64, len: u64| self.segments.iter().find(|s| s.contains(Vaddr(vaddr), len));
+        for (what, function) in [("DT_INIT", dynamic.init), ("DT_FINI", dynamic.fini)] {
+            match function {
+                Some(at) if at != 0 && segment(at, 1).is_none_or(|segment| !segment.flags.execute) => {
+                    let expected = "an address in an executable segment";
+                    return Err(ErrorKind::malformed(what, At::Object, expected, format_args!("{at:#x}")));
+                }
+                _ => {}
+            }
+        }
+        let arrays = [
+            ("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz),
+            ("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz),
+        ];
+        for (what, at, size) in arrays {
+            if let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0))
+                && segment(at, size).is_none()
+            {
+                let found = format!("{at:#x} + {size:#x} bytes");
+                return Err(ErrorKind::malformed(what, At::Object, "an array inside one segment", found));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn in_file(header: &ProgramHeader, file_size: u64) -> Result<ProgramHeader, ErrorKind> {
@@ -190,10 +249,15 @@ pub(crate) struct FileImage<'a> {
 impl FileImage<'_> {
     /// Where the byte at `vaddr` stands in the file, and how many follow it in the same segment.
     pub(crate) fn locate(&self, vaddr: Vaddr) -> Option<(FileOffset, u64)> {
-        let segment = self.segments.iter().find(|segment| vaddr >= segment.vaddr && vaddr < segment.file_end())?;
-        let within = vaddr.0 - segment.vaddr.0;
-        Some((FileOffset(segment.offset.0 + within), segment.file_size - within))
+        locate(self.segments, vaddr)
     }
+}
+
+/// Where the byte at `vaddr` stands in the file, and how many follow it in the same segment.
+pub(super) fn locate(segments: &[Segment], vaddr: Vaddr) -> Option<(FileOffset, u64)> {
+    let segment = segments.iter().find(|segment| vaddr >= segment.vaddr && vaddr < segment.file_end())?;
+    let within = vaddr.0 - segment.vaddr.0;
+    Some((FileOffset(segment.offset.0 + within), segment.file_size - within))
 }
 
 impl super::Source for FileImage<'_> {

@@ -282,7 +282,7 @@ impl<W: World> Discovery<'_, W> {
         if let Some(object) = self.world.by_identity(file.identity) {
             return Ok(Opened::Known(object));
         }
-        let image = Image::read(path.to_owned(), file).map_err(Refusal::Final)?;
+        let image = Image::read_in_place(path.to_owned(), file).map_err(Refusal::Final)?;
         match image.check_loadable() {
             // A library for another machine or class may stand beside ours; any other oddity ends the search.
             Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Err(Refusal::Passing(kind)),

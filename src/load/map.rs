@@ -37,16 +37,35 @@ struct Part {
     protection: Protection,
 }
 
+impl Part {
+    /// Whether it is read and never written, text relocations aside.
+    fn is_constant(&self) -> bool {
+        self.protection.read && !self.protection.write
+    }
+}
+
 impl Mapping {
-    /// Reserves and maps what `plan` says. Whatever fails, nothing of it stays.
-    pub(crate) fn new(plan: &Plan, image: &Image) -> Result<Self, ErrorKind> {
-        let start = plan.span.start;
-        let reservation = Reservation::new(plan.span.end.0 - start.0, plan.align)?;
+    /// Maps what `plan` says: where the file is shown already, or in a reservation of its own. Whatever fails, nothing of
+    /// it stays.
+    pub(crate) fn new(plan: &Plan, image: &mut Image) -> Result<Self, ErrorKind> {
+        let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
+        let room = image.take_room().filter(|room| room.len() as u64 == size);
+        let in_place = room.is_some();
+        let reservation = match room {
+            Some(room) => room,
+            None => Reservation::new(size, plan.align)?,
+        };
         let bias = Bias::between(reservation.start(), start);
         let mut parts: Vec<Part> = Vec::with_capacity(plan.maps.len());
-        for map in &plan.maps {
+        for (index, map) in plan.maps.iter().enumerate() {
             let (offset, len) = (map.range.start.0 - start.0, map.range.end.0 - map.range.start.0);
+            let end = plan.maps.get(index + 1).map_or(map.range.end.0, |next| next.range.start.0);
+            if in_place && end > map.range.end.0 {
+                reservation.protect(offset + len, end - map.range.end.0, Protection::NONE)?;
+            }
             match map.file {
+                // The file is shown from its start on: its first segment stands there already.
+                Some(_) if in_place && index == 0 => {}
                 Some(from) => reservation.map_file(offset, len, map.protection, &image.file().fd, from.0)?,
                 None => reservation.map_zeros(offset, len, map.protection)?,
             }
@@ -70,6 +89,12 @@ impl Mapping {
         };
         for zeros in &plan.zeros {
             mapping.clear(plan, zeros)?;
+        }
+        // Tables that will be written, or may be, are read from the file.
+        if image.has_text_relocations()
+            || mapping.parts.iter().any(|part| !part.is_constant() && image.has_table_in(&part.range))
+        {
+            image.show_whole()?;
         }
         Ok(mapping)
     }
@@ -294,16 +319,17 @@ pub(crate) struct MappedImage<'a> {
 
 impl Source for MappedImage<'_> {
     fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
-        let from_file = self.image.source().table(vaddr, len)?;
-        let constant = |part: &&Part| part.range.contains(&vaddr.0) && part.protection.read && !part.protection.write;
-        if self.image.has_text_relocations() || !self.mapping.parts.iter().any(|part| constant(&part)) {
-            return Some(from_file);
+        let (_, follows) = self.image.source().locate(vaddr)?;
+        let len = len.unwrap_or(follows);
+        let constant = |part: &Part| part.range.contains(&vaddr.0) && part.is_constant();
+        if self.image.has_text_relocations() || !self.mapping.parts.iter().any(constant) {
+            return self.image.source().table(vaddr, Some(len));
         }
-        let start = NonNull::new(self.mapping.bias.at(vaddr).0 as *mut u8)?;
+        let start = NonNull::new(self.mapping.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows)?;
         let owner = Arc::clone(&self.mapping.reservation);
         // SAFETY: the file has that many bytes at `vaddr` in one segment, which is mapped readable and, being neither
         // writable nor subject to text relocations, is never written; `owner` keeps it mapped.
-        let bytes = unsafe { Bytes::new(start, from_file.len() as usize, owner) };
-        Some(View::new(bytes, from_file.class, from_file.order))
+        let bytes = unsafe { Bytes::new(start, len as usize, owner) };
+        Some(View::new(bytes, self.image.class(), self.image.byte_order()))
     }
 }

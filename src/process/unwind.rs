@@ -7,8 +7,7 @@
 use std::ffi::c_void;
 
 use super::hooks;
-use crate::addr::{Addr, Bias};
-use crate::file::image::Image;
+use crate::addr::Addr;
 
 /// Frames that the unwinder knows. Dropping it makes it forget them.
 pub(crate) struct Frames(Addr);
@@ -19,16 +18,15 @@ unsafe extern "C" {
 }
 
 impl Frames {
-    /// Registers the frames of an image that is mapped with that bias. `None` if it has none that are fit for it.
+    /// Registers the frames at `begin`.
     ///
     /// # Safety
-    /// The image is mapped, and stays so for as long as this lives.
-    pub(crate) unsafe fn register(image: &Image, bias: Bias) -> Option<Self> {
-        let begin = bias.at(image.frames()?);
+    /// A whole, terminated `.eh_frame` is mapped there, and stays so for as long as this lives.
+    pub(crate) unsafe fn register(begin: Addr) -> Self {
         // The unwinder has a lock of its own, which a child of a fork would find locked.
-        // SAFETY: a whole, terminated `.eh_frame`, which the caller keeps mapped.
+        // SAFETY: the caller's promise.
         hooks::undisturbed(|| unsafe { __register_frame(begin.0 as *mut c_void) });
-        Some(Self(begin))
+        Self(begin)
     }
 }
 

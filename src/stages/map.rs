@@ -1,6 +1,7 @@
 //! Mapping: every new member gets its addresses, and its tables are read where they now are.
 
 use super::enter::Planned;
+use crate::addr::Vaddr;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::relocations::Relocations;
 use crate::file::symbols::Symbols;
@@ -18,6 +19,8 @@ pub(crate) struct Mapped {
     pub(super) mapping: Mapping,
     pub(super) symbols: Symbols,
     pub(super) relocations: Relocations,
+    /// Its unwind records, if they are fit to be registered.
+    pub(super) frames: Option<Vaddr>,
     /// Its thread-local storage, once sealing has got it.
     pub(super) storage: Option<Storage>,
 }
@@ -32,17 +35,20 @@ impl Mapped {
 pub(crate) fn map(group: Planned) -> Result<Group<Object, Mapped>, Error> {
     let identities: Vec<_> = group.new_members().map(|(_, (new, _))| new.image.identity()).collect();
     registry::wait_until_gone(&identities);
-    group.advance(|_, (new, plan)| {
+    group.advance(|_, (mut new, plan)| {
         let mapped = (|| {
-            let mapping = Mapping::new(&plan, &new.image)?;
+            let mapping = Mapping::new(&plan, &mut new.image)?;
             let source = MappedImage { mapping: &mapping, image: &new.image };
             let no_dynamic = || ErrorKind::malformed("PT_DYNAMIC", At::Object, "a dynamic section", "none");
             let symbols = new.image.symbols(&source)?.ok_or_else(no_dynamic)?;
             let relocations = new.image.relocations(&source)?.ok_or_else(no_dynamic)?;
-            Ok((mapping, symbols, relocations))
+            let frames = new.image.frames(&source);
+            Ok((mapping, symbols, relocations, frames))
         })();
         match mapped {
-            Ok((mapping, symbols, relocations)) => Ok(Mapped { new, mapping, symbols, relocations, storage: None }),
+            Ok((mapping, symbols, relocations, frames)) => {
+                Ok(Mapped { new, mapping, symbols, relocations, frames, storage: None })
+            }
             Err(kind) => Err(Error::new(new.image.path(), kind)),
         }
     })

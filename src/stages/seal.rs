@@ -57,8 +57,8 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
     let group = group.advance(|index, (mapped, outcome)| {
         mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
-        // SAFETY: the image is mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
-        let frames = unsafe { Frames::register(&mapped.new.image, mapped.mapping.bias()) };
+        // SAFETY: `frames` are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
+        let frames = mapped.frames.map(|at| unsafe { Frames::register(mapped.mapping.bias().at(at)) });
         Ok(Sealed { frames, mapped, bound_to: outcome.bound_to, constructors, destructors })
     })?;
     Ok(SealedGroup { group, scope, unique })
