@@ -94,6 +94,8 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 
         let sealed = stages::seal(bound)?;
         clock.stage("seal");
+        // What nobody looks at any more is changed in place.
+        drop(look);
         let Some(published) = stages::publish(sealed, wishes) else { continue };
         clock.stage("publish");
 

@@ -376,6 +376,17 @@ fn refused(call: &'static str, bytes: u64, errno: Errno) -> ErrorKind {
     }
 }
 
+/// Has the kernel give memory for `words` at once, which is a fault for each page otherwise. Only for speed.
+pub(crate) fn populate(words: &mut [u32]) {
+    let page = page_size();
+    let (start, end) = (words.as_ptr() as u64, words.as_ptr() as u64 + size_of_val(words) as u64);
+    let (start, end) = (page.up(start).unwrap_or(end), page.down(end));
+    if start < end {
+        // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
+        unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
 /// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
 pub(crate) fn auxiliary(key: libc::c_ulong) -> u64 {
     // SAFETY: reads a table that does not change.

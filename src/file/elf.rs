@@ -181,7 +181,7 @@ impl Header {
 
     /// The size of the section at `vaddr`, if `table`, the section header table, is whole and says so.
     pub(crate) fn section_size(&self, table: &[u8], vaddr: Vaddr) -> Option<u64> {
-        let sections = SectionHeader::parse(table, 0, self.section_count.into(), context(self.class, self.order));
+        let sections = SectionHeader::parse_from(table, 0, self.section_count.into(), context(self.class, self.order));
         // Empty sections may stand at the same address.
         let sections = sections.ok()?;
         sections.iter().find(|section| section.sh_addr == vaddr.0 && section.sh_size > 0).map(|section| section.sh_size)

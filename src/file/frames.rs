@@ -22,8 +22,9 @@ pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let start = Vaddr(index.vaddr.0.wrapping_add(4).wrapping_add_signed(distance));
     let records = source.table(start, None)?;
     if let Some(size) = image.section_size(start) {
-        let last = records.u32(size.checked_sub(4)?)?;
-        return (last == 0).then_some(start);
+        // Out of the file: its page is not wanted in memory until something is thrown.
+        let last = image.bytes_at(start.checked_add(size.checked_sub(4).filter(|last| *last < records.len())?)?, 4)?;
+        return (last == [0; 4]).then_some(start);
     }
     let mut at = 0u64;
     loop {

@@ -308,13 +308,13 @@ impl Gnu<'_> {
     #[inline(always)]
     pub(crate) fn may_have_either(&self, hash: u32) -> bool {
         let (word, second) = self.word_for(hash);
-        (word >> (hash % 64 & !1)) & 3 != 0 && second & 1 != 0
+        (word >> ((hash % 64) & !1)) & 3 != 0 && second & 1 != 0
     }
 
     /// The word of the bloom filter for a hash, and the same with the second bit that counts in the lowest place.
     #[inline(always)]
     fn word_for(&self, hash: u32) -> (u64, u64) {
-        let word = self.bloom.get((hash / 64 & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
+        let word = self.bloom.get(((hash / 64) & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
         (word, word >> ((u64::from(hash) >> self.shift) % 64))
     }
 

@@ -339,6 +339,12 @@ impl Image {
         self.header.section_size(&self.file.read(at, len).ok()?, vaddr)
     }
 
+    /// `len` bytes at `vaddr`, read from the file without mapping it.
+    pub(super) fn bytes_at(&self, vaddr: Vaddr, len: usize) -> Option<Vec<u8>> {
+        let (offset, follows) = self.source().locate(vaddr)?;
+        self.file.read(offset.0, len).ok().filter(|bytes| bytes.len() == len && len as u64 <= follows)
+    }
+
     /// Whether a table that loading reads, or the unwinder, lies in `range` of addresses.
     pub(crate) fn has_table_in(&self, range: &std::ops::Range<u64>) -> bool {
         let frames = self.headers.eh_frame.map(|header| header.vaddr.0);

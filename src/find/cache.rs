@@ -246,7 +246,12 @@ type Loaded = (Option<Stamp>, Result<Arc<Cache>, &'static str>);
 type Stamp = (u64, u64, u64, [i64; 4]);
 
 impl CacheFile {
-    /// The cache at `path`; the error says why there is none.
+    /// The cache as it was read last, whatever became of the file.
+    pub(super) fn read_before(&self) -> Option<Arc<Cache>> {
+        self.read.as_ref()?.1.as_ref().ok().cloned()
+    }
+
+    /// The cache at `path` as it is now; the error says why there is none.
     pub(super) fn get(&mut self, path: &Path) -> Result<Arc<Cache>, &'static str> {
         if !self.checked {
             let now = std::fs::metadata(path).ok().as_ref().map(stamp);

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::hash::Hash;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -17,7 +18,7 @@ const MEMBERS_MAX: usize = 4096;
 /// What is in the process already, as far as discovering a group goes by it.
 pub(crate) trait World {
     /// An object that is there.
-    type Object: Clone + PartialEq;
+    type Object: Clone + Eq + Hash;
 
     /// The object that `name` means: one called or found by it before, or with that soname.
     fn by_name(&self, name: &[u8]) -> Option<Self::Object>;
@@ -98,6 +99,7 @@ pub(crate) fn discover<W: World>(request: &Request<'_>, search: &Search, world: 
         graph: Graph { members: Vec::new(), for_host: Vec::new() },
         by_name: HashMap::new(),
         by_identity: HashMap::new(),
+        known: HashMap::new(),
         request,
         search,
         world,
@@ -117,6 +119,7 @@ struct Discovery<'a, W: World> {
     /// Names and sonames of new members.
     by_name: HashMap<Box<[u8]>, usize>,
     by_identity: HashMap<Identity, usize>,
+    known: HashMap<W::Object, usize>,
     request: &'a Request<'a>,
     search: &'a Search,
     world: &'a W,
@@ -221,9 +224,8 @@ impl<W: World> Discovery<'_, W> {
 
     /// The member for an object that is there, made if need be.
     fn known(&mut self, object: W::Object) -> usize {
-        let same = |member: &Member<W::Object>| matches!(&member.object, Object::Known(known) if *known == object);
-        self.graph.members.iter().position(same).unwrap_or_else(|| {
-            self.graph.members.push(Member { object: Object::Known(object), needed: Vec::new() });
+        *self.known.entry(object).or_insert_with_key(|object| {
+            self.graph.members.push(Member { object: Object::Known(object.clone()), needed: Vec::new() });
             self.graph.members.len() - 1
         })
     }

@@ -4,7 +4,9 @@ use std::ffi::OsStr;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::cache::Hit;
 use super::rule::{Place, Rule, lost};
 use super::tokens::{self, Owner};
 use super::{Asker, Probe, Search};
@@ -134,31 +136,48 @@ impl<T> Walk<'_, '_, T> {
         Continue(how)
     }
 
-    /// What the cache has for the name.
+    /// What the cache has for the name. As it was read once, if that leads to the library; otherwise as it is now.
     fn cached(&mut self, nodeflib: bool) -> Step<T> {
         let search = self.search;
         let settings = &search.settings;
+        let read_before = search.memory().cache.read_before();
+        let mut tried = None;
+        if let Some(cache) = read_before
+            && let Some(hit) = cache.lookup(self.name, settings.cache_flags, &settings.hwcaps)
+        {
+            self.hit(&hit, nodeflib)?;
+            tried = Some(Arc::clone(&cache));
+        }
         let cache = search.memory().cache.get(&settings.cache);
+        if let (Ok(cache), Some(tried)) = (&cache, tried)
+            && Arc::ptr_eq(cache, &tried)
+        {
+            return Continue(());
+        }
         let hit = cache.as_ref().map_err(|reason| *reason).and_then(|cache| {
             cache.lookup(self.name, settings.cache_flags, &settings.hwcaps).ok_or("the cache has no such name")
         });
         match hit {
-            Ok(hit) => {
-                let place = Place::Cache { level: hit.level };
-                let path = Path::new(OsStr::from_bytes(hit.path));
-                if nodeflib && settings.default_dirs.iter().any(|dir| path.starts_with(dir)) {
-                    let reason = "in a default directory, and the object that asks excludes those";
-                    self.lost.push(lost(hit.path, place, reason.into()));
-                } else {
-                    self.path.clear();
-                    self.path.extend_from_slice(hit.path);
-                    self.candidate(place)?;
-                }
-            }
+            Ok(hit) => self.hit(&hit, nodeflib),
             Err(reason) => {
                 let path = settings.cache.as_os_str().as_bytes();
                 self.lost.push(lost(path, Place::Cache { level: None }, reason.into()));
+                Continue(())
             }
+        }
+    }
+
+    /// The file that the cache has for the name.
+    fn hit(&mut self, hit: &Hit<'_>, nodeflib: bool) -> Step<T> {
+        let place = Place::Cache { level: hit.level };
+        let path = Path::new(OsStr::from_bytes(hit.path));
+        if nodeflib && self.search.settings.default_dirs.iter().any(|dir| path.starts_with(dir)) {
+            let reason = "in a default directory, and the object that asks excludes those";
+            self.lost.push(lost(hit.path, place, reason.into()));
+        } else {
+            self.path.clear();
+            self.path.extend_from_slice(hit.path);
+            self.candidate(place)?;
         }
         Continue(())
     }

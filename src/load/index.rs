@@ -4,6 +4,7 @@
 //! only chooses whom to ask; the object itself decides, by names and versions, as ever.
 
 use super::scope::Provider;
+use crate::sys;
 
 /// Exports of one scope: the widest real one has some hundreds of thousands.
 const EXPORTS_MAX: usize = 1 << 24;
@@ -38,6 +39,7 @@ impl Index {
         }
         let size = (exports * 3 / 2).next_power_of_two().max(2);
         let mut index = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros() };
+        sys::populate(&mut index.slots);
         for (rank, provider) in order.iter().enumerate() {
             let entries = providers[*provider].symbols.hashes()?;
             for hash in entries {

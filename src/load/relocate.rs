@@ -386,9 +386,15 @@ pub(crate) fn check_versions<'p>(
     symbols: &Symbols,
     provider_named: impl Fn(&[u8]) -> Option<Provider<'p>>,
 ) -> Result<(), ErrorKind> {
+    // Versions of one object stand together.
+    let mut last: Option<(u32, Option<Provider<'p>>)> = None;
     for need in &symbols.versions.requirements {
         let (Some(file), Some(name)) = (symbols.string(need.file), symbols.string(need.version.name)) else { continue };
-        let provider = provider_named(file);
+        let provider = match last {
+            Some((same, provider)) if same == need.file => provider,
+            _ => provider_named(file),
+        };
+        last = Some((need.file, provider));
         let satisfied = match &provider {
             // Old libraries have no versions at all; every definition of theirs serves.
             Some(provider) => {

@@ -1,5 +1,6 @@
 //! A loaded object: published, seen by every later load, gone when nothing uses it any more.
 
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -76,6 +77,17 @@ impl PartialEq for Object {
             (Self::Host(a), Self::Host(b)) => Arc::ptr_eq(a, b),
             (Self::Module(a), Self::Module(b)) => a.id == b.id,
             _ => false,
+        }
+    }
+}
+
+impl Eq for Object {}
+
+impl Hash for Object {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Host(object) => Arc::as_ptr(object).hash(state),
+            Self::Module(module) => module.id.hash(state),
         }
     }
 }

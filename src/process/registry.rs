@@ -189,10 +189,12 @@ pub(crate) fn make_global(objects: impl IntoIterator<Item = Object>) {
 
 /// Says that the constructors of a module have run.
 pub(crate) fn initialised(module: &Module) {
-    if let Some(entry) = edit(&mut lock()).entry_mut(module.id) {
+    let mut guard = lock();
+    let state = edit(&mut guard);
+    if let Some(entry) = state.entry_mut(module.id) {
         entry.phase = Phase::Ready;
     }
-    CHANGED.notify_all();
+    state.tell_waiting();
 }
 
 /// Waits until other threads have initialised `modules`.
@@ -283,7 +285,7 @@ fn unload(unused: Vec<Arc<Module>>) {
     }
     // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
     drop(unused);
-    CHANGED.notify_all();
+    lock().get_or_insert_default().tell_waiting();
 }
 
 /// Runs the destructors of everything that is still loaded, at the process's exit.
@@ -434,6 +436,13 @@ impl State {
             }
         }
         reasons
+    }
+
+    /// Wakes the threads that wait for a change, if there are any: to ask the kernel costs as much as a look-up of ten.
+    fn tell_waiting(&self) {
+        if !self.waiting.is_empty() {
+            CHANGED.notify_all();
+        }
     }
 
     fn waits_for(&self, from: Thread, whom: Thread) -> bool {

@@ -1,5 +1,6 @@
 //! One look at the process: the host's objects and our modules at one moment, for one open to decide by.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::host::{Host, is_part_of_libc};
@@ -31,12 +32,14 @@ impl Look {
     }
 
     /// `object` and all it needs, breadth first.
+    #[allow(clippy::mutable_key_type)] // an object is hashed by which one it is, not by what is in it
     pub(crate) fn closure(&self, object: &Object) -> Vec<Object> {
         let mut closure = vec![object.clone()];
+        let mut seen = HashSet::from([object.clone()]);
         let mut next = 0;
         while next < closure.len() {
             for need in self.needed(&closure[next]) {
-                if !closure.contains(&need) {
+                if seen.insert(need.clone()) {
                     closure.push(need);
                 }
             }

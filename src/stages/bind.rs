@@ -11,7 +11,7 @@ use crate::file::symbols::Wanted;
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
 use crate::load::relocate::{self as relocation, Outcome, Unit};
-use crate::load::scope::{Definition, Imports, Provider, Providers, Rules};
+use crate::load::scope::{Definition, Imports, Providers, Rules};
 use crate::loader::Wishes;
 use crate::process::host::Pin;
 use crate::process::imports;
@@ -38,7 +38,7 @@ pub(crate) struct Scope {
 
 /// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
 /// gone meanwhile.
-pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes) -> Option<Scope> {
+pub(crate) fn scope(group: &Group<Object, Box<Mapped>>, look: &Look, wishes: &Wishes) -> Option<Scope> {
     let global = look.global_scope();
     let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
         Slot::New(_) => Some(Source::Member(index)),
@@ -61,7 +61,7 @@ pub(crate) fn scope(group: &Group<Object, Mapped>, look: &Look, wishes: &Wishes)
 
 /// A group whose plain words are all written, and what it is bound to.
 pub(crate) struct Bound {
-    pub(super) group: Group<Object, (Mapped, Outcome)>,
+    pub(super) group: Group<Object, (Box<Mapped>, Outcome)>,
     pub(super) scope: Scope,
     /// Unique symbols that it is the first to use.
     pub(super) unique: HashMap<Box<[u8]>, Definition>,
@@ -69,7 +69,7 @@ pub(crate) struct Bound {
 
 /// Writes every word of the group that can be computed without running anything.
 pub(crate) fn relocate(
-    group: Group<Object, Mapped>,
+    group: Group<Object, Box<Mapped>>,
     scope: Scope,
     look: &Look,
     help: &HostHelp,
@@ -79,16 +79,26 @@ pub(crate) fn relocate(
         Slot::New(mapped) => Some(mapped),
         Slot::Known(_) => None,
     };
-    let number_of = |index: usize| {
-        sources.iter().position(|source| matches!(source, Source::Member(member) if *member == index)).unwrap_or(0)
-    };
+    let mut numbers = vec![0; group.members.len()];
+    for (number, source) in sources.iter().enumerate() {
+        if let Source::Member(index) = source {
+            numbers[*index] = number;
+        }
+    }
+    // What names in DT_VERNEED mean: where two members go by one name, the first.
+    let mut newcomers: HashMap<&[u8], usize> = HashMap::new();
+    for (index, mapped) in group.new_members() {
+        for name in mapped.new.names.iter().map(|name| &**name).chain(mapped.new.image.soname()) {
+            newcomers.entry(name).or_insert(numbers[index]);
+        }
+    }
     let settled = |name: &[u8]| look.state.unique.get(name).map(|(addr, symbol, _)| (*addr, *symbol));
     let elsewhere = |wanted: &Wanted<'_>| help.definition(wanted);
     let mut all = Vec::with_capacity(sources.len());
     for source in sources {
         let provider = match source {
             Source::Object(object) => object.provider().ok_or_else(|| object.path()),
-            Source::Member(index) => member(*index).map(Mapped::provider).ok_or(Path::new("")),
+            Source::Member(index) => member(*index).map(|mapped| mapped.provider()).ok_or(Path::new("")),
         };
         let unreadable = |path: &Path| {
             Error::new(path, ErrorKind::malformed("DT_SYMTAB", At::Object, "tables that can be read in memory", "none"))
@@ -102,17 +112,22 @@ pub(crate) fn relocate(
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
-        let own = number_of(index);
         let image = &mapped.new.image;
         let symbolic = image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
         let unit = Unit {
-            provider: own,
+            provider: numbers[index],
             mapping: &mapped.mapping,
             symbols: &mapped.symbols,
             relocations: &mapped.relocations,
             symbolic,
         };
-        let named = |name: &[u8]| named(name, &group, look, &providers, sources);
+        let named = |name: &[u8]| {
+            let known = || {
+                let known = look.by_name(name)?;
+                sources.iter().position(|source| matches!(source, Source::Object(object) if *object == known))
+            };
+            providers.get(newcomers.get(name).copied().or_else(known)?)
+        };
         let outcome = relocation::check_versions(&mapped.symbols, named).and_then(|()| {
             let text = image.has_text_relocations();
             if text {
@@ -132,7 +147,7 @@ pub(crate) fn relocate(
 }
 
 /// The numbers of the providers with the whole group before the rest of the global scope.
-fn local_first(group: &Group<Object, Mapped>, sources: &[Source], global: usize) -> Vec<usize> {
+fn local_first(group: &Group<Object, Box<Mapped>>, sources: &[Source], global: usize) -> Vec<usize> {
     let mut order = Vec::with_capacity(sources.len());
     for (index, member) in group.members.iter().enumerate() {
         let number = sources.iter().position(|source| match (source, member) {
@@ -145,25 +160,4 @@ fn local_first(group: &Group<Object, Mapped>, sources: &[Source], global: usize)
     let rest: Vec<usize> = (0..global).filter(|number| !order.contains(number)).collect();
     order.extend(rest);
     order
-}
-
-/// The provider that a name in `DT_VERNEED` means.
-fn named<'p>(
-    name: &[u8],
-    group: &Group<Object, Mapped>,
-    look: &Look,
-    providers: &Providers<'p>,
-    sources: &[Source],
-) -> Option<Provider<'p>> {
-    let member = group.new_members().find(|(_, mapped)| {
-        mapped.new.names.iter().any(|own| **own == *name) || mapped.new.image.soname() == Some(name)
-    });
-    let number = match member {
-        Some((index, _)) => sources.iter().position(|source| matches!(source, Source::Member(own) if *own == index)),
-        None => {
-            let known = look.by_name(name)?;
-            sources.iter().position(|source| matches!(source, Source::Object(object) if *object == known))
-        }
-    };
-    providers.get(number?)
 }

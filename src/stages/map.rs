@@ -32,7 +32,7 @@ impl Mapped {
 }
 
 /// Maps every new member, and reads its tables where they now are.
-pub(crate) fn map(group: Planned) -> Result<Group<Object, Mapped>, Error> {
+pub(crate) fn map(group: Planned) -> Result<Group<Object, Box<Mapped>>, Error> {
     let identities: Vec<_> = group.new_members().map(|(_, (new, _))| new.image.identity()).collect();
     registry::wait_until_gone(&identities);
     group.advance(|_, (mut new, plan)| {
@@ -47,7 +47,7 @@ pub(crate) fn map(group: Planned) -> Result<Group<Object, Mapped>, Error> {
         })();
         match mapped {
             Ok((mapping, symbols, relocations, frames)) => {
-                Ok(Mapped { new, mapping, symbols, relocations, frames, storage: None })
+                Ok(Box::new(Mapped { new, mapping, symbols, relocations, frames, storage: None }))
             }
             Err(kind) => Err(Error::new(new.image.path(), kind)),
         }

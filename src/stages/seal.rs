@@ -21,7 +21,7 @@ use crate::process::{hooks, host};
 pub(super) struct Sealed {
     /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
     pub(super) frames: Option<Frames>,
-    pub(super) mapped: Mapped,
+    pub(super) mapped: Box<Mapped>,
     pub(super) bound_to: Vec<bool>,
     pub(super) constructors: Vec<Code>,
     pub(super) destructors: Vec<Code>,
@@ -64,7 +64,7 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
     Ok(SealedGroup { group, scope, unique })
 }
 
-type Relocated = Group<Object, (Mapped, Outcome)>;
+type Relocated = Group<Object, (Box<Mapped>, Outcome)>;
 
 /// Whether `addr` is code of provider number `provider`.
 fn is_code(group: &Relocated, scope: &Scope, provider: usize, addr: Addr) -> bool {
