@@ -3,13 +3,14 @@
 //! Nothing else is decided here.
 
 use std::ffi::OsStr;
+use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::addr::Bias;
 use crate::error::{Error, ErrorKind};
-use crate::find::graph;
+use crate::find::graph::{self, OpenedBefore};
 use crate::load::scope::Imports;
 use crate::process::host::Pin;
 use crate::process::module::Object;
@@ -56,17 +57,19 @@ pub(crate) struct Opened {
 /// Opens `name`: finds it and what it needs, and loads what is not there yet.
 pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
+    let mut opened = OpenedBefore::new();
     for _ in 0..ATTEMPTS_MAX {
         let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now();
-            let graph = stages::discover(name, wishes, &look);
+            let graph = stages::discover(name, wishes, &look, mem::take(&mut opened));
             (look, graph)
         });
         let graph = graph?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
             help.bring(&graph.for_host)?;
+            opened = graph.into_opened();
             continue;
         }
         let group = match stages::admit(graph, wishes)? {
@@ -118,7 +121,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error> {
     let (look, graph) = hooks::undisturbed(|| {
         let look = Look::now();
-        let graph = stages::discover(name, wishes, &look);
+        let graph = stages::discover(name, wishes, &look, OpenedBefore::new());
         (look, graph)
     });
     let graph = graph?;

@@ -279,7 +279,7 @@ fn load(path: &Path) -> Loaded {
         Err(_) => return (None, Err("cannot be opened")),
     };
     let Ok(meta) = file.metadata() else { return (None, Err("cannot be examined")) };
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(meta.len().min(SIZE_LIMIT) as usize + 1);
     let cache = if meta.len() > SIZE_LIMIT {
         Err("larger than any cache")
     } else if file.take(SIZE_LIMIT).read_to_end(&mut bytes).is_err() {

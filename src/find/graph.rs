@@ -1,6 +1,7 @@
 //! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::Hash;
@@ -92,14 +93,34 @@ pub(crate) struct Request<'a> {
     pub(crate) program: &'a Asker<'a>,
 }
 
-/// Finds `request` and everything it needs. Opens files, changes nothing.
-pub(crate) fn discover<W: World>(request: &Request<'_>, search: &Search, world: &W) -> Result<Graph<W::Object>, Error> {
+/// Files that an attempt before this one has opened, by the paths under which they were found.
+pub(crate) type OpenedBefore = HashMap<PathBuf, Image>;
+
+impl<O> Graph<O> {
+    /// The files it has opened, for another attempt.
+    pub(crate) fn into_opened(self) -> OpenedBefore {
+        let new = self.members.into_iter().filter_map(|member| match member.object {
+            Object::New(new) => Some(new.image),
+            Object::Known(_) => None,
+        });
+        new.map(|image| (image.path().to_owned(), image)).collect()
+    }
+}
+
+/// Finds `request` and everything it needs. Opens files, unless they are among `opened`; changes nothing.
+pub(crate) fn discover<W: World>(
+    request: &Request<'_>,
+    search: &Search,
+    world: &W,
+    opened: OpenedBefore,
+) -> Result<Graph<W::Object>, Error> {
     search.refresh();
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), for_host: Vec::new() },
         by_name: HashMap::new(),
         by_identity: HashMap::new(),
         known: HashMap::new(),
+        opened: RefCell::new(opened),
         request,
         search,
         world,
@@ -120,6 +141,7 @@ struct Discovery<'a, W: World> {
     by_name: HashMap<Box<[u8]>, usize>,
     by_identity: HashMap<Identity, usize>,
     known: HashMap<W::Object, usize>,
+    opened: RefCell<OpenedBefore>,
     request: &'a Request<'a>,
     search: &'a Search,
     world: &'a W,
@@ -274,6 +296,16 @@ impl<W: World> Discovery<'_, W> {
     }
 
     fn probe(&self, path: &Path) -> Result<Opened<W::Object>, Refusal> {
+        if let Some(image) = self.opened.borrow_mut().remove(path) {
+            // What it is was found out; whether it is there by now, or joins by another path, was not.
+            return Ok(match self.by_identity.get(&image.identity()) {
+                Some(index) => Opened::Member(*index),
+                None => match self.world.by_identity(image.identity()) {
+                    Some(object) => Opened::Known(object),
+                    None => Opened::New(Box::new(image)),
+                },
+            });
+        }
         let file = RegularFile::open(path).map_err(|kind| match kind {
             ErrorKind::Open { .. } => Refusal::Passing(kind),
             kind => Refusal::Final(kind),

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
-use crate::find::graph::{self, Graph, New, Request};
+use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
 use crate::find::{Asker, Search};
 use crate::load::group::{Group, Slot};
 use crate::load::plan::Plan;
@@ -17,8 +17,13 @@ use crate::process::world::Look;
 use crate::process::{hooks, registry};
 use crate::sys;
 
-/// Finds the object that is asked for and all it needs.
-pub(crate) fn discover(name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Graph<Object>, Error> {
+/// Finds the object that is asked for and all it needs, among the files of the attempt before first.
+pub(crate) fn discover(
+    name: &OsStr,
+    wishes: &Wishes,
+    look: &Look,
+    opened: OpenedBefore,
+) -> Result<Graph<Object>, Error> {
     static SEARCH: OnceLock<Search> = OnceLock::new();
     let search = SEARCH.get_or_init(|| {
         let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(std::ffi::CStr::to_bytes);
@@ -56,6 +61,7 @@ pub(crate) fn discover(name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Gra
         &Request { name, search_dirs: &wishes.search_dirs, caller: &caller, program: &program_asker },
         search,
         look,
+        opened,
     )
 }
 
