@@ -293,16 +293,11 @@ pub(crate) fn finish_all() {
     let me = hooks::this_thread();
     loop {
         // A destructor may load something: until nothing is left.
-        let ready: Vec<Arc<Module>> = {
-            let mut guard = lock();
-            let ready = edit(&mut guard).entries.iter_mut().filter(|entry| entry.phase == Phase::Ready);
-            ready
-                .map(|entry| {
-                    entry.phase = Phase::Finishing(me);
-                    Arc::clone(&entry.module)
-                })
-                .collect()
-        };
+        let mut ready = Vec::new();
+        for entry in edit(&mut lock()).entries.iter_mut().filter(|entry| entry.phase == Phase::Ready) {
+            entry.phase = Phase::Finishing(me);
+            ready.push(Arc::clone(&entry.module));
+        }
         if ready.is_empty() {
             return;
         }
