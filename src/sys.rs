@@ -89,6 +89,13 @@ impl RegularFile {
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ErrorKind> {
         let rest = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; len.min(rest)];
+        let read = self.read_into(offset, &mut bytes)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Fills `bytes` from `offset` on, or as much of it as the file has; answers how much.
+    pub(crate) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
         let mut done = 0;
         while done < bytes.len() {
             let at = offset.checked_add(done as u64).and_then(|at| libc::off_t::try_from(at).ok());
@@ -100,9 +107,11 @@ impl RegularFile {
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(ErrorKind::System { call: "pread", errno: errno as i32 }),
             }
+            if done as u64 + offset >= self.size {
+                break;
+            }
         }
-        bytes.truncate(done);
-        Ok(bytes)
+        Ok(done)
     }
 
     /// Shows the file, read-only, in the first of `len` bytes of address space.

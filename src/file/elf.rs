@@ -9,7 +9,7 @@ use goblin::elf::program_header::ProgramHeader as Raw;
 use goblin::elf::section_header::SectionHeader;
 pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, program_header as segment_type};
 
-use super::view::{ByteOrder, Class};
+use super::view::{ByteOrder, Class, View};
 use crate::addr::{FileOffset, Protection, Vaddr};
 use crate::error::{At, ErrorKind, Escaped};
 
@@ -179,12 +179,17 @@ impl Header {
         (self.sections.0 != 0 && len > 0).then_some((self.sections.0, len))
     }
 
-    /// The size of the section at `vaddr`, if `table`, the section header table, is whole and says so.
-    pub(crate) fn section_size(&self, table: &[u8], vaddr: Vaddr) -> Option<u64> {
-        let sections = SectionHeader::parse_from(table, 0, self.section_count.into(), context(self.class, self.order));
+    /// The size of the section at `vaddr`, if `table`, the section header table, says so.
+    pub(crate) fn section_size(&self, table: &View, vaddr: Vaddr) -> Option<u64> {
+        // Looked through as it stands: to have every section as a value costs more than loading a small library may.
+        let (at, size) = if self.class == Class::Elf64 { (16, 32) } else { (12, 20) };
+        let entry = SectionHeader::size(context(self.class, self.order)) as u64;
         // Empty sections may stand at the same address.
-        let sections = sections.ok()?;
-        sections.iter().find(|section| section.sh_addr == vaddr.0 && section.sh_size > 0).map(|section| section.sh_size)
+        let sized = |start: u64| {
+            let size = table.word(start + size).filter(|size| *size > 0);
+            size.filter(|_| table.word(start + at) == Some(vaddr.0))
+        };
+        (0..table.len() / entry).find_map(|index| sized(index * entry))
     }
 }
 

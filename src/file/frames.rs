@@ -7,6 +7,9 @@ use crate::addr::Vaddr;
 /// `DW_EH_PE_pcrel | DW_EH_PE_sdata4`: how every linker encodes the pointer to `.eh_frame` (LSB core, "`.eh_frame_hdr`").
 const PC_RELATIVE_4: u8 = 0x1b;
 
+/// Bytes of records up to which it is quicker to follow them than to ask the section headers.
+const FEW: u64 = 16 << 10;
+
 /// The address of `.eh_frame`, if it is sure to end with a terminator.
 ///
 /// Its size stands in no program header. The section headers tell it where they have not been stripped; otherwise the
@@ -21,7 +24,9 @@ pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let distance = i64::from(header.u32(4)? as i32);
     let start = Vaddr(index.vaddr.0.wrapping_add(4).wrapping_add_signed(distance));
     let records = source.table(start, None)?;
-    if let Some(size) = image.section_size(start) {
+    if records.len() > FEW
+        && let Some(size) = image.section_size(start)
+    {
         // Out of the file: its page is not wanted in memory until something is thrown.
         let last = image.bytes_at(start.checked_add(size.checked_sub(4).filter(|last| *last < records.len())?)?, 4)?;
         return (last == [0; 4]).then_some(start);

@@ -133,24 +133,30 @@ impl Table {
         else {
             return Err(bad("tables inside its segment", bucket_count.into()));
         };
-        for bucket in buckets.bytes().chunks_exact(4) {
-            let number = bucket.try_into().map_or(0, |bytes| match buckets.order {
-                ByteOrder::Little => u32::from_le_bytes(bytes),
-                ByteOrder::Big => u32::from_be_bytes(bytes),
-            });
+        let mut highest = 0;
+        for bucket in buckets.bytes().as_chunks::<4>().0 {
+            let number = match buckets.order {
+                ByteOrder::Little => u32::from_le_bytes(*bucket),
+                ByteOrder::Big => u32::from_be_bytes(*bucket),
+            };
             if number != 0 && (number < first || u64::from(number - first) * 4 >= chain.len()) {
                 return Err(bad("a bucket that leads into the chains", number.into()));
             }
+            highest = highest.max(number);
         }
-        let bloom_mask = bloom_count - 1;
-        let mut read = Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, bucket_count, first, chain };
-        // Cut the chains where the last one ends: no walk can then leave the symbols.
-        let count = read.count();
-        if let Self::Gnu { chain, first, .. } = &mut read {
-            let len = u64::from(count.saturating_sub(*first)) * 4;
-            *chain = chain.slice(0..len).unwrap_or_else(|| chain.clone());
+        // The highest bucket starts the last chain. Cut the chains where it ends: no walk can then leave the symbols.
+        let mut len = 0;
+        if highest >= first {
+            len = u64::from(highest - first) * 4;
+            while let Some(hash) = chain.u32(len) {
+                len += 4;
+                if hash & 1 == 1 {
+                    break;
+                }
+            }
         }
-        Ok(read)
+        let chain = chain.slice(0..len).unwrap_or(chain);
+        Ok(Self::Gnu { bloom, bloom_mask: bloom_count - 1, bloom_shift, buckets, bucket_count, first, chain })
     }
 
     fn read_sysv(at: u64, source: &impl Source) -> Result<Self, ErrorKind> {
@@ -174,21 +180,7 @@ impl Table {
     /// How many symbols the table knows of, the undefined ones before them included.
     pub(crate) fn count(&self) -> u32 {
         match self {
-            Self::Gnu { buckets, bucket_count, first, chain, .. } => {
-                // The highest bucket starts the last chain; its end is the last symbol.
-                let highest = (0..*bucket_count).filter_map(|b| buckets.u32(u64::from(b) * 4)).max().unwrap_or(0);
-                if highest < *first {
-                    return *first;
-                }
-                let mut index = highest;
-                while let Some(hash) = chain.u32(u64::from(index - first) * 4) {
-                    index += 1;
-                    if hash & 1 == 1 {
-                        break;
-                    }
-                }
-                index
-            }
+            Self::Gnu { first, chain, .. } => first.saturating_add((chain.len() / 4) as u32),
             Self::Sysv { count, .. } => *count,
             Self::None => 0,
         }

@@ -63,12 +63,14 @@ impl Image {
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
     /// be, so that nothing has to be mapped or faulted in twice.
     pub(crate) fn read_in_place(path: PathBuf, file: RegularFile) -> Result<Self, ErrorKind> {
-        let head = file.read(0, HEAD)?;
-        let header = Header::read_start(&head, file.size)?;
+        let mut head = [0; HEAD];
+        let len = file.read_into(0, &mut head)?;
+        let head = &head[..len];
+        let header = Header::read_start(head, file.size)?;
         if header.headers_end() > head.len() as u64 {
             return Self::read(path, file);
         }
-        let program_headers = header.program_headers(&head)?;
+        let program_headers = header.program_headers(head)?;
         let headers = Headers::check(&program_headers, file.size)?;
         let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
         // Of the dynamic section's page the file's content is wanted just this once.
@@ -336,7 +338,8 @@ impl Image {
     /// may have been stripped, or be wrong.
     pub(super) fn section_size(&self, vaddr: Vaddr) -> Option<u64> {
         let (at, len) = self.header.section_table()?;
-        self.header.section_size(&self.file.read(at, len).ok()?, vaddr)
+        let table = self.file.read(at, len).ok()?;
+        self.header.section_size(&View::new(table.into(), self.header.class, self.header.order), vaddr)
     }
 
     /// `len` bytes at `vaddr`, read from the file without mapping it.
