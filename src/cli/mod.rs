@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand, and how the command ends.
 
+mod bench;
 #[allow(unsafe_code)] // calls functions by the types that were typed
 mod call;
 mod children;
@@ -47,6 +48,7 @@ enum Command {
     Ldd(Box<ldd::Args>),
     Why(ldd::why::Args),
     Compare(compare::Args),
+    Bench(bench::Args),
     Exec(exec::Args),
     Forecast(forecast::Args),
     Share(share::Args),
@@ -131,6 +133,7 @@ fn run(command: Command) -> Outcome {
         Command::Ldd(args) => ldd::run(&args, &mut out),
         Command::Why(args) => ldd::why::run(&args, &mut out),
         Command::Compare(args) => compare::run(&args, &mut out),
+        Command::Bench(args) => bench::run(&args, &mut out),
         Command::Exec(args) => exec::run(&args),
         Command::Forecast(args) => forecast::run(&args, &mut out),
         Command::Share(args) => share::run(&args, &mut out),

@@ -1,0 +1,169 @@
+//! What one process measures: it opens one library by one loader, once, and says what that took.
+
+use std::ffi::{CStr, CString, OsStr};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use serde_json::{Value, json};
+
+use crate::cli::{Outcome, print};
+
+/// What the answer begins with.
+pub(super) const ANSWER: &str = r#"{"command":"bench worker""#;
+
+/// Closed before and after the open, for who counts the system calls between: no descriptor has such a number.
+pub(super) const MARK: i32 = -0x50_10ad;
+
+/// Whose work is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Loader {
+    /// The C library's dlopen, with RTLD_NOW
+    Dlopen,
+    /// The C library's dlopen, with RTLD_LAZY
+    DlopenLazy,
+    /// The loader of this command
+    Soload,
+}
+
+/// What a worker is told.
+#[derive(clap::Args)]
+pub(super) struct Job {
+    /// What this process measures
+    #[arg(long, hide = true, value_enum)]
+    worker: Option<Loader>,
+    /// Opened before the clock, by the same loader
+    #[arg(long, hide = true)]
+    before: Vec<PathBuf>,
+    /// Look at the private pages
+    #[arg(long, hide = true)]
+    look: bool,
+    /// Mark the beginning and the end for who counts system calls
+    #[arg(long, hide = true)]
+    mark: bool,
+}
+
+impl Loader {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Dlopen => "dlopen",
+            Self::DlopenLazy => "dlopen-lazy",
+            Self::Soload => "soload",
+        }
+    }
+}
+
+/// A loader that opens libraries one after the other and keeps them all. How long each stage took, if it says so.
+type Open = Box<dyn FnMut(&OsStr) -> Result<Vec<(&'static str, Duration)>, String>>;
+
+impl Job {
+    /// The loader to measure, if this process is a worker.
+    pub(super) fn loader(&self) -> Option<Loader> {
+        self.worker
+    }
+
+    /// Opens, measures, says so, and ends the process: no destructor runs.
+    pub(super) fn run(&self, loader: Loader, library: &OsStr, out: &mut impl Write) -> Outcome {
+        let answer = self.measure(opener(loader), library);
+        let document = match &answer {
+            Ok(sample) => sample.clone(),
+            Err(reason) => json!({"command": "bench worker", "error": reason}),
+        };
+        print::write_json(out, &document)?;
+        out.flush()?;
+        // SAFETY: ends the process; what it has printed is written.
+        unsafe { libc::_exit(0) }
+    }
+
+    fn measure(&self, mut open: Open, library: &OsStr) -> Result<Value, String> {
+        for path in &self.before {
+            open(path.as_os_str())?;
+        }
+        let mut pages = self.look.then(|| [private_bytes(), private_bytes()][1]);
+        let faults = faults();
+        self.mark();
+        let begun = Instant::now();
+        let stages = open(library)?;
+        let time = begun.elapsed();
+        self.mark();
+        let faults = self::faults() - faults;
+        if let Some(before) = &mut pages {
+            *before = before.and_then(|before| Some(private_bytes()?.saturating_sub(before)));
+        }
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let stages: Vec<_> = stages.iter().map(|(stage, time)| json!([stage, nanoseconds(*time)])).collect();
+        Ok(json!({
+            "command": "bench worker",
+            "nanoseconds": nanoseconds(time),
+            "faults": faults,
+            "private_bytes": pages.flatten(),
+            "stages": stages,
+        }))
+    }
+
+    fn mark(&self) {
+        if self.mark {
+            // SAFETY: no descriptor has that number, so that nothing happens.
+            unsafe { libc::close(MARK) };
+        }
+    }
+}
+
+fn opener(loader: Loader) -> Open {
+    match loader {
+        Loader::Soload => Box::new(|name| {
+            // SAFETY: whoever names a library on the command line vouches for its code.
+            let library = unsafe { soload::Library::new(name) }.map_err(|error| error.to_string())?;
+            let stages = library.stages().to_vec();
+            std::mem::forget(library);
+            Ok(stages)
+        }),
+        Loader::Dlopen => by_dlopen(libc::RTLD_NOW),
+        Loader::DlopenLazy => by_dlopen(libc::RTLD_LAZY),
+    }
+}
+
+fn by_dlopen(mode: i32) -> Open {
+    Box::new(move |name| {
+        let name = CString::new(name.as_bytes()).map_err(|_| "the name has a NUL byte".to_owned())?;
+        // SAFETY: a C string; whoever names a library on the command line vouches for its code.
+        if !unsafe { libc::dlopen(name.as_ptr(), mode) }.is_null() {
+            return Ok(Vec::new());
+        }
+        // SAFETY: after a failure there is a message, a C string that stays until this thread's next call.
+        Err(unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned())
+    })
+}
+
+/// Page faults of this process that needed no reading from a disk.
+fn faults() -> i64 {
+    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.minor_page_faults())
+}
+
+/// Memory of this process that no file is behind: pages that have been written, of files too.
+fn private_bytes() -> Option<u64> {
+    let mut text = [0; 4096];
+    let mut file = File::open("/proc/self/smaps_rollup").ok()?;
+    let len = file.read(&mut text).ok()?;
+    let line = str::from_utf8(&text[..len]).ok()?.lines().find_map(|line| line.strip_prefix("Anonymous:"))?;
+    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+/// What a worker does besides taking the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    Look,
+    Mark,
+}
+
+impl How {
+    pub(super) fn flag(self) -> &'static str {
+        match self {
+            Self::Look => "--look",
+            Self::Mark => "--mark",
+        }
+    }
+}
