@@ -16,13 +16,12 @@ use crate::export::{Export, exports};
 use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
 use crate::find::Rule;
-use crate::load::call::Code;
 use crate::loader::{self, Opened, Wishes};
 use crate::process::hooks;
-use crate::process::host::thread_local_address;
 use crate::process::module::Object;
 use crate::process::reason::Reason;
 use crate::process::registry;
+use crate::process::scope;
 use crate::process::world::Look;
 use crate::symbol::{AsSymbolName, OwnedSymbol, Symbol};
 
@@ -225,7 +224,7 @@ impl Library {
     /// `T` must be the type the symbol has. The symbol must not be used after the library is closed, as far as the
     /// lifetime does not see to that (function pointers copied out of it).
     pub unsafe fn get<'lib, T>(&'lib self, symbol: impl AsSymbolName) -> Result<Symbol<'lib, T>, Error> {
-        let pointer = self.find::<T>(symbol.name(), None)?;
+        let pointer = self.pointer::<T>(symbol.name(), None)?;
         Ok(Symbol::at(pointer))
     }
 
@@ -251,7 +250,7 @@ impl Library {
         symbol: impl AsSymbolName,
         version: impl AsSymbolName,
     ) -> Result<Symbol<'lib, T>, Error> {
-        let pointer = self.find::<T>(symbol.name(), Some(version.name()))?;
+        let pointer = self.pointer::<T>(symbol.name(), Some(version.name()))?;
         Ok(Symbol::at(pointer))
     }
 
@@ -275,48 +274,64 @@ impl Library {
     /// # Safety
     /// As for [`Library::get`].
     pub unsafe fn get_owned<T>(self: &Arc<Self>, symbol: impl AsSymbolName) -> Result<OwnedSymbol<T>, Error> {
-        let pointer = self.find::<T>(symbol.name(), None)?;
+        let pointer = self.pointer::<T>(symbol.name(), None)?;
         Ok(OwnedSymbol::at(pointer, Arc::clone(self)))
     }
 
-    fn find<T>(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
-        let error = |kind| Error::new(self.path(), kind);
-        if size_of::<T>() != size_of::<*mut c_void>() {
-            return Err(error(ErrorKind::WrongSize { found: size_of::<T>() }));
+    /// As [`Library::get`], where it is no error that there is no such symbol: what a plugin may have or not.
+    ///
+    /// A symbol that is missing takes no more time than one that is there. That `T` has the size of a pointer is checked
+    /// when the program is compiled.
+    ///
+    /// ```
+    /// // SAFETY: `cos` has that type.
+    /// unsafe {
+    ///     let library = soload::Library::new("libm.so.6")?;
+    ///     let cos = library.find::<extern "C" fn(f64) -> f64>(b"cos").unwrap();
+    ///     assert_eq!(cos(0.0), 1.0);
+    ///     assert!(library.find::<extern "C" fn(f64) -> f64>(b"cosine").is_none());
+    /// }
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Safety
+    /// As for [`Library::get`].
+    pub unsafe fn find<'lib, T>(&'lib self, symbol: impl AsSymbolName) -> Option<Symbol<'lib, T>> {
+        const { assert!(size_of::<T>() == size_of::<*mut c_void>(), "a symbol is a pointer") };
+        let wanted = Wanted::by_name(plain(symbol.name()), None)?;
+        Some(Symbol::at(self.address(&wanted)?.0 as *mut c_void))
+    }
+
+    fn pointer<T>(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
+        match size_of::<T>() == size_of::<*mut c_void>() {
+            true => self.pointer_to(plain(name), version.map(plain)),
+            false => Err(Error::new(self.path(), ErrorKind::WrongSize { found: size_of::<T>() })),
         }
-        // A NUL at the end is what libloading's users write; one elsewhere is in no symbol's name.
-        let plain = |name: &'_ [u8]| name.strip_suffix(&[0]).map_or(name.to_vec(), <[u8]>::to_vec);
-        let (name, version) = (plain(name), version.map(plain));
-        if name.contains(&0) || version.as_ref().is_some_and(|version| version.contains(&0)) {
-            return Err(error(ErrorKind::NulInName));
+    }
+
+    fn pointer_to(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
+        let asked = version.map(|version| WantedVersion { name: version, hash: hash::sysv(version), exact: true });
+        let wanted = Wanted::by_name(name, asked).filter(|_| version.is_none_or(|version| !version.contains(&0)));
+        let Some(wanted) = wanted else { return Err(Error::new(self.path(), ErrorKind::NulInName)) };
+        match self.address(&wanted) {
+            Some(addr) => Ok(addr.0 as *mut c_void),
+            None => Err(self.missing(name, version)),
         }
-        let asked =
-            version.as_deref().map(|version| WantedVersion { name: version, hash: hash::sysv(version), exact: true });
-        let wanted = Wanted::by_name(&name, asked);
-        let found = match &self.opened {
-            Some(opened) => opened.scope.iter().find_map(|object| address(object, &wanted)),
-            None => {
-                let look = hooks::undisturbed(Look::now);
-                let mut global = look.global_scope();
-                // What the host may unload is held while it is asked; what has gone is not asked.
-                let mut pins = Vec::new();
-                global.retain(|object| match object {
-                    Object::Host(host) => host.pin().map(|pin| pins.push(pin)).is_ok(),
-                    Object::Module(_) => true,
-                });
-                hooks::undisturbed(|| {
-                    for object in &global {
-                        object.symbols();
-                    }
-                });
-                global.iter().find_map(|object| address(object, &wanted))
-            }
-        };
-        found.map(|addr| addr.0 as *mut c_void).ok_or_else(|| {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            let symbol = Undefined { name: text(&name), version: version.as_deref().map(text) };
-            error(ErrorKind::NoSuchSymbol { symbol })
-        })
+    }
+
+    #[cold]
+    fn missing(&self, name: &[u8], version: Option<&[u8]>) -> Error {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let symbol = Undefined { name: text(name), version: version.map(text) };
+        Error::new(self.path(), ErrorKind::NoSuchSymbol { symbol })
+    }
+
+    /// Where what is looked for is, in this process and thread.
+    fn address(&self, wanted: &Wanted<'_>) -> Option<Addr> {
+        match &self.opened {
+            Some(opened) => opened.scope.find(wanted),
+            None => global(wanted),
+        }
     }
 
     /// The symbols that the library itself defines for others.
@@ -431,27 +446,25 @@ impl fmt::Debug for Library {
     }
 }
 
-/// Where `object` has what is looked for, in this process and thread.
-pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
-    let provider = object.provider()?;
-    let (_, symbol) = provider.symbols.find(wanted)?;
-    if symbol.is_tls() {
-        return match object {
-            Object::Host(host) => Some(thread_local_address(host.tls_module, symbol.value)),
-            Object::Module(module) => module
-                .storage
-                .as_ref()
-                .map(|storage| thread_local_address(storage.module, symbol.value.wrapping_add(storage.shift))),
-        };
-    }
-    if symbol.is_unique()
-        && let Some((addr, ..)) = registry::state().unique.get(wanted.name)
-    {
-        return Some(*addr);
-    }
-    let addr = provider.address(&symbol);
-    if !symbol.is_ifunc() {
-        return Some(addr);
-    }
-    Code::at(addr, |addr| object.is_code(addr)).map(hooks::resolve)
+/// Where anything global has what is looked for.
+fn global(wanted: &Wanted<'_>) -> Option<Addr> {
+    let look = hooks::undisturbed(Look::now);
+    let mut global = look.global_scope();
+    // What the host may unload is held while it is asked; what has gone is not asked.
+    let mut pins = Vec::new();
+    global.retain(|object| match object {
+        Object::Host(host) => host.pin().map(|pin| pins.push(pin)).is_ok(),
+        Object::Module(_) => true,
+    });
+    hooks::undisturbed(|| {
+        for object in &global {
+            object.symbols();
+        }
+    });
+    global.iter().find_map(|object| scope::address(object, wanted))
+}
+
+/// A name without the NUL at its end that libloading's users write.
+fn plain(name: &[u8]) -> &[u8] {
+    name.strip_suffix(&[0]).unwrap_or(name)
 }

@@ -14,6 +14,7 @@ use crate::find::graph::{self, OpenedBefore};
 use crate::load::scope::Imports;
 use crate::process::host::Pin;
 use crate::process::module::Object;
+use crate::process::scope::Scope;
 use crate::process::world::Look;
 use crate::process::{hooks, registry};
 use crate::stages::{self, Admitted, HostHelp};
@@ -46,7 +47,7 @@ pub(crate) type Onlooker = Arc<dyn Fn(&Path, Bias) + Send + Sync>;
 pub(crate) struct Opened {
     pub(crate) object: Object,
     /// It and all it needs, breadth first.
-    pub(crate) scope: Vec<Object>,
+    pub(crate) scope: Scope,
     /// Keeps an object of the host loaded that was opened itself.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) pin: Option<Arc<Pin>>,
@@ -110,7 +111,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         registry::wait_until_initialised(&published.rests_on);
         published.modules.iter().for_each(|module| hooks::initialise(module));
         clock.stage("constructors");
-        let (object, scope) = (Object::Module(published.root), published.scope);
+        let (object, scope) = (Object::Module(published.root), Scope::new(published.scope));
         return Ok(Opened { object, scope, pin: None, stages: clock.stages });
     }
     let found = ATTEMPTS_MAX + 1;

@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::loader::Opened;
 use crate::process::hooks;
 use crate::process::module::{Module, Object};
+use crate::process::scope::Scope;
 
 /// What a handle stands for.
 struct Handle {
     module: Arc<Module>,
-    scope: Vec<Object>,
+    scope: Arc<Scope>,
     /// How often it was opened and not closed.
     count: usize,
 }
@@ -32,7 +33,7 @@ pub(super) fn of(opened: Opened) -> *mut c_void {
     hooks::undisturbed(|| {
         let mut handles = handles();
         let handle = handles.get_or_insert_default().entry(key);
-        handle.or_insert(Handle { module, scope: opened.scope, count: 0 }).count += 1;
+        handle.or_insert(Handle { module, scope: Arc::new(opened.scope), count: 0 }).count += 1;
     });
     key as *mut c_void
 }
@@ -53,8 +54,8 @@ pub(super) fn release(handle: *mut c_void) -> Option<Arc<Module>> {
 }
 
 /// The objects that a symbol of that handle is looked for in, if it is one of ours.
-pub(super) fn scope(handle: *mut c_void) -> Option<Vec<Object>> {
-    hooks::undisturbed(|| handles().as_ref()?.get(&(handle as usize)).map(|known| known.scope.clone()))
+pub(super) fn scope(handle: *mut c_void) -> Option<Arc<Scope>> {
+    hooks::undisturbed(|| handles().as_ref()?.get(&(handle as usize)).map(|known| Arc::clone(&known.scope)))
 }
 
 /// The module of that handle, if it is one of ours.

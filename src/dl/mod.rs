@@ -28,10 +28,10 @@ use crate::addr::Addr;
 use crate::error::ErrorKind;
 use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
-use crate::library::address;
 use crate::loader::{self, Wishes};
 use crate::process::module::Object;
 use crate::process::real::real;
+use crate::process::scope::address;
 use crate::process::world::Look;
 use crate::process::{hooks, imports, registry};
 
@@ -173,7 +173,7 @@ unsafe fn symbol(
     let (name_text, version_text) =
         unsafe { (CStr::from_ptr(name).to_bytes(), (!version.is_null()).then(|| CStr::from_ptr(version).to_bytes())) };
     let exact = |name| WantedVersion { name, hash: hash::sysv(name), exact: true };
-    let wanted = Wanted::by_name(name_text, version_text.map(exact));
+    let Some(wanted) = Wanted::by_name(name_text, version_text.map(exact)) else { return ptr::null_mut() };
     // SAFETY: the caller's own arguments, handed on.
     let of_host = |handle| unsafe {
         match version.is_null() {
@@ -182,7 +182,10 @@ unsafe fn symbol(
         }
     };
     let (scope, after) = if let Some(scope) = handles::scope(handle) {
-        (scope, None)
+        return match scope.find(&wanted) {
+            Some(found) => found.0 as *mut c_void,
+            None => missing(scope.first(), name_text, version_text),
+        };
     } else if handle == libc::RTLD_DEFAULT || handle == libc::RTLD_NEXT || handles::is_program(handle) {
         // A module asks for one of the functions that it would be bound to.
         if let Some(ours) = import(name_text).filter(|_| handle != libc::RTLD_NEXT && is_module(caller)) {
@@ -207,9 +210,14 @@ unsafe fn symbol(
     if handle == libc::RTLD_DEFAULT || handles::is_program(handle) {
         return of_host(handle);
     }
-    let version = version_text.map_or_else(String::new, |version| format!("@{}", String::from_utf8_lossy(version)));
-    let name = String::from_utf8_lossy(name_text);
-    let object = scope.first().map_or_else(String::new, |object| object.path().display().to_string());
+    missing(scope.first(), name_text, version_text)
+}
+
+/// Says that there is no such symbol where `first` is the first to be asked.
+fn missing(first: Option<&Object>, name: &[u8], version: Option<&[u8]>) -> *mut c_void {
+    let version = version.map_or_else(String::new, |version| format!("@{}", String::from_utf8_lossy(version)));
+    let name = String::from_utf8_lossy(name);
+    let object = first.map_or_else(String::new, |object| object.path().display().to_string());
     fail(format!("{object}: symbol {name}{version}: expected a definition, found none (undefined symbol: {name})"));
     ptr::null_mut()
 }

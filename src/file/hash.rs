@@ -12,9 +12,39 @@ use crate::error::{At, ErrorKind};
 /// look-up slow, whatever it was made for.
 pub(crate) const CHAIN_MAX: u32 = 4096;
 
-/// The hash that `DT_GNU_HASH` goes by.
-pub(crate) fn gnu(name: &[u8]) -> u32 {
-    name.iter().fold(GNU_START, |hash: u32, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+/// The hash that `DT_GNU_HASH` goes by: h * 33 + byte. `None` if there is a NUL in the name, as in no symbol's.
+#[inline]
+pub(crate) fn gnu_of_name(name: &[u8]) -> Option<u32> {
+    let (steps, rest) = name.as_chunks::<8>();
+    let (mut hash, mut zeros) = (GNU_START, 0);
+    for step in steps {
+        let step = u64::from_le_bytes(*step);
+        zeros |= zero_bytes(step);
+        hash = hash.wrapping_mul(POWERS[8]).wrapping_add(eight(step));
+    }
+    match name.last_chunk::<8>() {
+        Some(last) if !rest.is_empty() => {
+            let last = u64::from_le_bytes(*last);
+            zeros |= zero_bytes(last);
+            // Of the last eight, those that have been counted become zero bytes in front, which add nothing.
+            let new = last & u64::MAX << (64 - 8 * rest.len());
+            hash = hash.wrapping_mul(POWERS[rest.len()]).wrapping_add(eight(new));
+        }
+        _ => {
+            for byte in rest {
+                zeros |= u64::from(*byte == 0);
+                hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
+            }
+        }
+    }
+    (zeros == 0).then_some(hash)
+}
+
+/// Zero if none of the eight bytes is; otherwise the lowest bit that is set is in the first that is.
+#[inline(always)]
+fn zero_bytes(bytes: u64) -> u64 {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    bytes.wrapping_sub(LOW) & !bytes & (LOW << 7)
 }
 
 const GNU_START: u32 = 5381;
@@ -43,13 +73,12 @@ fn eight(bytes: u64) -> u32 {
 /// The string at the start of `bytes`, without its NUL, and its hash, in one go. `None` if it does not end.
 #[inline]
 pub(crate) fn string_with_gnu(bytes: &[u8]) -> Option<(&[u8], u32)> {
-    const LOW: u64 = 0x0101_0101_0101_0101;
     let mut hash = GNU_START;
     let mut len = 0;
     // Eight bytes a step: one after another each multiplication would wait for the one before.
     while let Some(step) = bytes.get(len..).and_then(|rest| rest.first_chunk::<8>()) {
         let step = u64::from_le_bytes(*step);
-        let zeros = step.wrapping_sub(LOW) & !step & (LOW << 7);
+        let zeros = zero_bytes(step);
         if zeros != 0 {
             let count = zeros.trailing_zeros() / 8;
             // Zero bytes in front add nothing.
@@ -216,10 +245,11 @@ impl Table {
     }
 
     /// Calls `matches` with the index of each symbol that may have the name hashed, until it answers. Gives up, and sets
-    /// `too_long`, when it has gone along [`CHAIN_MAX`] symbols.
+    /// `too_long`, when it has gone along [`CHAIN_MAX`] symbols. Whoever knows the first of them says so (`known`).
     #[inline]
     pub(crate) fn find<T>(
         &self,
+        known: Option<u32>,
         too_long: &Cell<bool>,
         gnu_hash: u32,
         sysv_hash: impl FnOnce() -> u32,
@@ -227,20 +257,25 @@ impl Table {
     ) -> Option<T> {
         match self {
             Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, bucket_count, first, chain } => {
-                let bits = if bloom.class == Class::Elf64 { 64 } else { 32 };
-                let word = match (bloom.class, bloom.order) {
-                    // Nearly all questions end here with a no: without detours for the layout that is loaded.
-                    (Class::Elf64, ByteOrder::Little) => {
-                        let words = bloom.bytes().as_chunks::<8>().0;
-                        u64::from_le_bytes(*words.get(((gnu_hash / 64) & bloom_mask) as usize)?)
+                let start = match known {
+                    Some(known) => known,
+                    None => {
+                        let bits = if bloom.class == Class::Elf64 { 64 } else { 32 };
+                        let word = match (bloom.class, bloom.order) {
+                            // Nearly all questions end here with a no: without detours for the layout that is loaded.
+                            (Class::Elf64, ByteOrder::Little) => {
+                                let words = bloom.bytes().as_chunks::<8>().0;
+                                u64::from_le_bytes(*words.get(((gnu_hash / 64) & bloom_mask) as usize)?)
+                            }
+                            _ => bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?,
+                        };
+                        let second = gnu_hash.checked_shr(*bloom_shift).unwrap_or(0);
+                        if (word >> (gnu_hash % bits)) & (word >> (second % bits)) & 1 == 0 {
+                            return None;
+                        }
+                        buckets.u32(u64::from(gnu_hash % bucket_count) * 4)?
                     }
-                    _ => bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?,
                 };
-                let second = gnu_hash.checked_shr(*bloom_shift).unwrap_or(0);
-                if (word >> (gnu_hash % bits)) & (word >> (second % bits)) & 1 == 0 {
-                    return None;
-                }
-                let start = buckets.u32(u64::from(gnu_hash % bucket_count) * 4)?;
                 if start < *first {
                     return None;
                 }
@@ -320,6 +355,24 @@ impl Gnu<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As it is specified, byte by byte.
+    fn gnu(name: &[u8]) -> u32 {
+        name.iter().fold(GNU_START, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+    }
+
+    #[test]
+    fn a_name_hashed_eight_bytes_a_step_has_the_same_hash() {
+        let text: Vec<u8> = (1..=255).collect();
+        for len in 0..=255 {
+            assert_eq!(gnu_of_name(&text[..len]), Some(gnu(&text[..len])), "{len} bytes");
+            for at in 0..len {
+                let mut text = text[..len].to_vec();
+                text[at] = 0;
+                assert_eq!(gnu_of_name(&text), None, "{len} bytes, number {at} is NUL");
+            }
+        }
+    }
 
     #[test]
     fn a_string_hashed_eight_bytes_a_step_has_the_same_hash() {

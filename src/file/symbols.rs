@@ -132,9 +132,10 @@ impl<'a> Wanted<'a> {
         Self { for_call, default_version: false, ..Self::new(name, version) }
     }
 
-    /// What `dlsym` and `dlvsym` ask for.
-    pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Self {
-        Self::new(Name { text: name, gnu_hash: hash::gnu(name) }, version)
+    /// What `dlsym` and `dlvsym` ask for; `None` if there is a NUL in the name, as in no symbol's.
+    #[inline]
+    pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Option<Self> {
+        Some(Self::new(Name { text: name, gnu_hash: hash::gnu_of_name(name)? }, version))
     }
 
     fn new(name: Name<'a>, version: Option<WantedVersion<'a>>) -> Self {
@@ -295,10 +296,17 @@ impl Symbols {
     /// The definition of `wanted` in this object, with its index.
     #[inline]
     pub(crate) fn find(&self, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
+        self.find_from(None, wanted)
+    }
+
+    /// The same, for who knows the number of the first symbol whose hash is that of the name.
+    #[inline]
+    pub(crate) fn find_from(&self, known: Option<u32>, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
         // A reference without version takes a definition of a later version only if there is just one of them.
         let mut later: Option<(u32, Symbol)> = None;
         let mut later_count = 0;
         let direct = self.hash.find(
+            known,
             &wanted.given_up,
             wanted.gnu_hash,
             || wanted.sysv(),

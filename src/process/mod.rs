@@ -9,6 +9,7 @@ pub(crate) mod real;
 pub(crate) mod reason;
 pub(crate) mod registry;
 mod reserve;
+pub(crate) mod scope;
 pub(crate) mod storage;
 pub(crate) mod unwind;
 pub(crate) mod world;

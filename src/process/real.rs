@@ -117,7 +117,7 @@ mod linked {
 /// The address of a function that the C library defines.
 fn address(libc: &HostObject, name: &[u8]) -> Option<usize> {
     let symbols = libc.symbols()?;
-    let (_, symbol) = symbols.find(&Wanted::by_name(name, None))?;
+    let (_, symbol) = symbols.find(&Wanted::by_name(name, None)?)?;
     Some(libc.bias.at(Vaddr(symbol.value)).0)
 }
 

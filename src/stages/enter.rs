@@ -13,6 +13,7 @@ use crate::load::group::{Group, Slot};
 use crate::load::plan::Plan;
 use crate::loader::{Opened, Wishes};
 use crate::process::module::{Id, Object};
+use crate::process::scope::Scope;
 use crate::process::world::Look;
 use crate::process::{hooks, registry};
 use crate::sys;
@@ -143,5 +144,5 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     }
     let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
     registry::wait_until_initialised(&modules);
-    Ok(Some(Opened { object, scope, pin, stages: Vec::new() }))
+    Ok(Some(Opened { object, scope: Scope::new(scope), pin, stages: Vec::new() }))
 }

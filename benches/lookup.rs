@@ -1,0 +1,130 @@
+//! What looking a symbol up by name costs in a library that needs a hundred others, beside `dlsym`, measured in turn.
+//!
+//! ```text
+//! cargo bench --bench lookup
+//! ```
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // nothing that is looked up is used
+
+mod synthetic;
+
+use std::ffi::{CString, c_void};
+use std::hint::black_box;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Barrier;
+use std::thread;
+use std::time::Instant;
+
+use soload::Library;
+use synthetic::{Folder, symbol};
+
+const LIBRARIES: usize = 100;
+const SYMBOLS: usize = 500;
+
+const LOOKUPS: usize = 20_000;
+const ROUNDS: usize = 31;
+
+/// The handle of `dlopen`, for several threads.
+#[derive(Clone, Copy)]
+struct Host(*mut c_void);
+
+// SAFETY: glibc locks what it stands for.
+unsafe impl Sync for Host {}
+
+fn main() {
+    let folder = Folder::made_by(&format!("lookup-{LIBRARIES}-{SYMBOLS}"), |folder| {
+        let needed = folder.providers(LIBRARIES, SYMBOLS);
+        folder.library("top", ".data\n.globl own\n.type own,@object\n.size own,8\nown: .quad 0\n", &needed);
+    });
+    let path = folder.path("top");
+    let ours = unsafe { Library::new(&path) }.unwrap();
+    let path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let host = Host(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) });
+    assert!(!host.0.is_null());
+
+    println!("{LIBRARIES} libraries of {SYMBOLS} symbols; nanoseconds a look-up, medians of {ROUNDS} rounds\n");
+    println!("{:26} {:>8} {:>8} {:>8} {:>6}", "", "find", "get", "dlsym", "ratio");
+    let random = |seed: usize| symbol(seed * 7919 % LIBRARIES, seed * 104_729 % SYMBOLS);
+    let kinds: [(&str, Vec<String>); 6] = [
+        ("its own (3 characters)", vec!["own".into()]),
+        ("of the first (58)", vec![symbol(0, SYMBOLS / 2)]),
+        ("of the middle", vec![symbol(LIBRARIES / 2, SYMBOLS / 2)]),
+        ("of the last", vec![symbol(LIBRARIES - 1, SYMBOLS / 2)]),
+        ("missing (30)", vec!["_ZN5bench6absent7Widget000001E".into()]),
+        ("20 000 at random", (0..LOOKUPS).map(random).collect()),
+    ];
+    for (title, names) in &kinds {
+        let names: Vec<CString> = names.iter().map(|name| CString::new(name.as_str()).unwrap()).collect();
+        let (find, get, dlsym) = (by_find(&ours), by_get(&ours), by_dlsym(host));
+        let [find, get, dlsym] = in_turn(&names, [&find, &get, &dlsym], 1);
+        println!("{title:26} {find:8.1} {get:8.1} {dlsym:8.1} {:6.3}", get / dlsym);
+    }
+    println!();
+    let names = [CString::new(symbol(LIBRARIES - 1, SYMBOLS / 2)).unwrap()];
+    let (find, get, dlsym) = (by_find(&ours), by_get(&ours), by_dlsym(host));
+    for threads in 1..=thread::available_parallelism().map_or(2, usize::from).min(4) {
+        let [find, get, dlsym] = in_turn(&names, [&find, &get, &dlsym], threads);
+        println!(
+            "{:26} {find:8.1} {get:8.1} {dlsym:8.1} {:6.3}",
+            format!("of the last, {threads} threads"),
+            get / dlsym
+        );
+    }
+}
+
+type Lookup<'a> = &'a (dyn Fn(&CString) -> bool + Sync);
+
+fn by_find(library: &Library) -> impl Fn(&CString) -> bool {
+    |name| unsafe { library.find::<*const u8>(name.as_bytes()) }.is_some()
+}
+
+fn by_get(library: &Library) -> impl Fn(&CString) -> bool {
+    |name| unsafe { library.get::<*const u8>(name.as_bytes()) }.is_ok()
+}
+
+fn by_dlsym(host: Host) -> impl Fn(&CString) -> bool + Sync {
+    move |name| {
+        let host = host;
+        !unsafe { libc::dlsym(host.0, name.as_ptr()) }.is_null()
+    }
+}
+
+/// Nanoseconds of each kind of look-up, on so many threads at once; each has its turn in every round.
+fn in_turn<const KINDS: usize>(names: &[CString], lookups: [Lookup<'_>; KINDS], threads: usize) -> [f64; KINDS] {
+    let answers = lookups.map(|lookup| names.iter().map(lookup).collect::<Vec<_>>());
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "all find the same");
+    let mut times = [(); KINDS].map(|()| Vec::with_capacity(ROUNDS));
+    for round in 0..=ROUNDS {
+        for turn in 0..KINDS {
+            let kind = (round + turn) % KINDS;
+            let time = time(names, lookups[kind], threads);
+            if round > 0 {
+                times[kind].push(time);
+            }
+        }
+    }
+    times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[ROUNDS / 2]
+    })
+}
+
+fn time(names: &[CString], lookup: Lookup<'_>, threads: usize) -> f64 {
+    let begin = Barrier::new(threads);
+    let one = || {
+        begin.wait();
+        let begun = Instant::now();
+        for name in names.iter().cycle().take(LOOKUPS) {
+            black_box(lookup(black_box(name)));
+        }
+        begun.elapsed().as_secs_f64() * 1e9 / LOOKUPS as f64
+    };
+    let times = match threads {
+        1 => vec![one()],
+        _ => thread::scope(|scope| {
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        }),
+    };
+    times.iter().sum::<f64>() / times.len() as f64
+}

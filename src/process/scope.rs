@@ -1,0 +1,213 @@
+//! The objects that a handle looks symbols up in: asked in turn, or through a table of all their names once that pays.
+
+use std::ops::Deref;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::hooks;
+use super::host::thread_local_address;
+use super::module::Object;
+use super::registry;
+use crate::addr::Addr;
+use crate::file::symbols::{Symbol, Wanted};
+use crate::load::call::Code;
+
+/// So few objects are asked as fast in turn.
+const FEW: usize = 4;
+
+/// Entering a name into the table costs as much as asking that many objects.
+const ENTER_COST: usize = 2;
+
+/// Names in one table: the widest real scope has some hundreds of thousands.
+const NAMES_MAX: usize = 1 << 24;
+
+/// Objects in the order in which they are asked. While it is in use, all of them stay loaded.
+pub(crate) struct Scope {
+    objects: Vec<Object>,
+    /// How many objects look-ups have asked in turn so far, about: threads may count over each other.
+    asked: AtomicUsize,
+    /// How many of them may be asked before a table would have cost as much; 0 if there can be none.
+    patience: OnceLock<usize>,
+    names: OnceLock<Option<Names>>,
+}
+
+impl Scope {
+    pub(crate) fn new(objects: Vec<Object>) -> Self {
+        Self { objects, asked: AtomicUsize::new(0), patience: OnceLock::new(), names: OnceLock::new() }
+    }
+
+    /// Where the first object that has it has what is looked for, in this process and thread.
+    ///
+    /// Takes no lock and no memory, unless it is this look-up that makes the table, or what is found is a unique symbol.
+    pub(crate) fn find(&self, wanted: &Wanted<'_>) -> Option<Addr> {
+        if let Some(Some(names)) = self.names.get() {
+            return names.find(wanted.gnu_hash(), |rank, symbol| {
+                let object = self.objects.get(rank)?;
+                let (_, symbol) = object.symbols()?.find_from(Some(symbol), wanted)?;
+                place(object, &symbol, wanted)
+            });
+        }
+        let mut asked = 0;
+        let found = self.objects.iter().inspect(|_| asked += 1).find_map(|object| address(object, wanted));
+        if asked > FEW {
+            self.note(asked);
+        }
+        found
+    }
+
+    /// Counts what a look-up has cost; makes the table when as much has been spent as it costs. So whoever asks once pays
+    /// for no table, and whoever asks often at most twice.
+    fn note(&self, asked: usize) {
+        hooks::undisturbed(|| {
+            let patience = *self.patience.get_or_init(|| {
+                let names = self.objects.iter().filter_map(Object::symbols).map(|symbols| symbols.count() as usize);
+                names.fold(0, usize::saturating_add).saturating_mul(ENTER_COST)
+            });
+            let asked = self.asked.load(Ordering::Relaxed).saturating_add(asked);
+            self.asked.store(asked, Ordering::Relaxed);
+            if asked > patience {
+                self.names.get_or_init(|| Names::of(&self.objects));
+            }
+        });
+    }
+}
+
+impl Deref for Scope {
+    type Target = [Object];
+
+    fn deref(&self) -> &[Object] {
+        &self.objects
+    }
+}
+
+/// Where `object` has what is looked for, in this process and thread.
+pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
+    let (_, symbol) = object.symbols()?.find(wanted)?;
+    place(object, &symbol, wanted)
+}
+
+/// Where that symbol of `object` is.
+fn place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> {
+    if symbol.is_tls() {
+        return match object {
+            Object::Host(host) => Some(thread_local_address(host.tls_module, symbol.value)),
+            Object::Module(module) => module
+                .storage
+                .as_ref()
+                .map(|storage| thread_local_address(storage.module, symbol.value.wrapping_add(storage.shift))),
+        };
+    }
+    if symbol.is_unique()
+        && let Some((addr, ..)) = registry::state().unique.get(wanted.name)
+    {
+        return Some(*addr);
+    }
+    let addr = object.provider()?.address(symbol);
+    if !symbol.is_ifunc() {
+        return Some(addr);
+    }
+    Code::at(addr, |addr| object.is_code(addr)).map(hooks::resolve)
+}
+
+/// The hashes of all names of a scope, each with the first symbol of an object that has it.
+///
+/// Open addressing: where several objects have a name, the first one was entered first and is met first.
+struct Names {
+    /// The hash in the upper half, in the lower one the symbol's number among all of the scope + 1; 0 is a free slot.
+    slots: Vec<u64>,
+    shift: u32,
+    /// For every [`BLOCK`] numbers, whose symbols they are.
+    blocks: Vec<Block>,
+}
+
+/// Numbers are dealt out to objects by so many.
+const BLOCK: u32 = 64;
+
+#[derive(Clone, Copy)]
+struct Block {
+    /// Place of the object in the scope.
+    rank: u32,
+    /// What, added to a number, gives that of the symbol in its own object.
+    shift: u32,
+}
+
+impl Names {
+    /// `None` if an object has no hashes (the old kind of table), or if their like would fill the table badly.
+    fn of(objects: &[Object]) -> Option<Self> {
+        let mut tables = Vec::with_capacity(objects.len());
+        let mut count = 0usize;
+        for (rank, object) in objects.iter().enumerate() {
+            let Some(symbols) = object.symbols() else { continue };
+            let hashes = symbols.hashes()?;
+            count = count.checked_add(hashes.len())?;
+            tables.push((u32::try_from(rank).ok()?, symbols.count().checked_sub(hashes.len() as u32)?, hashes));
+        }
+        if count > NAMES_MAX {
+            return None;
+        }
+        let size = (count * 3 / 2).next_power_of_two().max(2);
+        let mut names = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros(), blocks: Vec::new() };
+        // A table that somebody has filled with what falls on one place would take for ever to make.
+        let mut steps_left = count.saturating_mul(16);
+        for (rank, first, hashes) in tables {
+            let start = names.blocks.len() as u32 * BLOCK;
+            let block = Block { rank, shift: first.wrapping_sub(start) };
+            names.blocks.extend((0..hashes.len().div_ceil(BLOCK as usize)).map(|_| block));
+            for (number, hash) in (start..).zip(hashes) {
+                let steps = names.enter(hash | 1, number, rank);
+                steps_left = steps_left.checked_sub(steps)?;
+            }
+        }
+        Some(names)
+    }
+
+    fn start(&self, key: u32) -> usize {
+        // Fibonacci hashing: the low bits of the names' own hash are worn by the objects' bucket counts.
+        (key.wrapping_mul(0x9e37_79b9) >> self.shift) as usize
+    }
+
+    /// Enters a symbol, unless one of the same object and hash is there: a search that begins with that one meets this
+    /// one too. How many slots were looked at.
+    fn enter(&mut self, key: u32, number: u32, rank: u32) -> usize {
+        let mask = self.slots.len() - 1;
+        let (mut at, mut steps) = (self.start(key), 1);
+        while self.slots[at] != 0 {
+            let slot = self.slots[at];
+            if (slot >> 32) as u32 == key && self.block(slot).is_some_and(|(block, _)| block.rank == rank) {
+                return steps;
+            }
+            at = (at + 1) & mask;
+            steps += 1;
+        }
+        self.slots[at] = u64::from(key) << 32 | u64::from(number + 1);
+        steps
+    }
+
+    /// The block of the number in a slot, and the number.
+    #[inline]
+    fn block(&self, slot: u64) -> Option<(Block, u32)> {
+        let number = slot as u32 - 1;
+        Some((*self.blocks.get((number / BLOCK) as usize)?, number))
+    }
+
+    /// The first answer of `ask`, given the rank of each object in turn that may have a name of that hash, and the number
+    /// of its first symbol that may be it.
+    #[inline]
+    fn find<T>(&self, hash: u32, mut ask: impl FnMut(usize, u32) -> Option<T>) -> Option<T> {
+        let (key, mask) = (hash | 1, self.slots.len() - 1);
+        let mut at = self.start(key);
+        loop {
+            let slot = *self.slots.get(at)?;
+            if slot == 0 {
+                return None;
+            }
+            if (slot >> 32) as u32 == key
+                && let Some((block, number)) = self.block(slot)
+                && let found @ Some(_) = ask(block.rank as usize, number.wrapping_add(block.shift))
+            {
+                return found;
+            }
+            at = (at + 1) & mask;
+        }
+    }
+}
