@@ -1,8 +1,10 @@
-//! What only the machine itself can say, in its own instructions: the thread pointer, and the simplest TLS descriptor.
+//! What only the machine itself can say or do quickly, in its own instructions: the thread pointer, the simplest TLS
+//! descriptor, the hash of sixteen bytes at once.
 //!
 //! # Safety
-//! One instruction that reads a register of this thread, and one function that keeps to the psABI's convention for TLS
-//! descriptors: argument and result in `rax`, every other register as it was.
+//! One instruction that reads a register of this thread, one function that keeps to the psABI's convention for TLS
+//! descriptors (argument and result in `rax`, every other register as it was), and arithmetic on registers that every
+//! processor of the kind has.
 
 /// The thread pointer: what offsets of thread-local storage count from (psABI, "Thread-Local Storage").
 #[cfg(target_arch = "x86_64")]
@@ -87,6 +89,59 @@ pub(crate) fn made_by_intel() -> bool {
     let vendor = unsafe { core::arch::x86_64::__cpuid(0) };
     let [first, second, third] = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
     [first, second, third].concat() == b"GenuineIntel"
+}
+
+/// What sixteen bytes add to a GNU hash (`h * 33 + byte`): the first is the one multiplied most often.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn gnu_of_sixteen(bytes: [u8; 16]) -> u32 {
+    use core::arch::x86_64::*;
+    const fn power(exponent: u32) -> i64 {
+        33u32.wrapping_pow(exponent) as i64
+    }
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe {
+        let bytes = vector(bytes);
+        // Pairs of bytes, pairs of pairs, and so on: no sum is larger than its place.
+        let by_33 = _mm_set1_epi32(1 << 16 | 33);
+        let low = _mm_madd_epi16(_mm_unpacklo_epi8(bytes, _mm_setzero_si128()), by_33);
+        let high = _mm_madd_epi16(_mm_unpackhi_epi8(bytes, _mm_setzero_si128()), by_33);
+        let fours = _mm_madd_epi16(_mm_packs_epi32(low, high), _mm_set1_epi32(1 << 16 | 33 * 33));
+        // From here on modulo 2^32, as the hash itself.
+        let even = _mm_mul_epu32(fours, _mm_set_epi64x(power(4), power(12)));
+        let odd = _mm_mul_epu32(_mm_srli_epi64::<32>(fours), _mm_set_epi64x(power(0), power(8)));
+        let halves = _mm_add_epi32(even, odd);
+        _mm_cvtsi128_si32(_mm_add_epi32(halves, _mm_unpackhi_epi64(halves, halves))) as u32
+    }
+}
+
+/// Which of sixteen bytes are zero: one bit each, the lowest for the first.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn zeros_of_sixteen(bytes: [u8; 16]) -> u32 {
+    use core::arch::x86_64::*;
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(vector(bytes), _mm_setzero_si128())) as u32 }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn vector(bytes: [u8; 16]) -> core::arch::x86_64::__m128i {
+    let bytes = u128::from_le_bytes(bytes);
+    // SAFETY: SSE2 is part of x86-64.
+    unsafe { core::arch::x86_64::_mm_set_epi64x((bytes >> 64) as i64, bytes as i64) }
+}
+
+/// See above.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn gnu_of_sixteen(bytes: [u8; 16]) -> u32 {
+    bytes.iter().fold(0u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
+}
+
+/// See above.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn zeros_of_sixteen(bytes: [u8; 16]) -> u32 {
+    bytes.iter().rev().fold(0, |zeros, byte| zeros << 1 | u32::from(*byte == 0))
 }
 
 /// There is no loading on other machines yet, so nobody asks.

@@ -6,33 +6,47 @@ use super::Source;
 use super::dynamic::Dynamic;
 use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
+use crate::arch::native;
 use crate::error::{At, ErrorKind};
 
 /// Symbols in one chain. Linkers make tables in which a chain has a handful; one that is as long as this makes every
 /// look-up slow, whatever it was made for.
 pub(crate) const CHAIN_MAX: u32 = 4096;
 
-/// The hash that `DT_GNU_HASH` goes by: h * 33 + byte. `None` if there is a NUL in the name, as in no symbol's.
+/// What the hash of no bytes is.
+const GNU_START: u32 = 5381;
+
+/// The powers of 33, by which the bytes of a step weigh.
+const POWERS: [u32; 17] = {
+    let mut powers = [1u32; 17];
+    let mut at = 1;
+    while at < 17 {
+        powers[at] = powers[at - 1].wrapping_mul(33);
+        at += 1;
+    }
+    powers
+};
+
+/// The hash that `DT_GNU_HASH` goes by: `h * 33 + byte`. `None` if there is a NUL in the name, as in no symbol's.
 #[inline]
-pub(crate) fn gnu_of_name(name: &[u8]) -> Option<u32> {
-    let (steps, rest) = name.as_chunks::<8>();
+pub(crate) fn gnu(name: &[u8]) -> Option<u32> {
+    let (steps, rest) = name.as_chunks::<16>();
     let (mut hash, mut zeros) = (GNU_START, 0);
     for step in steps {
-        let step = u64::from_le_bytes(*step);
-        zeros |= zero_bytes(step);
-        hash = hash.wrapping_mul(POWERS[8]).wrapping_add(eight(step));
+        zeros |= native::zeros_of_sixteen(*step);
+        hash = hash.wrapping_mul(POWERS[16]).wrapping_add(native::gnu_of_sixteen(*step));
     }
-    match name.last_chunk::<8>() {
+    match name.last_chunk::<16>() {
         Some(last) if !rest.is_empty() => {
-            let last = u64::from_le_bytes(*last);
-            zeros |= zero_bytes(last);
-            // Of the last eight, those that have been counted become zero bytes in front, which add nothing.
-            let new = last & u64::MAX << (64 - 8 * rest.len());
-            hash = hash.wrapping_mul(POWERS[rest.len()]).wrapping_add(eight(new));
+            zeros |= native::zeros_of_sixteen(*last);
+            // Of the last sixteen, those that have been counted become zero bytes in front, which add nothing.
+            let new = u128::from_le_bytes(*last) & u128::MAX << (128 - 8 * rest.len());
+            let new = native::gnu_of_sixteen(new.to_le_bytes());
+            hash = hash.wrapping_mul(POWERS[rest.len()]).wrapping_add(new);
         }
         _ => {
             for byte in rest {
-                zeros |= u64::from(*byte == 0);
+                zeros |= u32::from(*byte == 0);
                 hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
             }
         }
@@ -40,54 +54,24 @@ pub(crate) fn gnu_of_name(name: &[u8]) -> Option<u32> {
     (zeros == 0).then_some(hash)
 }
 
-/// Zero if none of the eight bytes is; otherwise the lowest bit that is set is in the first that is.
-#[inline(always)]
-fn zero_bytes(bytes: u64) -> u64 {
-    const LOW: u64 = 0x0101_0101_0101_0101;
-    bytes.wrapping_sub(LOW) & !bytes & (LOW << 7)
-}
-
-const GNU_START: u32 = 5381;
-
-/// The powers of 33, by which the bytes of a step weigh.
-const POWERS: [u32; 9] = {
-    let mut powers = [1u32; 9];
-    let mut at = 1;
-    while at < 9 {
-        powers[at] = powers[at - 1].wrapping_mul(33);
-        at += 1;
-    }
-    powers
-};
-
-/// What eight bytes, the first in the lowest place, add to a hash: pairs, then fours, then all of them, as the sums grow.
-#[inline(always)]
-fn eight(bytes: u64) -> u32 {
-    const PAIRS: u64 = 0x00ff_00ff_00ff_00ff;
-    const FOURS: u64 = 0x0000_ffff_0000_ffff;
-    let pairs = (bytes & PAIRS) * 33 + (bytes >> 8 & PAIRS);
-    let fours = (pairs & FOURS) * (33 * 33) + (pairs >> 16 & FOURS);
-    (fours as u32).wrapping_mul(POWERS[4]).wrapping_add((fours >> 32) as u32)
-}
-
 /// The string at the start of `bytes`, without its NUL, and its hash, in one go. `None` if it does not end.
 #[inline]
 pub(crate) fn string_with_gnu(bytes: &[u8]) -> Option<(&[u8], u32)> {
     let mut hash = GNU_START;
     let mut len = 0;
-    // Eight bytes a step: one after another each multiplication would wait for the one before.
-    while let Some(step) = bytes.get(len..).and_then(|rest| rest.first_chunk::<8>()) {
-        let step = u64::from_le_bytes(*step);
-        let zeros = zero_bytes(step);
+    // Sixteen bytes a step: one after another each multiplication would wait for the one before.
+    while let Some(step) = bytes.get(len..).and_then(|rest| rest.first_chunk::<16>()) {
+        let zeros = native::zeros_of_sixteen(*step);
         if zeros != 0 {
-            let count = zeros.trailing_zeros() / 8;
+            let count = zeros.trailing_zeros() as usize;
             // Zero bytes in front add nothing.
-            let last = if count == 0 { 0 } else { eight(step << (64 - 8 * count)) };
-            hash = hash.wrapping_mul(POWERS[count as usize]).wrapping_add(last);
-            return Some((&bytes[..len + count as usize], hash));
+            let last = if count == 0 { 0 } else { u128::from_le_bytes(*step) << (128 - 8 * count) };
+            let last = native::gnu_of_sixteen(last.to_le_bytes());
+            hash = hash.wrapping_mul(POWERS[count]).wrapping_add(last);
+            return Some((&bytes[..len + count], hash));
         }
-        hash = hash.wrapping_mul(POWERS[8]).wrapping_add(eight(step));
-        len += 8;
+        hash = hash.wrapping_mul(POWERS[16]).wrapping_add(native::gnu_of_sixteen(*step));
+        len += 16;
     }
     for (count, byte) in bytes[len..].iter().enumerate() {
         if *byte == 0 {
@@ -357,34 +341,34 @@ mod tests {
     use super::*;
 
     /// As it is specified, byte by byte.
-    fn gnu(name: &[u8]) -> u32 {
+    fn by_bytes(name: &[u8]) -> u32 {
         name.iter().fold(GNU_START, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
     }
 
     #[test]
-    fn a_name_hashed_eight_bytes_a_step_has_the_same_hash() {
+    fn a_name_hashed_sixteen_bytes_a_step_has_the_same_hash() {
         let text: Vec<u8> = (1..=255).collect();
         for len in 0..=255 {
-            assert_eq!(gnu_of_name(&text[..len]), Some(gnu(&text[..len])), "{len} bytes");
+            assert_eq!(gnu(&text[..len]), Some(by_bytes(&text[..len])), "{len} bytes");
             for at in 0..len {
                 let mut text = text[..len].to_vec();
                 text[at] = 0;
-                assert_eq!(gnu_of_name(&text), None, "{len} bytes, number {at} is NUL");
+                assert_eq!(gnu(&text), None, "{len} bytes, number {at} is NUL");
             }
         }
     }
 
     #[test]
-    fn a_string_hashed_eight_bytes_a_step_has_the_same_hash() {
+    fn a_string_hashed_sixteen_bytes_a_step_has_the_same_hash() {
         let text: Vec<u8> = (1..=255).chain([0]).collect();
         for start in 0..=255 {
             let (string, hash) = string_with_gnu(&text[start..]).unwrap();
-            assert_eq!((string, hash), (&text[start..255], gnu(&text[start..255])), "from {start} on");
+            assert_eq!((string, hash), (&text[start..255], by_bytes(&text[start..255])), "from {start} on");
         }
         for len in 0..20 {
             let mut text = b"abcdefghijklmnopqrstuvwxyz".to_vec();
             text[len] = 0;
-            assert_eq!(string_with_gnu(&text), Some((&text[..len], gnu(&text[..len]))));
+            assert_eq!(string_with_gnu(&text), Some((&text[..len], by_bytes(&text[..len]))));
             assert_eq!(string_with_gnu(&text[..len]), None, "without its end");
         }
     }
@@ -393,6 +377,6 @@ mod tests {
     fn the_hashes_are_those_of_the_specifications() {
         // The gABI's own figure for the hash of "printf" and the empty name.
         assert_eq!((sysv(b"printf"), sysv(b"")), (0x077905a6, 0));
-        assert_eq!((gnu(b"printf"), gnu(b"")), (0x156b2bb8, 5381));
+        assert_eq!((gnu(b"printf"), gnu(b"")), (Some(0x156b2bb8), Some(5381)));
     }
 }

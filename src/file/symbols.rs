@@ -32,53 +32,65 @@ pub(crate) struct Symbol {
 }
 
 impl Symbol {
+    #[inline]
     fn bind(&self) -> u8 {
         self.info >> 4
     }
 
+    #[inline]
     pub(crate) fn kind(&self) -> u8 {
         self.info & 15
     }
 
+    #[inline]
     pub(crate) fn is_defined(&self) -> bool {
         self.section != SHN_UNDEF
     }
 
+    #[inline]
     pub(crate) fn is_weak(&self) -> bool {
         self.bind() == STB_WEAK
     }
 
+    #[inline]
     pub(crate) fn is_unique(&self) -> bool {
         self.bind() == STB_GNU_UNIQUE
     }
 
+    #[inline]
     pub(crate) fn is_absolute(&self) -> bool {
         self.section == SHN_ABS
     }
 
+    #[inline]
     pub(crate) fn is_ifunc(&self) -> bool {
         self.kind() == STT_GNU_IFUNC
     }
 
+    #[inline]
     pub(crate) fn is_tls(&self) -> bool {
         self.kind() == STT_TLS
     }
 
+    #[inline]
     pub(crate) fn is_protected(&self) -> bool {
         self.other & 3 == STV_PROTECTED
     }
 
     /// Whether it is a definition that other objects can see.
+    #[inline]
     pub(crate) fn is_exported(&self) -> bool {
         self.is_defined() && !self.binds_locally()
     }
 
     /// A reference to it never leaves its own object: a local symbol, or one of hidden or internal visibility.
+    #[inline]
     pub(crate) fn binds_locally(&self) -> bool {
         self.bind() == STB_LOCAL || matches!(self.other & 3, 1 | 2)
     }
 
     /// Whether other objects may bind to it (`extensible` symbols of NOTYPE, OBJECT, FUNC, COMMON, TLS, IFUNC type).
+    #[inline]
     fn is_candidate(&self, wanted: &Wanted<'_>) -> bool {
         // An undefined symbol with a value is an executable's PLT entry: the function's address for everybody, but
         // no target for another PLT slot.
@@ -87,6 +99,7 @@ impl Symbol {
     }
 
     /// Whether it is what other objects may bind to, if it is a definition.
+    #[inline]
     fn may_be_bound_to(&self) -> bool {
         // Value 0 means "not here" except where 0 is a value: absolute symbols and the start of a TLS block.
         let has_value = self.value != 0 || self.section == SHN_ABS || self.kind() == STT_TLS;
@@ -135,9 +148,10 @@ impl<'a> Wanted<'a> {
     /// What `dlsym` and `dlvsym` ask for; `None` if there is a NUL in the name, as in no symbol's.
     #[inline]
     pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Option<Self> {
-        Some(Self::new(Name { text: name, gnu_hash: hash::gnu_of_name(name)? }, version))
+        Some(Self::new(Name { text: name, gnu_hash: hash::gnu(name)? }, version))
     }
 
+    #[inline]
     fn new(name: Name<'a>, version: Option<WantedVersion<'a>>) -> Self {
         Self {
             name: name.text,
@@ -299,9 +313,18 @@ impl Symbols {
         self.find_from(None, wanted)
     }
 
-    /// The same, for who knows the number of the first symbol whose hash is that of the name.
+    /// The same, for who knows the number of the first symbol whose hash is that of the name: nearly always it is the one.
     #[inline]
-    pub(crate) fn find_from(&self, known: Option<u32>, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
+    pub(crate) fn find_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<Symbol> {
+        let symbol = self.get(known)?;
+        let named = symbol.is_candidate(wanted) && self.is_named(&symbol, wanted.name);
+        match named && matches!(self.suits(known, wanted), Suits::Yes) {
+            true => Some(symbol),
+            false => self.find_from(Some(known), wanted).map(|(_, symbol)| symbol),
+        }
+    }
+
+    fn find_from(&self, known: Option<u32>, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
         // A reference without version takes a definition of a later version only if there is just one of them.
         let mut later: Option<(u32, Symbol)> = None;
         let mut later_count = 0;
@@ -362,6 +385,7 @@ impl Symbols {
         strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
     }
 
+    #[inline]
     fn suits(&self, index: u32, wanted: &Wanted<'_>) -> Suits {
         // An object without versions satisfies every reference: it was versioned when the reference was linked.
         let Some(own) = self.versions.index(index) else { return Suits::Yes };

@@ -147,12 +147,14 @@ impl Versions {
     }
 
     /// The version index of symbol number `symbol`.
+    #[inline]
     pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
         let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;
         Some(Index { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 })
     }
 
     /// The version that an index stands for; indices 0 (local) and 1 (global) stand for none.
+    #[inline]
     pub(crate) fn at(&self, index: u16) -> Option<Version> {
         self.by_index.get(usize::from(index)).copied().flatten()
     }

@@ -119,6 +119,7 @@ impl Mapping {
         Ok(())
     }
 
+    #[inline]
     pub(crate) fn bias(&self) -> Bias {
         self.bias
     }

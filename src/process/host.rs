@@ -165,6 +165,7 @@ impl HostObject {
     }
 
     /// Its symbols. Only to be asked while it is sure to stay: loaded at the start, or pinned.
+    #[inline]
     pub(crate) fn symbols(&self) -> Option<&Symbols> {
         let read = || Symbols::read(&self.dynamic, self, native_class()).ok();
         self.symbols.get_or_init(read).as_ref()

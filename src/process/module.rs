@@ -8,7 +8,7 @@ use super::debugger::Listed;
 use super::host::{HostObject, Pin};
 use super::storage::Storage;
 use super::unwind::Frames;
-use crate::addr::Addr;
+use crate::addr::{Addr, Bias};
 use crate::error::Candidate;
 use crate::file::symbols::Symbols;
 use crate::find::Rule;
@@ -101,6 +101,7 @@ impl Object {
     }
 
     /// Its symbols, if they can be read.
+    #[inline]
     pub(crate) fn symbols(&self) -> Option<&Symbols> {
         match self {
             Self::Host(object) => object.symbols(),
@@ -108,13 +109,18 @@ impl Object {
         }
     }
 
+    /// What is added to the addresses in its file.
+    #[inline]
+    pub(crate) fn bias(&self) -> Bias {
+        match self {
+            Self::Host(object) => object.bias,
+            Self::Module(module) => module.mapping.bias(),
+        }
+    }
+
     /// Itself as a provider of definitions; `None` if it has none to give.
     pub(crate) fn provider(&self) -> Option<Provider<'_>> {
-        let (symbols, bias) = match self {
-            Self::Host(object) => (object.symbols()?, object.bias),
-            Self::Module(module) => (&module.symbols, module.mapping.bias()),
-        };
-        Some(Provider { symbols, bias, path: self.path() })
+        Some(Provider { symbols: self.symbols()?, bias: self.bias(), path: self.path() })
     }
 
     /// Whether `addr` is code of it.

@@ -8,7 +8,7 @@ use super::hooks;
 use super::host::thread_local_address;
 use super::module::Object;
 use super::registry;
-use crate::addr::Addr;
+use crate::addr::{Addr, Vaddr};
 use crate::file::symbols::{Symbol, Wanted};
 use crate::load::call::Code;
 
@@ -43,7 +43,7 @@ impl Scope {
         if let Some(Some(names)) = self.names.get() {
             return names.find(wanted.gnu_hash(), |rank, symbol| {
                 let object = self.objects.get(rank)?;
-                let (_, symbol) = object.symbols()?.find_from(Some(symbol), wanted)?;
+                let symbol = object.symbols()?.find_at(symbol, wanted)?;
                 place(object, &symbol, wanted)
             });
         }
@@ -87,7 +87,17 @@ pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
 }
 
 /// Where that symbol of `object` is.
+#[inline]
 fn place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> {
+    match symbol.is_tls() || symbol.is_unique() || symbol.is_ifunc() || symbol.is_absolute() {
+        true => special_place(object, symbol, wanted),
+        false => Some(object.bias().at(Vaddr(symbol.value))),
+    }
+}
+
+/// The same of a symbol whose value is not simply an address in its object.
+#[cold]
+fn special_place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> {
     if symbol.is_tls() {
         return match object {
             Object::Host(host) => Some(thread_local_address(host.tls_module, symbol.value)),
