@@ -43,7 +43,7 @@ fn main() {
     assert!(!host.0.is_null());
 
     println!("{LIBRARIES} libraries of {SYMBOLS} symbols; nanoseconds a look-up, the best of {ROUNDS} rounds\n");
-    println!("{:26} {:>8} {:>8} {:>8} {:>6}", "", "find", "get", "dlsym", "ratio");
+    println!("{:26} {:>8} {:>8} {:>8} {:>12} {:>12}", "", "find", "get", "dlsym", "find/dlsym", "get/dlsym");
     let random = |seed: usize| symbol(seed * 7919 % LIBRARIES, seed * 104_729 % SYMBOLS);
     let kinds: [(&str, Vec<String>); 6] = [
         ("its own (3 characters)", vec!["own".into()]),
@@ -57,7 +57,7 @@ fn main() {
         let names: Vec<CString> = names.iter().map(|name| CString::new(name.as_str()).unwrap()).collect();
         let (find, get, dlsym) = (by_find(&ours), by_get(&ours), by_dlsym(host));
         let [find, get, dlsym] = in_turn(&names, [&find, &get, &dlsym], 1);
-        println!("{title:26} {find:8.1} {get:8.1} {dlsym:8.1} {:6.3}", get / dlsym);
+        write(title, find, get, dlsym);
     }
     println!();
     let names = [CString::new(symbol(LIBRARIES - 1, SYMBOLS / 2)).unwrap()];
@@ -70,6 +70,10 @@ fn main() {
             get / dlsym
         );
     }
+}
+
+fn write(title: &str, find: f64, get: f64, dlsym: f64) {
+    println!("{title:26} {find:8.1} {get:8.1} {dlsym:8.1} {:12.3} {:12.3}", find / dlsym, get / dlsym);
 }
 
 type Lookup<'a> = &'a (dyn Fn(&CString) -> bool + Sync);

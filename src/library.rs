@@ -224,7 +224,7 @@ impl Library {
     /// `T` must be the type the symbol has. The symbol must not be used after the library is closed, as far as the
     /// lifetime does not see to that (function pointers copied out of it).
     pub unsafe fn get<'lib, T>(&'lib self, symbol: impl AsSymbolName) -> Result<Symbol<'lib, T>, Error> {
-        let pointer = self.pointer::<T>(symbol.name(), None)?;
+        let pointer = self.pointer_or_why::<T>(symbol.name(), None)?;
         Ok(Symbol::at(pointer))
     }
 
@@ -250,7 +250,7 @@ impl Library {
         symbol: impl AsSymbolName,
         version: impl AsSymbolName,
     ) -> Result<Symbol<'lib, T>, Error> {
-        let pointer = self.pointer::<T>(symbol.name(), Some(version.name()))?;
+        let pointer = self.pointer_or_why::<T>(symbol.name(), Some(version.name()))?;
         Ok(Symbol::at(pointer))
     }
 
@@ -274,7 +274,7 @@ impl Library {
     /// # Safety
     /// As for [`Library::get`].
     pub unsafe fn get_owned<T>(self: &Arc<Self>, symbol: impl AsSymbolName) -> Result<OwnedSymbol<T>, Error> {
-        let pointer = self.pointer::<T>(symbol.name(), None)?;
+        let pointer = self.pointer_or_why::<T>(symbol.name(), None)?;
         Ok(OwnedSymbol::at(pointer, Arc::clone(self)))
     }
 
@@ -298,32 +298,41 @@ impl Library {
     /// As for [`Library::get`].
     pub unsafe fn find<'lib, T>(&'lib self, symbol: impl AsSymbolName) -> Option<Symbol<'lib, T>> {
         const { assert!(size_of::<T>() == size_of::<*mut c_void>(), "a symbol is a pointer") };
-        let wanted = Wanted::by_name(plain(symbol.name()), None)?;
-        Some(Symbol::at(self.address(&wanted)?.0 as *mut c_void))
+        self.pointer(symbol.name(), None).map(Symbol::at)
     }
 
-    fn pointer<T>(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
-        match size_of::<T>() == size_of::<*mut c_void>() {
-            true => self.pointer_to(plain(name), version.map(plain)),
-            false => Err(Error::new(self.path(), ErrorKind::WrongSize { found: size_of::<T>() })),
+    fn pointer_or_why<T>(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
+        if size_of::<T>() != size_of::<*mut c_void>() {
+            return Err(Error::new(self.path(), ErrorKind::WrongSize { found: size_of::<T>() }));
         }
+        self.pointer(name, version).ok_or_else(|| self.missing(name, version))
     }
 
-    fn pointer_to(&self, name: &[u8], version: Option<&[u8]>) -> Result<*mut c_void, Error> {
-        let asked = version.map(|version| WantedVersion { name: version, hash: hash::sysv(version), exact: true });
-        let wanted = Wanted::by_name(name, asked).filter(|_| version.is_none_or(|version| !version.contains(&0)));
-        let Some(wanted) = wanted else { return Err(Error::new(self.path(), ErrorKind::NulInName)) };
-        match self.address(&wanted) {
-            Some(addr) => Ok(addr.0 as *mut c_void),
-            None => Err(self.missing(name, version)),
-        }
+    fn pointer(&self, name: &[u8], version: Option<&[u8]>) -> Option<*mut c_void> {
+        let exact = |version| {
+            let name = plain(version);
+            (!name.contains(&0)).then(|| WantedVersion { name, hash: hash::sysv(name), exact: true })
+        };
+        let version = match version {
+            Some(version) => Some(exact(version)?),
+            None => None,
+        };
+        let wanted = Wanted::by_name(plain(name), version)?;
+        Some(self.address(&wanted)?.0 as *mut c_void)
     }
 
+    /// Why there is no such symbol.
     #[cold]
     fn missing(&self, name: &[u8], version: Option<&[u8]>) -> Error {
+        let (name, version) = (plain(name), version.map(plain));
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let symbol = Undefined { name: text(name), version: version.map(text) };
-        Error::new(self.path(), ErrorKind::NoSuchSymbol { symbol })
+        Error::new(
+            self.path(),
+            match name.contains(&0) || version.is_some_and(|version| version.contains(&0)) {
+                true => ErrorKind::NulInName,
+                false => ErrorKind::NoSuchSymbol { symbol: Undefined { name: text(name), version: version.map(text) } },
+            },
+        )
     }
 
     /// Where what is looked for is, in this process and thread.

@@ -199,7 +199,8 @@ impl Table {
         }
     }
 
-    /// The hashes of all symbols in the table, but for their lowest bit. `None` of the old kind, which keeps no hashes.
+    /// The hashes of all symbols in the table, but for their lowest bit: it is set in the last of a chain. `None` of the old
+    /// kind, which keeps no hashes.
     pub(crate) fn hashes(&self) -> Option<impl ExactSizeIterator<Item = u32>> {
         let chain = match self {
             Self::Gnu { chain, .. } => Some(chain),

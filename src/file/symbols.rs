@@ -77,6 +77,15 @@ impl Symbol {
         self.other & 3 == STV_PROTECTED
     }
 
+    /// Whether it is a definition that others may bind to, at an address in its object: no IFUNC, not thread-local or unique.
+    #[inline]
+    fn is_plain(&self) -> bool {
+        let kind = matches!(self.kind(), 0..=2);
+        let bind = matches!(self.bind(), STB_GLOBAL | STB_WEAK);
+        let visible = matches!(self.other & 3, 0 | STV_PROTECTED);
+        kind && bind && visible && self.value != 0 && self.section != SHN_UNDEF && self.section != SHN_ABS
+    }
+
     /// Whether it is a definition that other objects can see.
     #[inline]
     pub(crate) fn is_exported(&self) -> bool {
@@ -282,7 +291,8 @@ impl Symbols {
         (0..self.versions.indices()).map(wanted).collect()
     }
 
-    /// The hashes of all names that others may look for; `None` if its hash table is of the old kind, which keeps none.
+    /// The hashes of all names that others may look for, but for their lowest bit: it is set in the last of a chain. `None`
+    /// if its hash table is of the old kind, which keeps none.
     pub(crate) fn hashes(&self) -> Option<impl ExactSizeIterator<Item = u32>> {
         self.hash.hashes()
     }
@@ -313,18 +323,16 @@ impl Symbols {
         self.find_from(None, wanted)
     }
 
-    /// The same, for who knows the number of the first symbol whose hash is that of the name: nearly always it is the one.
+    /// The value of symbol number `known`, if that is what is looked for and nothing has to be said of it but its address.
     #[inline]
-    pub(crate) fn find_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<Symbol> {
-        let symbol = self.get(known)?;
-        let named = symbol.is_candidate(wanted) && self.is_named(&symbol, wanted.name);
-        match named && matches!(self.suits(known, wanted), Suits::Yes) {
-            true => Some(symbol),
-            false => self.find_from(Some(known), wanted).map(|(_, symbol)| symbol),
-        }
+    pub(crate) fn plain_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<u64> {
+        let symbol = self.get(known).filter(Symbol::is_plain)?;
+        let found = self.is_named(&symbol, wanted.name) && matches!(self.suits(known, wanted), Suits::Yes);
+        found.then_some(symbol.value)
     }
 
-    fn find_from(&self, known: Option<u32>, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
+    /// As [`Symbols::find`], for who may know the number of the first symbol whose hash is that of the name.
+    pub(crate) fn find_from(&self, known: Option<u32>, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
         // A reference without version takes a definition of a later version only if there is just one of them.
         let mut later: Option<(u32, Symbol)> = None;
         let mut later_count = 0;

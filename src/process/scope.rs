@@ -12,9 +12,6 @@ use crate::addr::{Addr, Vaddr};
 use crate::file::symbols::{Symbol, Wanted};
 use crate::load::call::Code;
 
-/// So few objects are asked as fast in turn.
-const FEW: usize = 4;
-
 /// Entering a name into the table costs as much as asking that many objects.
 const ENTER_COST: usize = 2;
 
@@ -26,7 +23,7 @@ pub(crate) struct Scope {
     objects: Vec<Object>,
     /// How many objects look-ups have asked in turn so far, about: threads may count over each other.
     asked: AtomicUsize,
-    /// How many of them may be asked before a table would have cost as much; 0 if there can be none.
+    /// How many may be asked before a table would have cost as much.
     patience: OnceLock<usize>,
     names: OnceLock<Option<Names>>,
 }
@@ -41,34 +38,37 @@ impl Scope {
     /// Takes no lock and no memory, unless it is this look-up that makes the table, or what is found is a unique symbol.
     pub(crate) fn find(&self, wanted: &Wanted<'_>) -> Option<Addr> {
         if let Some(Some(names)) = self.names.get() {
-            return names.find(wanted.gnu_hash(), |rank, symbol| {
+            return names.find(wanted.gnu_hash(), |rank, number| {
                 let object = self.objects.get(rank)?;
-                let symbol = object.symbols()?.find_at(symbol, wanted)?;
-                place(object, &symbol, wanted)
+                match object.symbols()?.plain_at(number, wanted) {
+                    Some(value) => Some(object.bias().at(Vaddr(value))),
+                    None => address_from(object, Some(number), wanted),
+                }
             });
         }
         let mut asked = 0;
         let found = self.objects.iter().inspect(|_| asked += 1).find_map(|object| address(object, wanted));
-        if asked > FEW {
-            self.note(asked);
-        }
+        self.note(asked);
         found
     }
 
     /// Counts what a look-up has cost; makes the table when as much has been spent as it costs. So whoever asks once pays
     /// for no table, and whoever asks often at most twice.
     fn note(&self, asked: usize) {
-        hooks::undisturbed(|| {
-            let patience = *self.patience.get_or_init(|| {
-                let names = self.objects.iter().filter_map(Object::symbols).map(|symbols| symbols.count() as usize);
-                names.fold(0, usize::saturating_add).saturating_mul(ENTER_COST)
+        let before = self.asked.load(Ordering::Relaxed);
+        self.asked.store(before.saturating_add(asked), Ordering::Relaxed);
+        if before >= *self.patience.get().unwrap_or(&0) && self.names.get().is_none() {
+            // A fork must not find one of these half made.
+            hooks::undisturbed(|| {
+                let patience = *self.patience.get_or_init(|| {
+                    let names = self.objects.iter().filter_map(Object::symbols).map(|symbols| symbols.count() as usize);
+                    names.fold(0, usize::saturating_add).saturating_mul(ENTER_COST)
+                });
+                if before > patience {
+                    self.names.get_or_init(|| Names::of(&self.objects));
+                }
             });
-            let asked = self.asked.load(Ordering::Relaxed).saturating_add(asked);
-            self.asked.store(asked, Ordering::Relaxed);
-            if asked > patience {
-                self.names.get_or_init(|| Names::of(&self.objects));
-            }
-        });
+        }
     }
 }
 
@@ -82,22 +82,17 @@ impl Deref for Scope {
 
 /// Where `object` has what is looked for, in this process and thread.
 pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
-    let (_, symbol) = object.symbols()?.find(wanted)?;
+    address_from(object, None, wanted)
+}
+
+/// The same, where it may be known which of its symbols is the first of that hash.
+fn address_from(object: &Object, known: Option<u32>, wanted: &Wanted<'_>) -> Option<Addr> {
+    let (_, symbol) = object.symbols()?.find_from(known, wanted)?;
     place(object, &symbol, wanted)
 }
 
 /// Where that symbol of `object` is.
-#[inline]
 fn place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> {
-    match symbol.is_tls() || symbol.is_unique() || symbol.is_ifunc() || symbol.is_absolute() {
-        true => special_place(object, symbol, wanted),
-        false => Some(object.bias().at(Vaddr(symbol.value))),
-    }
-}
-
-/// The same of a symbol whose value is not simply an address in its object.
-#[cold]
-fn special_place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> {
     if symbol.is_tls() {
         return match object {
             Object::Host(host) => Some(thread_local_address(host.tls_module, symbol.value)),
@@ -163,9 +158,14 @@ impl Names {
             let start = names.blocks.len() as u32 * BLOCK;
             let block = Block { rank, shift: first.wrapping_sub(start) };
             names.blocks.extend((0..hashes.len().div_ceil(BLOCK as usize)).map(|_| block));
+            let mut chain = start;
             for (number, hash) in (start..).zip(hashes) {
-                let steps = names.enter(hash | 1, number, rank);
+                let steps = names.enter(hash | 1, number, chain);
                 steps_left = steps_left.checked_sub(steps)?;
+                // The lowest bit is not the hash's.
+                if hash & 1 == 1 {
+                    chain = number + 1;
+                }
             }
         }
         Some(names)
@@ -176,14 +176,14 @@ impl Names {
         (key.wrapping_mul(0x9e37_79b9) >> self.shift) as usize
     }
 
-    /// Enters a symbol, unless one of the same object and hash is there: a search that begins with that one meets this
-    /// one too. How many slots were looked at.
-    fn enter(&mut self, key: u32, number: u32, rank: u32) -> usize {
+    /// Enters a symbol of the chain that begins with number `chain`, unless one of that chain with the same hash is there:
+    /// a search that begins with that one meets this one too. How many slots were looked at.
+    fn enter(&mut self, key: u32, number: u32, chain: u32) -> usize {
         let mask = self.slots.len() - 1;
         let (mut at, mut steps) = (self.start(key), 1);
         while self.slots[at] != 0 {
             let slot = self.slots[at];
-            if (slot >> 32) as u32 == key && self.block(slot).is_some_and(|(block, _)| block.rank == rank) {
+            if (slot >> 32) as u32 == key && slot as u32 > chain {
                 return steps;
             }
             at = (at + 1) & mask;
@@ -191,13 +191,6 @@ impl Names {
         }
         self.slots[at] = u64::from(key) << 32 | u64::from(number + 1);
         steps
-    }
-
-    /// The block of the number in a slot, and the number.
-    #[inline]
-    fn block(&self, slot: u64) -> Option<(Block, u32)> {
-        let number = slot as u32 - 1;
-        Some((*self.blocks.get((number / BLOCK) as usize)?, number))
     }
 
     /// The first answer of `ask`, given the rank of each object in turn that may have a name of that hash, and the number
@@ -211,13 +204,70 @@ impl Names {
             if slot == 0 {
                 return None;
             }
-            if (slot >> 32) as u32 == key
-                && let Some((block, number)) = self.block(slot)
-                && let found @ Some(_) = ask(block.rank as usize, number.wrapping_add(block.shift))
-            {
-                return found;
+            if (slot >> 32) as u32 == key {
+                let number = slot as u32 - 1;
+                let block = self.blocks.get((number / BLOCK) as usize)?;
+                if let found @ Some(_) = ask(block.rank as usize, number.wrapping_add(block.shift)) {
+                    return found;
+                }
             }
             at = (at + 1) & mask;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::hash;
+    use crate::file::symbols::WantedVersion;
+    use crate::process::world::Look;
+
+    /// Every name that the objects define, without its version and with it.
+    fn names(objects: &[Object]) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+        let mut names = vec![(b"soload_no_such_symbol".to_vec(), None)];
+        for symbols in objects.iter().filter_map(Object::symbols) {
+            let all = (0..symbols.count()).filter_map(|index| Some((index, symbols.get(index)?)));
+            for (index, symbol) in all.filter(|(_, symbol)| symbol.is_exported()) {
+                let name = symbols.string(symbol.name).unwrap().to_vec();
+                let version = symbols.version_of(index).and_then(|version| symbols.string(version.name));
+                names.extend(version.map(|version| (name.clone(), Some(version.to_vec()))));
+                names.push((name, None));
+            }
+        }
+        names
+    }
+
+    fn asked<T>((name, version): &(Vec<u8>, Option<Vec<u8>>), ask: impl FnOnce(&Wanted<'_>) -> T) -> T {
+        let exact = |name| WantedVersion { name, hash: hash::sysv(name), exact: true };
+        ask(&Wanted::by_name(name, version.as_deref().map(exact)).unwrap())
+    }
+
+    #[test]
+    fn the_table_answers_as_asking_in_turn_does() {
+        let scope = Scope::new(Look::now().global_scope());
+        let names = names(&scope);
+        assert!(names.len() > 3000, "the C library is among them");
+        let in_turn: Vec<_> = names
+            .iter()
+            .map(|name| asked(name, |wanted| scope.iter().find_map(|object| address(object, wanted))))
+            .collect();
+        assert!(scope.names.get().is_none(), "nobody has asked the scope itself yet");
+        for _ in 0..100_000 {
+            asked(&names[0], |wanted| assert_eq!(scope.find(wanted), None));
+        }
+        assert!(scope.names.get().is_some_and(Option::is_some), "so much asking is worth a table");
+        for (name, in_turn) in names.iter().zip(in_turn) {
+            assert_eq!(asked(name, |wanted| scope.find(wanted)), in_turn, "{:?}", String::from_utf8_lossy(&name.0));
+        }
+    }
+
+    #[test]
+    fn whoever_asks_a_few_times_pays_for_no_table() {
+        let scope = Scope::new(Look::now().global_scope());
+        for name in names(&scope).iter().take(100) {
+            asked(name, |wanted| scope.find(wanted));
+        }
+        assert!(scope.names.get().is_none());
     }
 }
