@@ -106,7 +106,7 @@ pub(crate) fn gnu_of_sixteen(bytes: [u8; 16]) -> u32 {
         let by_33 = _mm_set1_epi32(1 << 16 | 33);
         let low = _mm_madd_epi16(_mm_unpacklo_epi8(bytes, _mm_setzero_si128()), by_33);
         let high = _mm_madd_epi16(_mm_unpackhi_epi8(bytes, _mm_setzero_si128()), by_33);
-        let fours = _mm_madd_epi16(_mm_packs_epi32(low, high), _mm_set1_epi32(1 << 16 | 33 * 33));
+        let fours = _mm_madd_epi16(_mm_packs_epi32(low, high), _mm_set1_epi32((1 << 16) | (33 * 33)));
         // From here on modulo 2^32, as the hash itself.
         let even = _mm_mul_epu32(fours, _mm_set_epi64x(power(4), power(12)));
         let odd = _mm_mul_epu32(_mm_srli_epi64::<32>(fours), _mm_set_epi64x(power(0), power(8)));

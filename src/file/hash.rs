@@ -218,13 +218,14 @@ impl Table {
     /// The table as look-ups by the thousand want it, if it is of the new kind and of the layout that is loaded.
     pub(crate) fn gnu(&self) -> Option<Gnu<'_>> {
         match self {
-            Self::Gnu { bloom, bloom_mask, bloom_shift, first, chain, .. }
+            Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, first, chain, .. }
                 if bloom.class == Class::Elf64 && bloom.order == ByteOrder::Little =>
             {
-                let (bloom, chain) = (bloom.bytes().as_chunks().0, chain.bytes().as_chunks().0);
-                Some(Gnu { bloom, mask: *bloom_mask, shift: (*bloom_shift).min(63), first: *first, chain })
+                let (bloom, buckets) = (bloom.bytes().as_chunks().0, buckets.bytes().as_chunks().0);
+                let (mask, shift, chain) = (*bloom_mask, (*bloom_shift).min(63), chain.bytes().as_chunks().0);
+                Some(Gnu { bloom, mask, shift, buckets, first: *first, chain })
             }
-            Self::None => Some(Gnu { bloom: &[], mask: 0, shift: 0, first: 0, chain: &[] }),
+            Self::None => Some(Gnu { bloom: &[], mask: 0, shift: 0, buckets: &[], first: 0, chain: &[] }),
             _ => None,
         }
     }
@@ -246,14 +247,7 @@ impl Table {
                     Some(known) => known,
                     None => {
                         let bits = if bloom.class == Class::Elf64 { 64 } else { 32 };
-                        let word = match (bloom.class, bloom.order) {
-                            // Nearly all questions end here with a no: without detours for the layout that is loaded.
-                            (Class::Elf64, ByteOrder::Little) => {
-                                let words = bloom.bytes().as_chunks::<8>().0;
-                                u64::from_le_bytes(*words.get(((gnu_hash / 64) & bloom_mask) as usize)?)
-                            }
-                            _ => bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?,
-                        };
+                        let word = bloom.word(u64::from((gnu_hash / bits) & bloom_mask) * u64::from(bits / 8))?;
                         let second = gnu_hash.checked_shr(*bloom_shift).unwrap_or(0);
                         if (word >> (gnu_hash % bits)) & (word >> (second % bits)) & 1 == 0 {
                             return None;
@@ -304,6 +298,7 @@ pub(crate) struct Gnu<'a> {
     bloom: &'a [[u8; 8]],
     mask: u32,
     shift: u32,
+    buckets: &'a [[u8; 4]],
     first: u32,
     chain: &'a [[u8; 4]],
 }
@@ -328,6 +323,42 @@ impl Gnu<'_> {
     fn word_for(&self, hash: u32) -> (u64, u64) {
         let word = self.bloom.get(((hash / 64) & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
         (word, word >> ((u64::from(hash) >> self.shift) % 64))
+    }
+
+    /// The first symbol of the chain that a name of that hash is in, if there is one.
+    #[inline(always)]
+    pub(crate) fn start(&self, hash: u32) -> Option<u32> {
+        let bucket = hash.checked_rem(self.buckets.len() as u32)?;
+        Some(u32::from_le_bytes(self.buckets[bucket as usize])).filter(|start| *start >= self.first)
+    }
+
+    /// Calls `matches` with the index of each symbol of that hash from `start` on, until it answers. Gives up, and sets
+    /// `too_long`, as [`Table::find`] does.
+    #[inline(always)]
+    pub(crate) fn find_from(
+        &self,
+        start: u32,
+        too_long: &Cell<bool>,
+        hash: u32,
+        mut matches: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let rest = self.chain.get(start.checked_sub(self.first)? as usize..)?;
+        for (index, entry) in (start..).zip(rest.iter().take(CHAIN_MAX as usize)) {
+            let entry = u32::from_le_bytes(*entry);
+            if entry | 1 == hash | 1 && matches(index) {
+                return Some(index);
+            }
+            if entry & 1 == 1 {
+                return None;
+            }
+        }
+        too_long.set(rest.len() >= CHAIN_MAX as usize);
+        None
+    }
+
+    /// The hashes of all its symbols, but for their lowest bits, as they stand.
+    pub(crate) fn hashes(&self) -> &[[u8; 4]] {
+        self.chain
     }
 
     /// The hash of symbol number `index`, but for its lowest bit, if it is in the table.

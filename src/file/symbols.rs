@@ -221,25 +221,30 @@ impl Symbols {
     }
 
     /// Symbol number `index`; `None` past the end of the table's segment.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn get(&self, index: u32) -> Option<Symbol> {
-        let at = u64::from(index) * entry_size(self.table.class);
+        // The one layout that is looked at by the million, without asking at every field which layout it is.
+        if self.table.class != Class::Elf64 || self.table.order != ByteOrder::Little {
+            return self.get_foreign(index);
+        }
+        let entry: &[u8; 24] = self.table.bytes().as_chunks().0.get(index as usize)?;
+        let [word, value, size] = *entry.as_chunks::<8>().0 else { return None };
+        let word = u64::from_le_bytes(word);
+        Some(Symbol {
+            name: word as u32,
+            info: (word >> 32) as u8,
+            other: (word >> 40) as u8,
+            section: (word >> 48) as u16,
+            value: u64::from_le_bytes(value),
+            size: u64::from_le_bytes(size),
+        })
+    }
+
+    #[cold]
+    fn get_foreign(&self, index: u32) -> Option<Symbol> {
         let table = &self.table;
+        let at = u64::from(index) * entry_size(table.class);
         Some(match table.class {
-            // The one layout that is looked at by the million, without asking at every field which layout it is.
-            Class::Elf64 if table.order == ByteOrder::Little => {
-                let entry: &[u8; 24] = table.bytes().get(usize::try_from(at).ok()?..)?.first_chunk()?;
-                let [word, value, size] = *entry.as_chunks::<8>().0 else { return None };
-                let word = u64::from_le_bytes(word);
-                Symbol {
-                    name: word as u32,
-                    info: (word >> 32) as u8,
-                    other: (word >> 40) as u8,
-                    section: (word >> 48) as u16,
-                    value: u64::from_le_bytes(value),
-                    size: u64::from_le_bytes(size),
-                }
-            }
             Class::Elf64 => Symbol {
                 name: table.u32(at)?,
                 info: table.u8(at + 4)?,
@@ -333,31 +338,44 @@ impl Symbols {
 
     /// As [`Symbols::find`], for who may know the number of the first symbol whose hash is that of the name.
     pub(crate) fn find_from(&self, known: Option<u32>, wanted: &Wanted<'_>) -> Option<(u32, Symbol)> {
-        // A reference without version takes a definition of a later version only if there is just one of them.
-        let mut later: Option<(u32, Symbol)> = None;
-        let mut later_count = 0;
-        let direct = self.hash.find(
-            known,
-            &wanted.given_up,
-            wanted.gnu_hash,
-            || wanted.sysv(),
-            |index| {
-                let symbol = self.get(index)?;
-                if !symbol.is_candidate(wanted) || !self.is_named(&symbol, wanted.name) {
-                    return None;
-                }
-                match self.suits(index, wanted) {
-                    Suits::Yes => Some((index, symbol)),
-                    Suits::No => None,
-                    Suits::IfAlone => {
-                        later_count += 1;
-                        later.get_or_insert((index, symbol));
-                        None
-                    }
-                }
-            },
-        );
-        direct.or(later.filter(|_| later_count == 1))
+        let index = match self.gnu() {
+            Some(table) if known.is_some() || table.may_have(wanted.gnu_hash) => self.find_in(&table, known, wanted),
+            Some(_) => None,
+            None => {
+                let mut later = Later::default();
+                let matches = |index| self.matches(index, wanted, &mut later).then_some(index);
+                let found = self.hash.find(known, &wanted.given_up, wanted.gnu_hash, || wanted.sysv(), matches);
+                found.or(later.alone())
+            }
+        }?;
+        Some((index, self.get(index)?))
+    }
+
+    /// The number of the definition of `wanted`, by `table`, its hash table, which is known to have such a hash.
+    #[inline]
+    pub(crate) fn find_in(&self, table: &Gnu<'_>, known: Option<u32>, wanted: &Wanted<'_>) -> Option<u32> {
+        let mut later = Later::default();
+        let start = known.or_else(|| table.start(wanted.gnu_hash))?;
+        let matches = |index| self.matches(index, wanted, &mut later);
+        table.find_from(start, &wanted.given_up, wanted.gnu_hash, matches).or(later.alone())
+    }
+
+    /// Whether symbol number `index`, whose hash is the right one, is what is wanted, or may be if there is just one such.
+    #[inline(always)]
+    fn matches(&self, index: u32, wanted: &Wanted<'_>, later: &mut Later) -> bool {
+        let Some(symbol) = self.get(index) else { return false };
+        if !symbol.is_candidate(wanted) || !self.is_named(&symbol, wanted.name) {
+            return false;
+        }
+        match self.suits(index, wanted) {
+            Suits::Yes => true,
+            Suits::No => false,
+            Suits::IfAlone => {
+                later.first.get_or_insert(index);
+                later.count += 1;
+                false
+            }
+        }
     }
 
     /// The definition that has `vaddr`: of those at or below it the nearest, if it reaches that far (`dladdr`).
@@ -415,6 +433,19 @@ impl Symbols {
                 }
             }
         }
+    }
+}
+
+/// Definitions of later versions: a reference without version takes one only if there is no other.
+#[derive(Default)]
+struct Later {
+    first: Option<u32>,
+    count: u32,
+}
+
+impl Later {
+    fn alone(self) -> Option<u32> {
+        self.first.filter(|_| self.count == 1)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::index::Index;
+use super::index::{Filter, Index};
 use crate::addr::{Addr, Bias};
 use crate::file::hash::Gnu;
 use crate::file::symbols::{Symbol, Symbols, Wanted};
@@ -51,6 +51,7 @@ pub(crate) struct Providers<'a> {
     asked: Vec<Asked<'a>>,
     /// Where each of them stands in that order.
     ranks: Vec<usize>,
+    filter: Option<Filter>,
     index: Option<Index>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
@@ -58,10 +59,10 @@ pub(crate) struct Providers<'a> {
 }
 
 /// A provider in its place in the order.
-struct Asked<'a> {
+pub(super) struct Asked<'a> {
     number: usize,
     /// What tells quickly that it does not define a name.
-    table: Option<Gnu<'a>>,
+    pub(super) table: Option<Gnu<'a>>,
 }
 
 /// What comes before and after the providers.
@@ -81,8 +82,10 @@ impl<'a> Providers<'a> {
         let index = Index::of(&all, order, references);
         let mut ranks = vec![usize::MAX; all.len()];
         order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
-        let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() }).collect();
-        Self { all, asked, ranks, index, unique: HashMap::new(), rules }
+        let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
+        let asked: Vec<_> = asked.collect();
+        let filter = if index.is_some() { None } else { Filter::of(&asked, references) };
+        Self { all, asked, ranks, filter, index, unique: HashMap::new(), rules }
     }
 
     /// The provider of that number.
@@ -99,23 +102,33 @@ impl<'a> Providers<'a> {
         self.asked.iter().map(|asked| self.all[asked.number].path)
     }
 
+    /// How many objects at the start of the order are known to have no name of that hash.
+    #[inline(always)]
+    fn skipped(&self, hash: u32) -> usize {
+        self.filter.as_ref().map_or(0, |filter| filter.skip(hash))
+    }
+
     /// The first definition of `wanted`: in object `first`, if there is one, then in the order of the scope.
     #[inline]
     fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
-        let defined_by = |provider: usize| {
-            let object = &self.all[provider];
-            let (_, symbol) = object.symbols.find(wanted)?;
-            Some(Definition { provider, symbol, value: object.address(&symbol) })
-        };
         let hash = wanted.gnu_hash();
-        let ask = |asked: &Asked<'_>| match asked.table {
-            Some(table) if !table.may_have(hash) => None,
-            _ => defined_by(asked.number),
+        let ask = |asked: &Asked<'_>| {
+            let symbols = self.all[asked.number].symbols;
+            let index = match &asked.table {
+                Some(table) if !table.may_have(hash) => return None,
+                Some(table) => symbols.find_in(table, None, wanted)?,
+                None => symbols.find(wanted)?.0,
+            };
+            Some((asked.number, index))
         };
-        let found = first.and_then(defined_by).or_else(|| match &self.index {
-            Some(index) => index.candidates(hash).find_map(|rank| defined_by(self.asked[rank].number)),
-            None => self.asked.iter().find_map(ask),
+        let itself = first.and_then(|number| self.asked.get(self.ranks[number])).and_then(ask);
+        let (provider, index) = itself.or_else(|| match &self.index {
+            Some(index) => index.candidates(hash).find_map(|rank| ask(&self.asked[rank])),
+            None => self.asked[self.skipped(hash)..].iter().find_map(ask),
         })?;
+        let object = &self.all[provider];
+        let symbol = object.symbols.get(index)?;
+        let found = Definition { provider, symbol, value: object.address(&symbol) };
         Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
     }
 
@@ -143,7 +156,8 @@ impl<'a> Providers<'a> {
         let none_before = || match &self.index {
             Some(table) => table.candidates(hash).next() == Some(rank),
             None => {
-                self.asked[..rank].iter().all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
+                let before = self.asked[..rank].get(self.skipped(hash)..).unwrap_or_default();
+                before.iter().all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
             }
         };
         if symbolic || none_before() { itself() } else { None }

@@ -166,7 +166,7 @@ impl Field {
         let copy = self.warm_up.with_file_name("libsecond.so");
         std::fs::copy(&self.warm_up, &copy)?;
         let first = self.contestants(&[], &copy);
-        let second = self.contestants(&[self.warm_up.clone()], &copy);
+        let second = self.contestants(std::slice::from_ref(&self.warm_up), &copy);
         let all: Vec<_> = first.into_iter().chain(second).collect();
         let mut first = rounds::run(&all, self.rounds, "first open")?;
         let second = first.split_off(self.loaders.len());
