@@ -4,7 +4,7 @@ use super::Source;
 use super::dynamic::Dynamic;
 use super::elf::tag;
 use super::view::{ByteOrder, Class, View};
-use crate::addr::Vaddr;
+use crate::addr::{PageSize, Vaddr};
 use crate::error::{At, ErrorKind};
 
 /// One relocation, whichever table it came from.
@@ -107,7 +107,7 @@ impl Relocations {
             each(relocation)?;
         }
         for table in self.tables.iter().flatten() {
-            if table.has_addend && table.view.class == Class::Elf64 && table.view.order == ByteOrder::Little {
+            if table.is_native() {
                 for entry in table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0 {
                     let [place, info, addend] = entry.map(u64::from_le_bytes);
                     if info == u64::from(number) && number != 0 && relative(Vaddr(place), addend as i64) {
@@ -126,6 +126,32 @@ impl Relocations {
             }
         }
         Ok(())
+    }
+
+    /// Calls `each` with places of relocations: with one of each run of relative ones in a page at least, if they are sorted
+    /// as linkers do, and with all the others.
+    pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
+        /// Relative relocations that are leapt over if those before and after them are in one page.
+        const LEAP: usize = 16;
+        self.relr().for_each(|relocation| each(relocation.place));
+        for table in self.tables.iter().flatten() {
+            if !table.is_native() {
+                table.iter(self.mips64).for_each(|relocation| each(relocation.place));
+                continue;
+            }
+            let entries = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
+            let mut at = 0;
+            while let Some(entry) = entries.get(at) {
+                let [place, info, _] = entry.map(u64::from_le_bytes);
+                each(Vaddr(place));
+                let same_page = |ahead: &[[u8; 8]; 3]| {
+                    let [ahead, same, _] = ahead.map(u64::from_le_bytes);
+                    same == info && page.down(ahead) == page.down(place)
+                };
+                let leaps = info == u64::from(number) && entries.get(at + LEAP).is_some_and(same_page);
+                at += if leaps { LEAP } else { 1 };
+            }
+        }
     }
 
     /// How many entries the tables have, at least: one of the packed kind stands for several.
@@ -171,6 +197,11 @@ impl Relocations {
 }
 
 impl Table {
+    /// Whether it has the one layout that is loaded by the million.
+    fn is_native(&self) -> bool {
+        self.has_addend && self.view.class == Class::Elf64 && self.view.order == ByteOrder::Little
+    }
+
     fn iter(&self, mips64: bool) -> impl Iterator<Item = Relocation> + '_ {
         let (view, word) = (&self.view, self.view.class.word());
         let entry = if self.has_addend { 3 * word } else { 2 * word };

@@ -94,13 +94,13 @@ pub(crate) struct Request<'a> {
 }
 
 /// Files that an attempt before this one has opened, by the paths under which they were found.
-pub(crate) type OpenedBefore = HashMap<PathBuf, Image>;
+pub(crate) type OpenedBefore = HashMap<PathBuf, Box<Image>>;
 
 impl<O> Graph<O> {
     /// The files it has opened, for another attempt.
     pub(crate) fn into_opened(self) -> OpenedBefore {
         let new = self.members.into_iter().filter_map(|member| match member.object {
-            Object::New(new) => Some(new.image),
+            Object::New(new) => Some(Box::new(new.image)),
             Object::Known(_) => None,
         });
         new.map(|image| (image.path().to_owned(), image)).collect()
@@ -302,7 +302,7 @@ impl<W: World> Discovery<'_, W> {
                 Some(index) => Opened::Member(*index),
                 None => match self.world.by_identity(image.identity()) {
                     Some(object) => Opened::Known(object),
-                    None => Opened::New(Box::new(image)),
+                    None => Opened::New(image),
                 },
             });
         }

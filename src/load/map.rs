@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::plan::Plan;
-use crate::addr::{Addr, Bias, Protection, Vaddr};
+use crate::addr::{Addr, Bias, PageSize, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
@@ -284,6 +284,10 @@ impl Mapping {
 }
 
 impl DataPages<'_> {
+    pub(crate) fn size(&self) -> PageSize {
+        sys::page_size()
+    }
+
     /// Marks the page of a word. A word on two pages counts for its first.
     #[inline(always)]
     pub(crate) fn mark(&self, place: Vaddr) {

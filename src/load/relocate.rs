@@ -110,18 +110,7 @@ fn populate(unit: &Unit<'_>, machine: &Machine) {
         return;
     }
     let pages = unit.mapping.data_pages();
-    let all: Result<(), std::convert::Infallible> = unit.relocations.try_each(
-        machine.relative,
-        |place, _| {
-            pages.mark(place);
-            true
-        },
-        |relocation| {
-            pages.mark(relocation.place);
-            Ok(())
-        },
-    );
-    let Ok(()) = all;
+    unit.relocations.sample_places(machine.relative, pages.size(), |place| pages.mark(place));
     pages.populate();
 }
 
