@@ -1,5 +1,7 @@
 //! Libraries that are made to measure with: so many relocations, symbols, dependencies, and nothing else, no C library.
 
+#![allow(dead_code)] // each bench uses its part
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,9 +40,19 @@ impl Folder {
         fs::remove_file(source).unwrap();
     }
 
+    /// The names of so many libraries that give symbols. Loaders go by names, so they are not the same in two folders.
+    fn provider_names(&self, count: usize) -> Vec<String> {
+        let folder = self.0.file_name().unwrap().to_str().unwrap();
+        (0..count).map(|number| format!("{folder}-{number:04}")).collect()
+    }
+
+    pub(crate) fn provider_paths(&self, count: usize) -> Vec<PathBuf> {
+        self.provider_names(count).iter().map(|name| self.path(name)).collect()
+    }
+
     /// Makes `count` libraries of `symbols` variables each; gives their names.
     pub(crate) fn providers(&self, count: usize, symbols: usize) -> Vec<String> {
-        let names: Vec<String> = (0..count).map(|number| format!("dep{number:04}")).collect();
+        let names = self.provider_names(count);
         for (number, library) in names.iter().enumerate() {
             let variables: String = (0..symbols)
                 .map(|index| symbol(number, index))

@@ -10,6 +10,9 @@ use crate::error::{At, ErrorKind};
 const INDEX_MASK: u16 = 0x7fff;
 const HIDDEN: u16 = 0x8000;
 const VER_FLG_BASE: u16 = 1;
+
+/// Versions that room is made for at once, however many a file says that it has.
+const ROOM: u64 = 256;
 const VER_FLG_WEAK: u16 = 2;
 
 /// One version, as its index in `DT_VERSYM` names it.
@@ -58,6 +61,8 @@ impl Versions {
         let mut versions = Self::default();
         if let Some(first) = dynamic.verdef {
             versions.defines_any = true;
+            versions.by_index.reserve(dynamic.verdefnum.unwrap_or(0).min(ROOM) as usize + 1);
+            versions.defined.reserve(dynamic.verdefnum.unwrap_or(0).min(ROOM) as usize);
             versions.read_definitions(first, dynamic.verdefnum, source, strings)?;
         }
         if let Some(first) = dynamic.verneed {
@@ -176,9 +181,11 @@ impl Versions {
 }
 
 fn check_name(strings: &View, name: u32, table: u64) -> Result<u32, ErrorKind> {
-    match strings.str_at(name.into()) {
-        Some(_) => Ok(name),
-        None => Err(malformed("version name", table, "a string inside DT_STRTAB")),
+    // Where the table ends with a NUL, as tables do, every string in it ends.
+    let ends = |name: u32| strings.bytes().last() == Some(&0) && u64::from(name) < strings.len();
+    match ends(name) || strings.str_at(name.into()).is_some() {
+        true => Ok(name),
+        false => Err(malformed("version name", table, "a string inside DT_STRTAB")),
     }
 }
 

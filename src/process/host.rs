@@ -159,6 +159,9 @@ impl HostObject {
     /// Which file it is, as long as its path still leads there.
     pub(crate) fn identity(&self) -> Option<Identity> {
         *self.identity.get_or_init(|| {
+            if self.is_kernels() {
+                return None;
+            }
             let meta = std::fs::metadata(&self.path).ok()?;
             Some(Identity { device: meta.dev(), inode: meta.ino() })
         })
@@ -237,7 +240,10 @@ impl Collected<'_> {
             self.objects.push(Entry::Seen(Arc::clone(seen)));
             return;
         }
-        if let Some(object) = HostObject::read(info, bias, name, self.objects.is_empty()) {
+        if let Some(mut object) = HostObject::read(info, bias, name, self.objects.is_empty()) {
+            if let Some(libc) = real().libc.as_ref().filter(|libc| libc.bias == bias) {
+                object.symbols = libc.symbols.clone();
+            }
             self.objects.push(Entry::New(Box::new(object)));
         }
     }

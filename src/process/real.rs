@@ -58,13 +58,15 @@ pub(crate) struct Real {
     pub(crate) dl_iterate_phdr: Iterate,
     /// Since 2.35.
     pub(crate) find_object: Option<unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>,
+    /// The C library's own object, by which they were found: its tables need not be read again.
+    pub(super) libc: Option<HostObject>,
 }
 
 /// The real functions. Where the C library cannot be found (a static program), the ones that this program is linked to.
 pub(crate) fn real() -> &'static Real {
     static REAL: OnceLock<Real> = OnceLock::new();
     REAL.get_or_init(|| {
-        let (libc, loader) = (object(b"libc.so.6"), object(b"ld-linux-x86-64.so.2"));
+        let libc = object(b"libc.so.6");
         let find = |name: &[u8]| libc.as_ref().and_then(|libc| address(libc, name));
         macro_rules! function {
             ($name:ident) => {{
@@ -90,9 +92,10 @@ pub(crate) fn real() -> &'static Real {
             // SAFETY: as above. It is ld.so's in glibc 2.35, and libc's since.
             find_object: unsafe {
                 let name = b"_dl_find_object";
-                let found = find(name).or_else(|| address(loader.as_ref()?, name));
+                let found = find(name).or_else(|| address(&object(b"ld-linux-x86-64.so.2")?, name));
                 std::mem::transmute::<usize, Option<_>>(found.unwrap_or(0))
             },
+            libc,
         }
     })
 }

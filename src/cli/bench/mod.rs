@@ -21,7 +21,6 @@ mod worker;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
@@ -57,9 +56,9 @@ pub(super) struct Args {
     /// How often each loader has its turn, after one that does not count
     #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     rounds: u16,
-    /// A program that measures other loaders: benches/peers of soload's source has one
+    /// A program that measures another loader, named like that (may be repeated): benches/peers of the source has some
     #[arg(long, value_name = "PROGRAM")]
-    peers: Option<PathBuf>,
+    peer: Vec<PathBuf>,
     #[command(flatten)]
     job: worker::Job,
     /// Print JSON
@@ -137,11 +136,10 @@ impl Field {
         let known = [Loader::Dlopen, Loader::DlopenLazy, Loader::Soload];
         let mut loaders: Vec<_> =
             known.map(|loader| (loader.name().to_owned(), own.clone(), &["bench"][..])).into_iter().collect();
-        if let Some(program) = &args.peers {
-            let said = Command::new(program).arg("--names").output()?;
-            let names = String::from_utf8_lossy(&said.stdout);
-            loaders.extend(names.lines().map(|name| (name.to_owned(), program.clone(), &[][..])));
-        }
+        loaders.extend(args.peer.iter().map(|program| {
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
+            (name.into_owned(), program.clone(), &[][..])
+        }));
         let modes = match (args.own, args.cold) {
             (true, _) => &[Mode::Own][..],
             (_, true) => &[Mode::Cold],
