@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::ffi::c_char;
 use std::fs::File;
 use std::io::Read;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -82,7 +83,7 @@ impl Cache {
 
     /// The file this machine's glibc would take for `name`: of entries with the same name the best
     /// `glibc-hwcaps` level, else the first whose older capabilities fit.
-    pub(super) fn lookup(&self, name: &[u8], flags: u32, hwcaps: &Hwcaps) -> Option<Hit<'_>> {
+    pub(super) fn lookup(&self, name: &[u8], flags: u32, hwcaps: &dyn Deref<Target = Hwcaps>) -> Option<Hit<'_>> {
         let mut best: Option<(usize, Hit<'_>)> = None;
         for index in self.equal(name)? {
             let entry = self.entries.start + index * self.entries.size;
@@ -97,7 +98,7 @@ impl Cache {
                 if best.is_some() {
                     break;
                 }
-                if hwcaps.fits(hwcap) {
+                if hwcap == 0 || hwcaps.fits(hwcap) {
                     return Some(Hit { path, level: None });
                 }
             } else if hwcaps.runs((hwcap >> 32 & LEVEL_MASK) as u32) {
@@ -405,7 +406,7 @@ pub(super) mod tests {
     /// What the cache says for a processor of a level from 1 to 4.
     fn path(bytes: &[u8], name: &str, level: usize) -> Option<String> {
         let cache = Cache::parse(bytes.to_vec()).unwrap();
-        let hit = cache.lookup(name.as_bytes(), X86_64, &Hwcaps::x86_64(level, false, Some(b"x86_64")))?;
+        let hit = cache.lookup(name.as_bytes(), X86_64, &&Hwcaps::x86_64(level, false, Some(b"x86_64")))?;
         Some(String::from_utf8(hit.path.to_vec()).unwrap())
     }
 
@@ -446,7 +447,7 @@ pub(super) mod tests {
             assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/x86-64-v4/libh.so"));
         }
         let cache = Cache::parse(sample().write()).unwrap();
-        let hit = cache.lookup(b"libh.so", X86_64, &Hwcaps::x86_64(3, false, None)).unwrap();
+        let hit = cache.lookup(b"libh.so", X86_64, &&Hwcaps::x86_64(3, false, None)).unwrap();
         assert_eq!(hit.level, Some(b"x86-64-v3".as_slice()));
     }
 
@@ -464,7 +465,7 @@ pub(super) mod tests {
     fn an_entry_for_older_capabilities_counts_only_where_they_are() {
         let bytes = sample().write();
         let cache = Cache::parse(bytes).unwrap();
-        let find = |hwcaps| cache.lookup(b"liba.so", X86_64, &hwcaps).map(|hit| hit.path);
+        let find = |hwcaps| cache.lookup(b"liba.so", X86_64, &&hwcaps).map(|hit| hit.path);
         assert_eq!(find(Hwcaps::x86_64(4, false, None)), Some(b"/a/liba.so".as_slice()));
         assert_eq!(find(Hwcaps::x86_64(4, true, None)), Some(b"/a/avx512_1/liba.so".as_slice()));
     }
@@ -473,8 +474,8 @@ pub(super) mod tests {
     fn entries_of_other_machines_do_not_count() {
         let cache = Cache::parse(sample().write()).unwrap();
         let hwcaps = Hwcaps::x86_64(1, false, None);
-        assert_eq!(cache.lookup(b"lib32.so", X86_64, &hwcaps), None);
-        assert!(cache.lookup(b"lib32.so", 3, &hwcaps).is_some());
+        assert_eq!(cache.lookup(b"lib32.so", X86_64, &&hwcaps), None);
+        assert!(cache.lookup(b"lib32.so", 3, &&hwcaps).is_some());
     }
 
     #[test]
@@ -534,7 +535,7 @@ pub(super) mod tests {
             }
             let Ok(cache) = Cache::parse(bytes) else { continue };
             for name in ["libh.so", "libn.so.10", "liba.so", "libc.so.6", "z", "", "\u{fffd}"] {
-                found += usize::from(cache.lookup(name.as_bytes(), X86_64, &hwcaps).is_some());
+                found += usize::from(cache.lookup(name.as_bytes(), X86_64, &&hwcaps).is_some());
             }
         }
         assert!(found > 1_000, "most damage hits something else: {found}");
@@ -558,7 +559,7 @@ pub(super) mod tests {
         assert!(Arc::ptr_eq(&first, &file.get(&path).unwrap()));
         file.recheck();
         let second = file.get(&path).unwrap();
-        assert!(second.lookup(b"libnew.so", X86_64, &Hwcaps::x86_64(1, false, None)).is_some());
+        assert!(second.lookup(b"libnew.so", X86_64, &&Hwcaps::x86_64(1, false, None)).is_some());
     }
 
     #[test]
@@ -583,7 +584,7 @@ pub(super) mod tests {
             // "\tlibz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1"
             let Some((name, path)) = line.trim().split_once(" (libc6,x86-64) => ") else { continue };
             if seen.insert(name) {
-                let hit = cache.lookup(name.as_bytes(), X86_64, &hwcaps).map(|hit| hit.path);
+                let hit = cache.lookup(name.as_bytes(), X86_64, &&hwcaps).map(|hit| hit.path);
                 assert_eq!(hit, Some(path.as_bytes()), "{name}");
             }
         }

@@ -27,7 +27,7 @@ use std::ffi::OsStr;
 use std::ops::ControlFlow::{Break, Continue};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Candidate, ErrorKind};
 use cache::CacheFile;
@@ -90,7 +90,7 @@ pub(crate) struct Found<T> {
 pub(crate) struct Search {
     settings: Settings,
     /// Where to look in every directory: hwcaps subdirectories best first, then the directory itself.
-    subdirectories: Vec<Vec<u8>>,
+    subdirectories: OnceLock<Vec<Vec<u8>>>,
     memory: Mutex<Memory>,
 }
 
@@ -103,7 +103,7 @@ struct Memory {
 impl Search {
     /// A search by these settings.
     pub(crate) fn new(settings: Settings) -> Self {
-        Self { subdirectories: settings.hwcaps.subdirectories(), settings, memory: Mutex::default() }
+        Self { subdirectories: OnceLock::new(), settings, memory: Mutex::default() }
     }
 
     /// The search that the loader of this process does. `platform` is what the kernel says (`AT_PLATFORM`).
@@ -168,6 +168,10 @@ impl Search {
             .map_err(|reason| ErrorKind::NotFound { tried: vec![lost(name, Place::AsGiven, reason.into())] })
     }
 
+    fn subdirectories(&self) -> &[Vec<u8>] {
+        self.subdirectories.get_or_init(|| self.settings.hwcaps.subdirectories())
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         // What is in there is complete after every statement, so a panic elsewhere does not spoil it.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,6 +197,7 @@ impl Asker<'_> {
 mod tests {
     use std::cell::RefCell;
     use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::LazyLock;
 
     use super::cache::tests::{Writer, X86_64};
     use super::hwcaps::Hwcaps;
@@ -240,7 +245,7 @@ mod tests {
                 cache_flags: X86_64,
                 default_dirs: vec!["/lib".into(), "/usr/lib".into()],
                 lib: b"lib/m".to_vec(),
-                hwcaps: Hwcaps::x86_64(3, false, None),
+                hwcaps: LazyLock::new(Box::new(|| Hwcaps::x86_64(3, false, None))),
                 secure: self.secure,
                 look: Box::new(move |dir| directories.contains(dir).then_some(()).ok_or("no such directory")),
             });

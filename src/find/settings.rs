@@ -1,10 +1,14 @@
 //! What a search depends on besides the object that asks: the loader's built-in directories, the environment, the processor.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use super::dirs::{Look, look};
 use super::hwcaps::Hwcaps;
 use super::tokens;
+
+/// How to learn what the processor offers.
+pub(crate) type Ask = Box<dyn FnOnce() -> Hwcaps + Send + Sync>;
 
 /// Everything a search depends on besides the object that asks.
 pub(crate) struct Settings {
@@ -20,8 +24,9 @@ pub(crate) struct Settings {
     pub(crate) default_dirs: Vec<PathBuf>,
     /// The value of `$LIB`.
     pub(crate) lib: Vec<u8>,
-    /// What the processor offers, and `$PLATFORM`.
-    pub(crate) hwcaps: Hwcaps,
+    /// What the processor offers, and `$PLATFORM`. Asked only when a search comes to where it matters: the instruction
+    /// that tells (CPUID) takes tens of microseconds in a virtual machine.
+    pub(crate) hwcaps: LazyLock<Hwcaps, Ask>,
     /// Whether the program is set-user-ID or the like (`AT_SECURE`).
     pub(crate) secure: bool,
     /// How to ask whether a directory exists.
@@ -54,7 +59,10 @@ impl Settings {
             },
             default_dirs,
             lib: lib.into(),
-            hwcaps: Hwcaps::of_this_processor(platform),
+            hwcaps: LazyLock::new(Box::new({
+                let platform = platform.map(<[u8]>::to_vec);
+                move || Hwcaps::of_this_processor(platform.as_deref())
+            })),
             secure,
             look: Box::new(look),
         }

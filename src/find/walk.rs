@@ -115,7 +115,7 @@ impl<T> Walk<'_, '_, T> {
             self.path.push(b'/');
         }
         let search = self.search;
-        let present = match search.memory().known.present(&self.path, &search.subdirectories, &search.settings.look) {
+        let present = match search.memory().known.present(&self.path, search.subdirectories(), &search.settings.look) {
             Ok(present) => present,
             Err(reason) => {
                 self.lost.push(lost(&self.path, place, reason.into()));
@@ -124,7 +124,7 @@ impl<T> Walk<'_, '_, T> {
         };
         let dir = self.path.len();
         let mut how = Lost::Alone;
-        for (bit, sub) in search.subdirectories.iter().enumerate() {
+        for (bit, sub) in search.subdirectories().iter().enumerate() {
             if present >> bit & 1 == 1 {
                 self.path.truncate(dir);
                 self.path.extend_from_slice(sub);
