@@ -14,7 +14,6 @@ mod synthetic;
 
 use std::ffi::CString;
 use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Barrier;

@@ -290,6 +290,9 @@ fn unload(unused: Vec<Arc<Module>>) {
 
 /// Runs the destructors of everything that is still loaded, at the process's exit.
 pub(crate) fn finish_all() {
+    if lock().is_none() {
+        return;
+    }
     let me = hooks::this_thread();
     loop {
         // A destructor may load something: until nothing is left.

@@ -10,7 +10,7 @@ pub(crate) struct Call {
     pub(crate) result: i64,
 }
 
-/// Runs the code in a forked process and returns the calls it made, in order.
+/// Runs the code in a forked process, where it may become another program, and returns the calls it made, in order.
 pub(crate) fn system_calls_of(code: impl FnOnce()) -> Vec<Call> {
     let child = unsafe { libc::fork() };
     assert!(child >= 0);
@@ -37,6 +37,8 @@ pub(crate) fn system_calls_of(code: impl FnOnce()) -> Vec<Call> {
             libc::SIGSTOP => unsafe {
                 libc::ptrace(libc::PTRACE_SETOPTIONS, child, 0, libc::PTRACE_O_TRACESYSGOOD);
             },
+            // The start of another program.
+            libc::SIGTRAP => {}
             // A stop at a system call: on the way in and on the way out in turn.
             stop if stop == libc::SIGTRAP | 0x80 => {
                 unsafe { libc::ptrace(libc::PTRACE_GETREGS, child, 0, &mut registers) };
