@@ -24,12 +24,12 @@ const SYMBOLS: usize = 500;
 const LOOKUPS: usize = 5_000;
 const ROUNDS: usize = 101;
 
-/// The handle of `dlopen`, for several threads.
+/// What a `dlopen` gave, for several threads.
 #[derive(Clone, Copy)]
-struct Host(*mut c_void);
+struct Handle(*mut c_void);
 
-// SAFETY: glibc locks what it stands for.
-unsafe impl Sync for Host {}
+// SAFETY: a token; loaders lock what it stands for.
+unsafe impl Sync for Handle {}
 
 fn main() {
     let folder = Folder::made_by(&format!("lookup-{LIBRARIES}-{SYMBOLS}"), |folder| {
@@ -39,11 +39,16 @@ fn main() {
     let path = folder.path("top");
     let ours = unsafe { Library::new(&path) }.unwrap();
     let path = CString::new(path.as_os_str().as_bytes()).unwrap();
-    let host = Host(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) });
-    assert!(!host.0.is_null());
+    let host = Handle(unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) });
+    let drop_in = Handle(unsafe { soload::dl::dlopen(path.as_ptr(), libc::RTLD_NOW) });
+    assert!(!host.0.is_null() && !drop_in.0.is_null());
+    let lookups: [Lookup<'_>; 4] = [&by_find(&ours), &by_get(&ours), &by_dlsym(drop_in, true), &by_dlsym(host, false)];
 
     println!("{LIBRARIES} libraries of {SYMBOLS} symbols; nanoseconds a look-up, the best of {ROUNDS} rounds\n");
-    println!("{:26} {:>8} {:>8} {:>8} {:>12} {:>12}", "", "find", "get", "dlsym", "find/dlsym", "get/dlsym");
+    println!(
+        "{:26} {:>8} {:>8} {:>8} {:>8} {:>12} {:>12}",
+        "", "find", "get", "drop-in", "dlsym", "find/dlsym", "get/dlsym"
+    );
     let random = |seed: usize| symbol(seed * 7919 % LIBRARIES, seed * 104_729 % SYMBOLS);
     let kinds: [(&str, Vec<String>); 6] = [
         ("its own (3 characters)", vec!["own".into()]),
@@ -55,25 +60,18 @@ fn main() {
     ];
     for (title, names) in &kinds {
         let names: Vec<CString> = names.iter().map(|name| CString::new(name.as_str()).unwrap()).collect();
-        let (find, get, dlsym) = (by_find(&ours), by_get(&ours), by_dlsym(host));
-        let [find, get, dlsym] = in_turn(&names, [&find, &get, &dlsym], 1);
-        write(title, find, get, dlsym);
+        write(title, in_turn(&names, lookups, 1));
     }
     println!();
     let names = [CString::new(symbol(LIBRARIES - 1, SYMBOLS / 2)).unwrap()];
-    let (find, get, dlsym) = (by_find(&ours), by_get(&ours), by_dlsym(host));
     for threads in 1..=thread::available_parallelism().map_or(2, usize::from).min(4) {
-        let [find, get, dlsym] = in_turn(&names, [&find, &get, &dlsym], threads);
-        println!(
-            "{:26} {find:8.1} {get:8.1} {dlsym:8.1} {:6.3}",
-            format!("of the last, {threads} threads"),
-            get / dlsym
-        );
+        write(&format!("of the last, threads: {threads}"), in_turn(&names, lookups, threads));
     }
 }
 
-fn write(title: &str, find: f64, get: f64, dlsym: f64) {
-    println!("{title:26} {find:8.1} {get:8.1} {dlsym:8.1} {:12.3} {:12.3}", find / dlsym, get / dlsym);
+fn write(title: &str, [find, get, drop_in, dlsym]: [f64; 4]) {
+    let (find_to_it, get_to_it) = (find / dlsym, get / dlsym);
+    println!("{title:26} {find:8.1} {get:8.1} {drop_in:8.1} {dlsym:8.1} {find_to_it:12.3} {get_to_it:12.3}");
 }
 
 type Lookup<'a> = &'a (dyn Fn(&CString) -> bool + Sync);
@@ -86,10 +84,15 @@ fn by_get(library: &Library) -> impl Fn(&CString) -> bool {
     |name| unsafe { library.get::<*const u8>(name.as_bytes()) }.is_ok()
 }
 
-fn by_dlsym(host: Host) -> impl Fn(&CString) -> bool + Sync {
+/// By `dlsym` of the C library, or by that of the drop-in.
+fn by_dlsym(handle: Handle, drop_in: bool) -> impl Fn(&CString) -> bool + Sync {
     move |name| {
-        let host = host;
-        !unsafe { libc::dlsym(host.0, name.as_ptr()) }.is_null()
+        let handle = handle;
+        let found = match drop_in {
+            true => unsafe { soload::dl::dlsym(handle.0, name.as_ptr()) },
+            false => unsafe { libc::dlsym(handle.0, name.as_ptr()) },
+        };
+        !found.is_null()
     }
 }
 

@@ -29,6 +29,7 @@ use super::print::{self, BOLD};
 use super::{Outcome, Status};
 use report::{Mode, Report, Time};
 use rounds::{Contestant, Run};
+use statistics::Median;
 use worker::Loader;
 
 /// Measure what opening libraries costs, beside dlopen
@@ -194,17 +195,16 @@ impl Field {
 }
 
 /// For each loader, by how much the first open is longer than the second.
-fn beyond(first: &[(Run, Run)]) -> impl Iterator<Item = (&str, statistics::Median, &rounds::Measured)> {
+fn beyond(first: &[(Run, Run)]) -> impl Iterator<Item = (&str, Median)> {
     first.iter().filter_map(|(first, second)| {
-        let (name, first, second) = (&*first.name, first.measured.as_ref().ok()?, second.measured.as_ref().ok()?);
-        Some((name, first.beyond(second)?, first))
+        Some((&*first.name, first.measured.as_ref().ok()?.beyond(second.measured.as_ref().ok()?)?))
     })
 }
 
 fn write_first(out: &mut impl Write, first: &[(Run, Run)]) -> io::Result<()> {
     writeln!(out, "{BOLD}What the first open in a process takes beyond the second{BOLD:#}\n")?;
     let mut table = print::table(&["loader", "time", "95 %"]);
-    for (name, median, _) in beyond(first) {
+    for (name, median) in beyond(first) {
         table.add_row([
             name.to_owned(),
             Time(median.value).to_string(),
@@ -217,7 +217,7 @@ fn write_first(out: &mut impl Write, first: &[(Run, Run)]) -> io::Result<()> {
 
 fn json_of_first(first: &[(Run, Run)]) -> Value {
     let loaders: Map<String, Value> =
-        beyond(first).map(|(name, median, _)| (name.to_owned(), report::of_median(median, 1e3))).collect();
+        beyond(first).map(|(name, median)| (name.to_owned(), report::of_median(median, 1e3))).collect();
     loaders.into()
 }
 
