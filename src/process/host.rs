@@ -5,6 +5,7 @@
 //! object that a [`Pin`] or the program's start keeps loaded; and only inside segments that its program headers name.
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -112,7 +113,10 @@ impl Host {
             before: before.as_ref().map_or(&[], |before| &before.objects),
             keep_all: before.as_ref().is_some_and(|before| before.changes.1 == changes.1),
         };
-        iterate(&mut |info| collected.add(info));
+        iterate(&mut |info| {
+            collected.add(info);
+            Continue(())
+        });
         let host = Arc::new(Host { objects: collected.finish(), changes: collected.changes });
         *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&host));
         host
@@ -377,20 +381,19 @@ fn program_path() -> PathBuf {
 
 fn changes() -> (u64, u64) {
     let mut changes = (0, 0);
-    let mut first = true;
     iterate(&mut |info| {
-        if std::mem::take(&mut first) {
-            changes = (info.dlpi_adds, info.dlpi_subs);
-        }
+        changes = (info.dlpi_adds, info.dlpi_subs);
+        // They are the same in every record.
+        Break(())
     });
     changes
 }
 
-fn iterate(each: &mut dyn FnMut(&libc::dl_phdr_info)) {
+fn iterate(each: &mut dyn FnMut(&libc::dl_phdr_info) -> ControlFlow<()>) {
     unsafe extern "C" fn call(info: *mut libc::dl_phdr_info, _size: usize, data: *mut c_void) -> c_int {
         // SAFETY: `data` is the closure below, glibc's `info` is good for the call; a panic cannot leave `extern "C"`.
-        unsafe { (*data.cast::<&mut dyn FnMut(&libc::dl_phdr_info)>())(&*info) };
-        0
+        let go_on = unsafe { (*data.cast::<&mut dyn FnMut(&libc::dl_phdr_info) -> ControlFlow<()>>())(&*info) };
+        go_on.is_break().into()
     }
     let mut each = each;
     // SAFETY: `call` takes exactly this pointer, during this call only.
