@@ -71,6 +71,7 @@ fn the_system_calls_counted_are_those_of_the_open() {
     let library = fixture("bss");
     let here = system_calls_of(|| {
         let name = std::ffi::CString::new(library.to_str().unwrap()).unwrap();
+        // SAFETY: the fixture has no constructors.
         assert!(!unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) }.is_null());
     });
     // The forked process begins with the rest of a signal's delivery and ends with its exit.

@@ -28,6 +28,7 @@ fn calls_of(name: &str) -> Vec<Call> {
     let path = CString::new(program(name).as_os_str().as_bytes()).unwrap();
     let calls = system_calls_of(|| {
         let arguments = [path.as_ptr(), std::ptr::null()];
+        // SAFETY: two null-terminated lists of strings.
         unsafe { libc::execve(path.as_ptr(), arguments.as_ptr(), [std::ptr::null()].as_ptr()) };
     });
     assert_eq!(calls[0].number, libc::SYS_execve);
