@@ -437,12 +437,11 @@ pub struct Escaped<'a>(pub &'a [u8]);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
-            for c in chunk.valid().chars() {
-                if c.is_control() {
-                    write!(f, "{}", c.escape_default())?;
-                } else {
-                    write!(f, "{c}")?;
-                }
+            // Nearly all names are plain, and a listing has thousands. The controls past ASCII begin with 0xc2.
+            if chunk.valid().bytes().all(|byte| byte >= b' ' && !matches!(byte, 0x7f | 0xc2)) {
+                f.write_str(chunk.valid())?;
+            } else {
+                escape(f, chunk.valid())?;
             }
             for byte in chunk.invalid() {
                 write!(f, "\\x{byte:02x}")?;
@@ -450,4 +449,15 @@ impl fmt::Display for Escaped<'_> {
         }
         Ok(())
     }
+}
+
+fn escape(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    for c in text.chars() {
+        if c.is_control() {
+            write!(f, "{}", c.escape_default())?;
+        } else {
+            fmt::Write::write_char(f, c)?;
+        }
+    }
+    Ok(())
 }

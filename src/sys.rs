@@ -128,6 +128,14 @@ impl RegularFile {
             .map_err(no_room)
     }
 
+    /// Up to `len` bytes of the file from `offset` on, copied; fewer where it ends. `None` if they cannot be read.
+    pub(crate) fn read_at(&self, offset: u64, len: usize) -> Option<Bytes> {
+        let mut bytes = vec![0; len];
+        let read = nix::sys::uio::pread(&self.fd, &mut bytes, libc::off_t::try_from(offset).ok()?).ok()?;
+        bytes.truncate(read);
+        Some(bytes.into())
+    }
+
     /// The whole file, mapped read-only; reading it copies nothing.
     pub(crate) fn map(&self) -> Result<Bytes, ErrorKind> {
         let Some(len) = usize::try_from(self.size).ok().and_then(NonZeroUsize::new) else {

@@ -1,7 +1,9 @@
 //! What all subcommands print alike: errors, tables, sizes, and the names and bytes in JSON.
 
 use std::fmt::{self, Display};
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,6 +18,29 @@ pub(super) const GOOD: Style = AnsiColor::Green.on_default();
 pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(super) const NOTE: Style = AnsiColor::Cyan.on_default();
 pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+
+/// The styles above where they are wanted, and none where not.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Inks {
+    pub(super) bold: Style,
+    pub(super) dim: Style,
+    pub(super) good: Style,
+    pub(super) bad: Style,
+    pub(super) note: Style,
+    pub(super) warn: Style,
+}
+
+/// Standard output for commands that write much, and the styles for it: nothing is to be removed from what goes into a
+/// pipe, and lines are not written one by one.
+pub(super) fn stdout() -> io::Result<(BufWriter<File>, Inks)> {
+    let stdout = io::stdout();
+    let inks = match anstream::AutoStream::choice(&stdout) {
+        anstream::ColorChoice::Never => Inks::default(),
+        _ => Inks { bold: BOLD, dim: DIM, good: GOOD, bad: BAD, note: NOTE, warn: WARN },
+    };
+    let file = File::from(stdout.as_fd().try_clone_to_owned()?);
+    Ok((BufWriter::with_capacity(1 << 16, file), inks))
+}
 
 /// Places shown of those where a library was looked for, and symbols of those that are undefined.
 const LIST_MAX: usize = 12;

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Candidate, Error, ErrorKind};
-use crate::file::image::Image;
 use crate::find::{Rule, Search};
 use crate::sys::{self, Identity, RegularFile};
 use facts::Facts;
@@ -157,7 +156,7 @@ pub struct Resolver {
 /// What is known of files: by path, and by identity.
 #[derive(Default)]
 struct Read {
-    by_path: HashMap<PathBuf, Result<Arc<Facts>, ErrorKind>>,
+    by_path: HashMap<Box<[u8]>, Result<Arc<Facts>, ErrorKind>>,
     by_identity: HashMap<Identity, Arc<Facts>>,
 }
 
@@ -193,19 +192,21 @@ impl Resolver {
     }
 
     fn facts(&self, path: &Path) -> Result<Arc<Facts>, ErrorKind> {
+        // A path as bytes: comparing and hashing its components takes longer than reading the file.
+        let name = path.as_os_str().as_bytes();
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = read.by_path.get(path) {
+        if let Some(known) = read.by_path.get(name) {
             return known.clone();
         }
         let facts = RegularFile::open(path).and_then(|file| match read.by_identity.get(&file.identity) {
             Some(known) => Ok(Arc::clone(known)),
             None => {
-                let facts = Arc::new(Facts::of(&Image::read(path.to_owned(), file)?)?);
+                let facts = Arc::new(Facts::read(file)?);
                 read.by_identity.insert(facts.identity, Arc::clone(&facts));
                 Ok(facts)
             }
         });
-        read.by_path.insert(path.to_owned(), facts.clone());
+        read.by_path.insert(name.into(), facts.clone());
         facts
     }
 }
@@ -228,7 +229,7 @@ impl Closure {
     /// Whether nothing is needed at all: a static program, or a library that rests on nothing.
     #[must_use]
     pub fn is_static(&self) -> bool {
-        self.objects[0].facts.as_ref().is_some_and(|facts| facts.needed.is_empty())
+        self.objects[0].facts.as_ref().is_some_and(|facts| facts.names().needed.is_empty())
     }
 
     /// Whether it has a dynamic section: without one no loader has anything to do.
@@ -248,6 +249,6 @@ impl Object {
     /// Its own name (`DT_SONAME`).
     #[must_use]
     pub fn soname(&self) -> Option<&[u8]> {
-        self.facts.as_ref()?.soname.as_deref()
+        self.facts.as_ref()?.names().soname.as_deref()
     }
 }

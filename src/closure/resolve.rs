@@ -21,8 +21,8 @@ const PRELOAD_MAX: u64 = 1 << 16;
 
 pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, ErrorKind> {
     let root = resolver.facts(path)?;
-    if !matches!(root.kind, 2 | 3) {
-        let found = match root.kind {
+    if !matches!(root.kind(), 2 | 3) {
+        let found = match root.kind() {
             1 => "a relocatable object (.o)",
             4 => "a core file",
             _ => "something else",
@@ -30,11 +30,11 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         let expected = "a program or shared object".into();
         return Err(ErrorKind::Foreign { what: "type", expected, found: found.into() });
     }
-    if root.kind == 3 && !root.dynamic {
+    if root.kind() == 3 && !root.dynamic {
         let found = "an object without dynamic section".into();
         return Err(ErrorKind::Foreign { what: "type", expected: "a program or shared object".into(), found });
     }
-    let is_program = root.interpreter.is_some();
+    let is_program = root.brief.interpreter.is_some();
     // The kernel tells a program its own place with every link followed; of a library the loader knows the path only.
     let place = if is_program { std::fs::canonicalize(path).ok() } else { None };
     let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
@@ -86,7 +86,7 @@ struct Growth<'r> {
 impl Growth<'_> {
     /// The program that runs the root, or, for a library, that of the programs here.
     fn interpreter(&mut self) -> Option<(PathBuf, Option<ErrorKind>)> {
-        let written = self.root.interpreter.clone();
+        let written = self.root.brief.interpreter.clone();
         let usual = || self.root.is_native().then(|| PathBuf::from(usual_loader()));
         let path = written.as_ref().map(|path| PathBuf::from(OsStr::from_bytes(path))).or_else(usual)?;
         let facts = self.resolver.facts(&path).and_then(|facts| facts.suits(&self.root).map(|()| facts));
@@ -128,8 +128,8 @@ impl Growth<'_> {
 
     fn needs_of(&mut self, index: usize) -> Result<(), ErrorKind> {
         let Some(facts) = self.objects[index].facts.clone() else { return Ok(()) };
-        let mut needs = Vec::with_capacity(facts.needed.len());
-        for name in &facts.needed {
+        let mut needs = Vec::with_capacity(facts.names().needed.len());
+        for name in &facts.names().needed {
             let (object, via) = self.name(name, index, Role::Needed)?;
             needs.push(Need { name: name.to_vec(), object, via });
         }
@@ -153,7 +153,7 @@ impl Growth<'_> {
             return Ok((*index, Via::Name));
         }
         if let Some((path, facts)) = &self.loader
-            && (path.as_os_str().as_bytes() == name || facts.soname.as_deref() == Some(&*name))
+            && (path.as_os_str().as_bytes() == name || facts.names().soname.as_deref() == Some(&*name))
         {
             return Ok((self.join_loader(asker), Via::Name));
         }
@@ -218,7 +218,7 @@ impl Growth<'_> {
             self.by_name.insert(object.name.as_slice().into(), index);
         }
         if let Some(facts) = &object.facts {
-            if let Some(soname) = &facts.soname {
+            if let Some(soname) = &facts.names().soname {
                 self.by_name.entry(soname.clone()).or_insert(index);
             }
             self.by_identity.insert(facts.identity, index);
@@ -276,9 +276,9 @@ impl Growth<'_> {
             loaded_by = Some(link.get_or_init(|| Asker {
                 name: object.path.as_deref().unwrap_or(Path::new("")),
                 origin: object.origin.as_deref(),
-                rpath: facts.and_then(|facts| facts.rpath.as_deref()),
-                runpath: facts.and_then(|facts| facts.runpath.as_deref()),
-                nodeflib: facts.is_some_and(|facts| facts.nodeflib),
+                rpath: facts.and_then(|facts| facts.names().rpath.as_deref()),
+                runpath: facts.and_then(|facts| facts.names().runpath.as_deref()),
+                nodeflib: facts.is_some_and(|facts| facts.nodeflib()),
                 loaded_by,
             }));
         }

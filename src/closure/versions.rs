@@ -52,7 +52,7 @@ impl Closure {
     pub fn version_uses(&self, user: usize) -> Vec<VersionUse> {
         let by_name = by_name(&self.objects);
         let Some(facts) = self.objects.get(user).and_then(|object| object.facts.as_ref()) else { return Vec::new() };
-        let uses = facts.requirements.iter().map(|required| {
+        let uses = facts.brief.requirements.iter().map(|required| {
             let provider = by_name.get(&*required.file).copied();
             let defines =
                 |index: &usize| self.objects[*index].facts.as_ref().is_some_and(|facts| facts.defines(required));
@@ -89,14 +89,14 @@ pub(super) fn check(objects: &[Object]) -> Vec<VersionProblem> {
     for (user, object) in objects.iter().enumerate() {
         let Some(facts) = &object.facts else { continue };
         let mut last: (&[u8], Option<usize>) = (b"", None);
-        for required in &facts.requirements {
+        for required in &facts.brief.requirements {
             // The versions of one library stand together.
             if last.0 != &*required.file {
                 last = (&required.file, by_name.get(&*required.file).copied());
             }
             let Some(provider) = last.1 else { continue };
             let Some(provided) = &objects[provider].facts else { continue };
-            let unversioned = !provided.defines_any;
+            let unversioned = !provided.brief.defines_any;
             if !provided.defines(required) {
                 let (version, fatal) = (required.version.to_vec(), !unversioned && !required.weak);
                 problems.push(VersionProblem { user, provider, version, unversioned, fatal });

@@ -1,7 +1,7 @@
 //! The dynamic section: every tag that loading goes by, once, by name.
 
+use super::Strings;
 use super::elf::tag;
-use super::view::View;
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
 
@@ -12,6 +12,12 @@ const NEEDED_MAX: usize = 4096;
 const DT_RELRSZ: u64 = 35;
 const DT_RELR: u64 = 36;
 const DT_RELRENT: u64 = 37;
+
+// Tags of Sun's and GNU's (<elf.h>), each a string.
+const DT_DEPAUDIT: u64 = 0x6fff_fefb;
+const DT_AUDIT: u64 = 0x6fff_fefc;
+const DT_AUXILIARY: u64 = 0x7fff_fffd;
+const DT_FILTER: u64 = 0x7fff_ffff;
 
 /// The dynamic section's entries, still as the file has them: addresses and sizes are claims.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +55,10 @@ pub(crate) struct Dynamic {
     pub(crate) rpath: Option<u64>,
     pub(crate) runpath: Option<u64>,
     pub(crate) needed: Vec<u64>,
+    /// `DT_FILTER` and (true) `DT_AUXILIARY`.
+    pub(crate) filters: Vec<(bool, u64)>,
+    pub(crate) audit: Option<u64>,
+    pub(crate) depaudit: Option<u64>,
     pub(crate) flags: u64,
     pub(crate) flags_1: u64,
     pub(crate) textrel: bool,
@@ -68,6 +78,14 @@ impl Dynamic {
                         return Err(ErrorKind::Limit { what: "DT_NEEDED entries", limit: NEEDED_MAX as u64, found });
                     }
                     all.needed.push(value);
+                    continue;
+                }
+                DT_FILTER | DT_AUXILIARY => {
+                    if all.filters.len() == NEEDED_MAX {
+                        let found = NEEDED_MAX as u64 + 1;
+                        return Err(ErrorKind::Limit { what: "DT_FILTER entries", limit: NEEDED_MAX as u64, found });
+                    }
+                    all.filters.push((key == DT_AUXILIARY, value));
                     continue;
                 }
                 tag::DT_TEXTREL => {
@@ -122,6 +140,8 @@ impl Dynamic {
                 tag::DT_SONAME => &mut all.soname,
                 tag::DT_RPATH => &mut all.rpath,
                 tag::DT_RUNPATH => &mut all.runpath,
+                DT_AUDIT => &mut all.audit,
+                DT_DEPAUDIT => &mut all.depaudit,
                 _ => continue,
             };
             *slot = Some(value);
@@ -171,12 +191,12 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    pub(crate) fn read(dynamic: &Dynamic, strings: &View) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(dynamic: &Dynamic, strings: &impl Strings) -> Result<Self, ErrorKind> {
         let at = dynamic.strtab.map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
-        let read = |what: &str, offset: u64| match strings.str_at(offset) {
-            Some(name) => Ok(name.into()),
+        let read = |what: &str, offset: u64| match strings.string(offset) {
+            Some(name) => Ok(Box::from(&*name)),
             None => {
-                let expected = format!("a string inside DT_STRTAB of {:#x} bytes", strings.len());
+                let expected = format!("a string inside DT_STRTAB of {:#x} bytes", strings.size());
                 Err(ErrorKind::malformed(what, at, expected, format_args!("offset {offset:#x}")))
             }
         };

@@ -160,7 +160,7 @@ fn names_of(bits: u64, names: Bits) -> impl Iterator<Item = &'static str> {
 }
 
 /// The name of the machine of that number in `e_machine`, or the number.
-pub(super) fn machine_name(number: u16) -> String {
+pub(crate) fn machine_name(number: u16) -> String {
     Machine::of(number).map_or_else(|| format!("machine {number}"), |machine| machine.name.to_owned())
 }
 

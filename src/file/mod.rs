@@ -1,5 +1,6 @@
 //! What a file says: headers, segments, tables and strings, each checked once and then a value of its own type.
 
+pub(crate) mod brief;
 pub(crate) mod dynamic;
 pub(crate) mod elf;
 pub(crate) mod frames;
@@ -13,9 +14,40 @@ pub(crate) mod symbols;
 pub(crate) mod versions;
 pub(crate) mod view;
 
+use std::borrow::Cow;
+
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
 use view::View;
+
+/// A table of strings.
+pub(crate) trait Strings {
+    /// The string that starts at `at`, without its NUL; `None` if it does not end inside.
+    fn string(&self, at: u64) -> Option<Cow<'_, [u8]>>;
+
+    /// Whether a string that starts at `at` ends inside.
+    fn ends(&self, at: u64) -> bool {
+        self.string(at).is_some()
+    }
+
+    /// The bytes of the table.
+    fn size(&self) -> u64;
+}
+
+impl Strings for View {
+    fn string(&self, at: u64) -> Option<Cow<'_, [u8]>> {
+        self.str_at(at).map(Cow::Borrowed)
+    }
+
+    fn ends(&self, at: u64) -> bool {
+        // Where the table ends with a NUL, as tables do, every string in it ends.
+        (self.bytes().last() == Some(&0) && at < self.len()) || self.str_at(at).is_some()
+    }
+
+    fn size(&self) -> u64 {
+        self.len()
+    }
+}
 
 /// Where tables are read from by the addresses the dynamic section gives: a file, or memory that nobody writes.
 pub(crate) trait Source {

@@ -1,9 +1,15 @@
 //! Notes: small records that tools leave in a file, read from the program headers alone.
 
+use std::ops::Range;
+
+use super::elf::ProgramHeader;
 use super::image::Image;
 use super::view::View;
 
 const NT_GNU_BUILD_ID: u32 = 3;
+
+/// What the owner `FDO` calls a note of what is opened at run time (systemd's "ELF Dlopen Metadata").
+const NT_FDO_DLOPEN_METADATA: u32 = 0x407c_0c0a;
 
 /// One note.
 pub(crate) struct Note<'a> {
@@ -13,9 +19,18 @@ pub(crate) struct Note<'a> {
 }
 
 /// Calls `each` with every note of the image (gABI chapter 5, "Note Section"), until it answers.
-pub(crate) fn find<T>(image: &Image, mut each: impl FnMut(Note<'_>) -> Option<T>) -> Option<T> {
-    for header in image.note_headers() {
-        let Some(view) = header.file_end().and_then(|end| image.view().slice(header.offset..end)) else { continue };
+pub(crate) fn find<T>(image: &Image, each: impl FnMut(Note<'_>) -> Option<T>) -> Option<T> {
+    find_in(image.note_headers(), |range| image.view().slice(range), each)
+}
+
+/// The same with the file's bytes as `read` gives them.
+fn find_in<T>(
+    headers: &[ProgramHeader],
+    read: impl Fn(Range<u64>) -> Option<View>,
+    mut each: impl FnMut(Note<'_>) -> Option<T>,
+) -> Option<T> {
+    for header in headers {
+        let Some(view) = header.file_end().and_then(|end| read(header.offset..end)) else { continue };
         // Names and contents are padded to 4 bytes, in a segment of 8-byte alignment to 8.
         let pad = |size: u64| if header.align == 8 { size.next_multiple_of(8) } else { size.next_multiple_of(4) };
         let mut at = 0;
@@ -38,4 +53,17 @@ pub(crate) fn find<T>(image: &Image, mut each: impl FnMut(Note<'_>) -> Option<T>
 
 pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
     find(image, |note| (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec()))
+}
+
+/// What notes say that the object opens at run time: JSON, as it stands.
+pub(super) fn opens(headers: &[ProgramHeader], read: impl Fn(Range<u64>) -> Option<View>) -> Vec<Box<[u8]>> {
+    let mut opens = Vec::new();
+    find_in(headers, read, |note| {
+        if note.owner == b"FDO" && note.kind == NT_FDO_DLOPEN_METADATA {
+            let text = note.content.bytes();
+            opens.push(text.strip_suffix(&[0]).unwrap_or(text).into());
+        }
+        None::<()>
+    });
+    opens
 }

@@ -1,6 +1,7 @@
 //! Symbol versions: which versions an object defines and needs, and which one each of its symbols has.
 
 use super::Source;
+use super::Strings;
 use super::dynamic::Dynamic;
 use super::view::View;
 use crate::addr::Vaddr;
@@ -57,7 +58,20 @@ pub(crate) struct Index {
 }
 
 impl Versions {
-    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, strings: &View) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, strings: &impl Strings) -> Result<Self, ErrorKind> {
+        let mut versions = Self::read_names(dynamic, source, strings)?;
+        if let (Some(versym), true) = (dynamic.versym, dynamic.verdef.is_some() || dynamic.verneed.is_some()) {
+            versions.of_symbols = Some(source.require("DT_VERSYM", versym, None)?);
+        }
+        Ok(versions)
+    }
+
+    /// Which versions there are, but not which symbol has which.
+    pub(super) fn read_names(
+        dynamic: &Dynamic,
+        source: &impl Source,
+        strings: &impl Strings,
+    ) -> Result<Self, ErrorKind> {
         let mut versions = Self::default();
         if let Some(first) = dynamic.verdef {
             versions.defines_any = true;
@@ -68,9 +82,6 @@ impl Versions {
         if let Some(first) = dynamic.verneed {
             versions.read_requirements(first, dynamic.verneednum, source, strings)?;
         }
-        if let (Some(versym), true) = (dynamic.versym, dynamic.verdef.is_some() || dynamic.verneed.is_some()) {
-            versions.of_symbols = Some(source.require("DT_VERSYM", versym, None)?);
-        }
         Ok(versions)
     }
 
@@ -79,7 +90,7 @@ impl Versions {
         first: u64,
         count: Option<u64>,
         source: &impl Source,
-        strings: &View,
+        strings: &impl Strings,
     ) -> Result<(), ErrorKind> {
         let table = source.require("DT_VERDEF", first, None)?;
         let cut = |at: u64| malformed("DT_VERDEF", first.wrapping_add(at), "an entry inside its segment");
@@ -110,7 +121,7 @@ impl Versions {
         first: u64,
         count: Option<u64>,
         source: &impl Source,
-        strings: &View,
+        strings: &impl Strings,
     ) -> Result<(), ErrorKind> {
         let table = source.require("DT_VERNEED", first, None)?;
         let cut = |at: u64| malformed("DT_VERNEED", first.wrapping_add(at), "an entry inside its segment");
@@ -170,8 +181,8 @@ impl Versions {
     }
 
     /// Whether a version of that name is defined here.
-    pub(crate) fn defines(&self, hash: u32, name: &[u8], strings: &View) -> bool {
-        self.defined.iter().any(|own| own.hash == hash && strings.str_at(own.name.into()) == Some(name))
+    pub(crate) fn defines(&self, hash: u32, name: &[u8], strings: &impl Strings) -> bool {
+        self.defined.iter().any(|own| own.hash == hash && strings.string(own.name.into()).as_deref() == Some(name))
     }
 
     /// The versions defined here, as offsets of names.
@@ -180,10 +191,8 @@ impl Versions {
     }
 }
 
-fn check_name(strings: &View, name: u32, table: u64) -> Result<u32, ErrorKind> {
-    // Where the table ends with a NUL, as tables do, every string in it ends.
-    let ends = |name: u32| strings.bytes().last() == Some(&0) && u64::from(name) < strings.len();
-    match ends(name) || strings.str_at(name.into()).is_some() {
+fn check_name(strings: &impl Strings, name: u32, table: u64) -> Result<u32, ErrorKind> {
+    match strings.ends(name.into()) {
         true => Ok(name),
         false => Err(malformed("version name", table, "a string inside DT_STRTAB")),
     }

@@ -8,12 +8,14 @@ mod symbols;
 mod text;
 pub(super) mod why;
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use soload::{Bindings, Closure, Error, Resolver};
 
-use super::{Outcome, Status, print};
+use super::print::{self, Inks};
+use super::{Outcome, Status};
+use text::Text;
 
 /// Show what programs and libraries need, where the loader finds it, and why there
 ///
@@ -102,10 +104,10 @@ impl Args {
     }
 }
 
-pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
+pub(super) fn run(args: &Args) -> Outcome {
+    let (mut out, inks) = print::stdout()?;
     let mut resolver = Resolver::new();
     resolver.secure(args.secure);
-    let mut out = BufWriter::with_capacity(1 << 16, out);
     let mut worst = Status::Done;
     let several = args.recursive || args.files.len() > 1;
     for (number, file) in files::all(&args.files, args.recursive).enumerate() {
@@ -135,8 +137,8 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
                     if number > 0 && !(args.only_missing && closure.is_complete()) {
                         writeln!(out)?;
                     }
-                    write_text(&mut out, args, closure)?;
-                    symbols::write(&mut out, closure, bindings.as_ref(), args)
+                    write_text(&mut out, args, closure, inks)?;
+                    symbols::write(&mut out, closure, bindings.as_ref(), args, inks)
                 }
             },
             Err(error) if args.format() == Format::Json => print::write_json(&mut out, &json::of_error(error)),
@@ -155,16 +157,17 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     Ok(worst)
 }
 
-fn write_text(out: &mut impl Write, args: &Args, closure: &Closure) -> io::Result<()> {
+fn write_text(out: &mut impl Write, args: &Args, closure: &Closure, inks: Inks) -> io::Result<()> {
+    let text = Text { closure, inks, depth: args.depth(), explain: args.explain };
     if let Some(name) = &args.why {
-        return text::write_why(out, closure, name.as_bytes());
+        return text.write_why(out, name.as_bytes());
     }
     if args.only_missing {
-        return text::write_missing(out, closure, args.explain);
+        return text.write_missing(out);
     }
     match args.format() {
-        Format::Flat => text::write_flat(out, closure, args.explain),
-        _ => text::write_tree(out, closure, args.depth(), args.explain),
+        Format::Flat => text.write_flat(out),
+        _ => text.write_tree(out),
     }
 }
 

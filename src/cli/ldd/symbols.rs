@@ -6,7 +6,7 @@ use soload::{Bindings, Closure, Escaped};
 
 use super::Args;
 use super::text::name;
-use crate::cli::print::{BAD, DIM};
+use crate::cli::print::Inks;
 
 /// For people, after the list of libraries.
 pub(super) fn write(
@@ -14,7 +14,9 @@ pub(super) fn write(
     closure: &Closure,
     bindings: Option<&Bindings>,
     args: &Args,
+    inks: Inks,
 ) -> io::Result<()> {
+    let Inks { bad, dim, .. } = inks;
     if args.versions {
         for (index, object) in closure.objects.iter().enumerate() {
             for need in closure.version_uses(index) {
@@ -30,7 +32,7 @@ pub(super) fn write(
         // What may be missing stands apart, behind what may not.
         let (weak, strong): (Vec<_>, Vec<_>) = bindings.undefined.iter().partition(|reference| reference.weak);
         for reference in strong.iter().chain(&weak) {
-            let (style, what) = if reference.weak { (DIM, "undefined but weak") } else { (BAD, "undefined") };
+            let (style, what) = if reference.weak { (dim, "undefined but weak") } else { (bad, "undefined") };
             write!(out, "{style}{what}: {}", Escaped(&reference.symbol))?;
             if let Some(version) = &reference.version {
                 write!(out, "@{}", Escaped(version))?;

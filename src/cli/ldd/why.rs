@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use soload::{Escaped, Resolver};
 
 use super::text::name;
-use crate::cli::print::{BAD, BOLD, DIM, GOOD};
+use crate::cli::print::{self, Inks};
 use crate::cli::{Outcome, Status};
 
 /// Show how a symbol binds in a program or library: who defines it, and what each reference to it gets
@@ -21,7 +21,8 @@ pub(crate) struct Args {
     symbol: String,
 }
 
-pub(crate) fn run(args: &Args, out: &mut impl Write) -> Outcome {
+pub(crate) fn run(args: &Args) -> Outcome {
+    let (mut out, Inks { bold, dim, good, bad, .. }) = print::stdout()?;
     let (symbol, version) = match args.symbol.split_once('@') {
         Some((symbol, version)) => (symbol, Some(version.trim_start_matches('@').as_bytes())),
         None => (args.symbol.as_str(), None),
@@ -41,7 +42,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         Some(version) => format!("{}@{}", Escaped(symbol.as_bytes()), Escaped(version)),
         None => Escaped(symbol.as_bytes()).to_string(),
     };
-    writeln!(out, "{BOLD}{}{BOLD:#} in the order in which objects are asked:", Escaped(args.symbol.as_bytes()))?;
+    writeln!(out, "{bold}{}{bold:#} in the order in which objects are asked:", Escaped(args.symbol.as_bytes()))?;
     for definition in &trace.definitions {
         let users = trace.references.iter().filter(|(_, _, bound_to)| *bound_to == Some(definition.object));
         let users = users.count();
@@ -49,12 +50,12 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         let place = name(&closure.objects[definition.object]);
         let symbol = with_version(&definition.version);
         match users {
-            0 => writeln!(out, "  {DIM}{symbol}{DIM:#} of {place}{weak}: no reference binds to this object")?,
-            users => writeln!(out, "  {GOOD}{symbol}{GOOD:#} of {place}{weak}: {users} of the references below")?,
+            0 => writeln!(out, "  {dim}{symbol}{dim:#} of {place}{weak}: no reference binds to this object")?,
+            users => writeln!(out, "  {good}{symbol}{good:#} of {place}{weak}: {users} of the references below")?,
         }
     }
     if trace.definitions.is_empty() {
-        writeln!(out, "  {BAD}nobody defines it{BAD:#}")?;
+        writeln!(out, "  {bad}nobody defines it{bad:#}")?;
     }
     for (user, version, bound_to) in &trace.references {
         let user = name(&closure.objects[*user]);
@@ -62,8 +63,9 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             Some(object) => {
                 writeln!(out, "{user} wants {} => {}", with_version(version), name(&closure.objects[*object]))?;
             }
-            None => writeln!(out, "{user} wants {} => {BAD}undefined{BAD:#}", with_version(version))?,
+            None => writeln!(out, "{user} wants {} => {bad}undefined{bad:#}", with_version(version))?,
         }
     }
+    out.flush()?;
     Ok(if trace.definitions.is_empty() { Status::Failed } else { Status::Done })
 }
