@@ -54,6 +54,8 @@ pub(crate) struct RegularFile {
     pub(crate) fd: OwnedFd,
     pub(crate) identity: Identity,
     pub(crate) size: u64,
+    /// Its permissions (`st_mode`).
+    pub(crate) mode: u32,
 }
 
 impl RegularFile {
@@ -81,6 +83,7 @@ impl RegularFile {
                 fd: file.into(),
                 identity: Identity { device: meta.dev(), inode: meta.ino() },
                 size: meta.len(),
+                mode: meta.mode(),
             }),
         }
     }
@@ -126,14 +129,6 @@ impl RegularFile {
                 Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file }
             })
             .map_err(no_room)
-    }
-
-    /// Up to `len` bytes of the file from `offset` on, copied; fewer where it ends. `None` if they cannot be read.
-    pub(crate) fn read_at(&self, offset: u64, len: usize) -> Option<Bytes> {
-        let mut bytes = vec![0; len];
-        let read = nix::sys::uio::pread(&self.fd, &mut bytes, libc::off_t::try_from(offset).ok()?).ok()?;
-        bytes.truncate(read);
-        Some(bytes.into())
     }
 
     /// The whole file, mapped read-only; reading it copies nothing.

@@ -1,7 +1,7 @@
 //! What deciding about dependencies goes by of one file, kept after the file was closed.
 
 use crate::error::ErrorKind;
-use crate::file::brief::{Brief, Required};
+use crate::file::brief::Brief;
 use crate::file::dynamic::{Dynamic, Names};
 use crate::file::elf::{ET_DYN, ET_EXEC};
 use crate::file::inspect::machine_name;
@@ -12,6 +12,8 @@ use crate::sys::{Identity, RegularFile};
 #[derive(Debug)]
 pub(super) struct Facts {
     pub(super) identity: Identity,
+    /// Whether it is set-user-ID or set-group-ID.
+    pub(super) set_user_id: bool,
     pub(super) brief: Brief,
     /// Whether there is anything for a loader to do: a file of debug information has the header of a dynamic section, but
     /// no content for it.
@@ -19,11 +21,11 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn read(file: RegularFile) -> Result<Self, ErrorKind> {
-        let identity = file.identity;
-        let brief = Brief::read(file)?;
+    pub(super) fn read(file: RegularFile, buffer: &mut Vec<u8>) -> Result<Self, ErrorKind> {
+        let (identity, set_user_id) = (file.identity, file.mode & 0o6000 != 0);
+        let brief = Brief::read(file, buffer)?;
         let dynamic = brief.dynamic.as_ref().is_some_and(|dynamic| dynamic.strtab.is_some());
-        Ok(Self { identity, brief, dynamic })
+        Ok(Self { identity, set_user_id, brief, dynamic })
     }
 
     pub(super) fn kind(&self) -> u16 {
@@ -67,10 +69,6 @@ impl Facts {
             _ => "something else",
         };
         foreign("type", "a shared object".into(), found.into())
-    }
-
-    pub(super) fn defines(&self, required: &Required) -> bool {
-        self.brief.defined.iter().any(|(hash, name)| *hash == required.hash && *name == required.version)
     }
 
     /// Whether this process runs programs of its kind.

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Candidate, Error, ErrorKind};
 use crate::find::{Rule, Search};
@@ -73,6 +73,8 @@ pub struct Object {
     /// What it needs, in order.
     pub needs: Vec<Need>,
     origin: Option<PathBuf>,
+    /// Whether neither it nor anything above it has a search path.
+    pathless: bool,
     facts: Option<Arc<Facts>>,
 }
 
@@ -149,7 +151,11 @@ pub struct Resolver {
     library_path: OsString,
     preload: OsString,
     secure: bool,
+    /// Whether `LD_LIBRARY_PATH` means other directories for every program.
+    by_program: bool,
     search: Search,
+    /// What `/etc/ld.so.preload` says, read when it is first asked for.
+    preload_file: OnceLock<Vec<u8>>,
     read: Mutex<Read>,
 }
 
@@ -158,6 +164,11 @@ pub struct Resolver {
 struct Read {
     by_path: HashMap<Box<[u8]>, Result<Arc<Facts>, ErrorKind>>,
     by_identity: HashMap<Identity, Arc<Facts>>,
+    /// What a name means to whoever has no search path of its own, nor anybody above it; only what the first place looked
+    /// at had.
+    by_name: HashMap<Box<[u8]>, (PathBuf, Rule, Arc<Facts>)>,
+    /// Room for the pieces of the file that is being read.
+    buffer: Vec<u8>,
 }
 
 impl Default for Resolver {
@@ -173,7 +184,16 @@ impl Resolver {
         let variable = |name| std::env::var_os(name).unwrap_or_default();
         let (library_path, preload) = (variable("LD_LIBRARY_PATH"), variable("LD_PRELOAD"));
         let search = search(&library_path, false);
-        Self { library_path, preload, secure: false, search, read: Mutex::default() }
+        let by_program = library_path.as_bytes().contains(&b'$');
+        Self {
+            library_path,
+            preload,
+            secure: false,
+            by_program,
+            search,
+            preload_file: OnceLock::new(),
+            read: Mutex::default(),
+        }
     }
 
     /// Whether to resolve as for a set-user-ID program that another user runs.
@@ -191,23 +211,45 @@ impl Resolver {
         resolve::resolve(self, path).map_err(|kind| Error::new(path, kind))
     }
 
+    /// Whether it matters in which directory the program lies: finding that out takes a system call for each link on the
+    /// way, and few programs have a token anywhere.
+    fn wants_origin(&self, program: &Facts) -> bool {
+        let names = program.names();
+        let texts = names.needed.iter().chain(&names.rpath).chain(&names.runpath).map(|text| &**text);
+        let variables = [&self.library_path, &self.preload].map(|variable| variable.as_bytes());
+        texts.chain(variables).any(|text| text.contains(&b'$'))
+    }
+
+    fn read(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn facts(&self, path: &Path) -> Result<Arc<Facts>, ErrorKind> {
         // A path as bytes: comparing and hashing its components takes longer than reading the file.
         let name = path.as_os_str().as_bytes();
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = self.read();
         if let Some(known) = read.by_path.get(name) {
             return known.clone();
         }
-        let facts = RegularFile::open(path).and_then(|file| match read.by_identity.get(&file.identity) {
-            Some(known) => Ok(Arc::clone(known)),
-            None => {
-                let facts = Arc::new(Facts::read(file)?);
-                read.by_identity.insert(facts.identity, Arc::clone(&facts));
-                Ok(facts)
-            }
-        });
+        let facts = RegularFile::open(path).and_then(|file| read.facts(file));
         read.by_path.insert(name.into(), facts.clone());
         facts
+    }
+
+    /// A file that is asked about. Of thousands of those nothing is remembered that is no object.
+    fn root(&self, path: &Path) -> Result<Arc<Facts>, ErrorKind> {
+        self.read().facts(RegularFile::open(path)?)
+    }
+}
+
+impl Read {
+    fn facts(&mut self, file: RegularFile) -> Result<Arc<Facts>, ErrorKind> {
+        if let Some(known) = self.by_identity.get(&file.identity) {
+            return Ok(Arc::clone(known));
+        }
+        let facts = Arc::new(Facts::read(file, &mut self.buffer)?);
+        self.by_identity.insert(facts.identity, Arc::clone(&facts));
+        Ok(facts)
     }
 }
 

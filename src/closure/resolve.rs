@@ -4,7 +4,6 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ const OBJECTS_MAX: usize = 4096;
 const PRELOAD_MAX: u64 = 1 << 16;
 
 pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, ErrorKind> {
-    let root = resolver.facts(path)?;
+    let root = resolver.root(path)?;
     if !matches!(root.kind(), 2 | 3) {
         let found = match root.kind() {
             1 => "a relocatable object (.o)",
@@ -36,8 +35,7 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
     }
     let is_program = root.brief.interpreter.is_some();
     // The kernel tells a program its own place with every link followed; of a library the loader knows the path only.
-    let place = if is_program { std::fs::canonicalize(path).ok() } else { None };
-    let mode = std::fs::metadata(path).map_or(0, |meta| meta.permissions().mode());
+    let place = if is_program && resolver.wants_origin(&root) { std::fs::canonicalize(path).ok() } else { None };
     let mut growth = Growth {
         resolver,
         objects: Vec::new(),
@@ -57,6 +55,7 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         loaded_by: None,
         needs: Vec::new(),
         origin: directory(place.as_deref().unwrap_or(path)),
+        pathless: false,
         facts: Some(root),
     });
     let preload_problems = growth.preload();
@@ -68,7 +67,7 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
     }
     loader_before_missing(&mut growth.objects);
     let version_problems = versions::check(&growth.objects);
-    let set_user_id = is_program && mode & 0o6000 != 0;
+    let set_user_id = is_program && growth.root.set_user_id;
     Ok(Closure { objects: growth.objects, interpreter, version_problems, preload_problems, set_user_id })
 }
 
@@ -102,7 +101,7 @@ impl Growth<'_> {
 
     /// Loads what is to be preloaded; what cannot be is ignored, as in glibc.
     fn preload(&mut self) -> Vec<Error> {
-        let file = read_preload_file();
+        let file = self.resolver.preload_file.get_or_init(read_preload_file);
         let variable = self.resolver.preload.as_bytes().to_vec();
         let variable = variable.split(|byte| b" :".contains(byte));
         let file = file.split(|byte| b" :\t\n".contains(byte));
@@ -157,10 +156,7 @@ impl Growth<'_> {
         {
             return Ok((self.join_loader(asker), Via::Name));
         }
-        let found = self.with_asker(asker, |asker| {
-            self.resolver.search.find(&name, asker, &[], &mut |path| self.probe(path, &name))
-        });
-        let Found { file: facts, path, rule, lost } = match found {
+        let Found { file: facts, path, rule, lost } = match self.find(&name, asker) {
             Ok(found) => found,
             Err(kind) => return self.lost(&name, asker, role, kind).map(|index| (index, Via::Search)),
         };
@@ -177,8 +173,28 @@ impl Growth<'_> {
         let origin = directory(&path);
         let (path, rule, facts, needs) = (Some(path), Some(rule), Some(facts), Vec::new());
         let loaded_by = Some(asker);
-        let object = Object { name, path, role, rule, lost, fatal: None, loaded_by, needs, origin, facts };
+        let pathless = false; // `join` finds out
+        let object = Object { name, path, role, rule, lost, fatal: None, loaded_by, needs, origin, pathless, facts };
         Ok((self.join(object), Via::Search))
+    }
+
+    /// Searches for `name`, unless somebody has found it before who searches as `asker` does.
+    fn find(&self, name: &[u8], asker: usize) -> Result<Found<Arc<Facts>>, ErrorKind> {
+        let usual = self.objects[asker].pathless && !self.resolver.by_program && !name.contains(&b'/');
+        if usual
+            && let Some((path, rule, facts)) = self.resolver.read().by_name.get(name)
+            && facts.suits(&self.root).is_ok()
+        {
+            return Ok(Found { file: Arc::clone(facts), path: path.clone(), rule: rule.clone(), lost: Vec::new() });
+        }
+        let found = self.with_asker(asker, |asker| {
+            self.resolver.search.find(name, asker, &[], &mut |path| self.probe(path, name))
+        })?;
+        if usual && found.lost.is_empty() && found.path.is_absolute() {
+            let known = (found.path.clone(), found.rule.clone(), Arc::clone(&found.file));
+            self.resolver.read().by_name.insert(name.into(), known);
+        }
+        Ok(found)
     }
 
     fn room(&self) -> Result<(), ErrorKind> {
@@ -206,14 +222,20 @@ impl Growth<'_> {
             loaded_by: Some(asker),
             needs: Vec::new(),
             origin: None,
+            pathless: false,
             facts: None,
         });
         Ok(self.objects.len() - 1)
     }
 
     /// Adds an object that is there.
-    fn join(&mut self, object: Object) -> usize {
+    fn join(&mut self, mut object: Object) -> usize {
         let index = self.objects.len();
+        let own = object.facts.as_ref().is_some_and(|facts| {
+            let names = facts.names();
+            names.rpath.is_none() && names.runpath.is_none() && !facts.nodeflib()
+        });
+        object.pathless = own && object.loaded_by.is_none_or(|above| self.objects[above].pathless);
         if index > 0 {
             self.by_name.insert(object.name.as_slice().into(), index);
         }
@@ -242,6 +264,7 @@ impl Growth<'_> {
             loaded_by: Some(asker),
             needs: Vec::new(),
             origin: None,
+            pathless: false,
             facts: Some(facts),
         })
     }

@@ -1,5 +1,6 @@
 //! Which versions the objects of a closure need, and whether those that have to define them do.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use super::{Closure, Object};
@@ -53,10 +54,11 @@ impl Closure {
         let by_name = by_name(&self.objects);
         let Some(facts) = self.objects.get(user).and_then(|object| object.facts.as_ref()) else { return Vec::new() };
         let uses = facts.brief.requirements.iter().map(|required| {
-            let provider = by_name.get(&*required.file).copied();
-            let defines =
-                |index: &usize| self.objects[*index].facts.as_ref().is_some_and(|facts| facts.defines(required));
-            let (file, version) = (required.file.to_vec(), required.version.to_vec());
+            let provider = by_name.get(facts.brief.file_of(required)).copied();
+            let defines = |index: &usize| {
+                self.objects[*index].facts.as_ref().is_some_and(|own| own.brief.defines(required, &facts.brief))
+            };
+            let (file, version) = (facts.brief.file_of(required).to_vec(), facts.brief.version_of(required).to_vec());
             VersionUse { file, version, weak: required.weak, provider: provider.filter(defines) }
         });
         uses.collect()
@@ -84,21 +86,25 @@ fn by_name(objects: &[Object]) -> HashMap<&[u8], usize> {
 
 /// What is missing. As in glibc (`match_symbol`), a provider without any versions only earns a warning.
 pub(super) fn check(objects: &[Object]) -> Vec<VersionProblem> {
-    let by_name = by_name(objects);
+    // Nearly every version is asked of a library that the object itself needs; the table is for the others.
+    let all = OnceCell::new();
     let mut problems: Vec<VersionProblem> = Vec::new();
     for (user, object) in objects.iter().enumerate() {
         let Some(facts) = &object.facts else { continue };
         let mut last: (&[u8], Option<usize>) = (b"", None);
         for required in &facts.brief.requirements {
             // The versions of one library stand together.
-            if last.0 != &*required.file {
-                last = (&required.file, by_name.get(&*required.file).copied());
+            let file = facts.brief.file_of(required);
+            if last.0 != file {
+                let own = object.needs.iter().find(|need| need.name == file && objects[need.object].facts.is_some());
+                let provider = own.map(|need| need.object);
+                last = (file, provider.or_else(|| all.get_or_init(|| by_name(objects)).get(file).copied()));
             }
             let Some(provider) = last.1 else { continue };
             let Some(provided) = &objects[provider].facts else { continue };
             let unversioned = !provided.brief.defines_any;
-            if !provided.defines(required) {
-                let (version, fatal) = (required.version.to_vec(), !unversioned && !required.weak);
+            if !provided.brief.defines(required, &facts.brief) {
+                let (version, fatal) = (facts.brief.version_of(required).to_vec(), !unversioned && !required.weak);
                 problems.push(VersionProblem { user, provider, version, unversioned, fatal });
             }
         }

@@ -13,16 +13,16 @@ use super::view::View;
 use super::{Source, Strings, notes, symbols};
 use crate::addr::Vaddr;
 use crate::error::ErrorKind;
-use crate::sys::{Bytes, RegularFile};
+use crate::sys::RegularFile;
 
 /// Bytes of one piece: program headers lie in the first, and one more has the names and versions of nearly every file.
 const PIECE: usize = 4096;
 
-/// Bytes that a table without a stated size is given. The tables of versions of the C library take a quarter of it.
-const TABLE: u64 = 8192;
+/// Bytes that a table without a stated size is given. The tables of versions of the C library take half of it.
+const TABLE: usize = 4096;
 
-/// The longest string that is looked for in pieces.
-const STRING: usize = 65_536;
+/// Bytes of all pieces of one file together.
+const PIECES_MAX: usize = 16 * PIECE;
 
 /// A file's answers, free of the file.
 #[derive(Debug)]
@@ -35,205 +35,260 @@ pub(crate) struct Brief {
     /// Whether it has a table of versions at all.
     pub(crate) defines_any: bool,
     /// Hash and name of each version that it defines.
-    pub(crate) defined: Vec<(u32, Box<[u8]>)>,
+    defined: Vec<(u32, Text)>,
     /// What `.note.dlopen` says it opens at run time: JSON, as it stands.
     pub(crate) opens: Vec<Box<[u8]>>,
+    texts: Vec<u8>,
 }
 
 /// A version that a needed object must define.
 #[derive(Debug)]
 pub(crate) struct Required {
     /// The needed object, by the name under which it is needed.
-    pub(crate) file: Box<[u8]>,
-    pub(crate) version: Box<[u8]>,
-    pub(crate) hash: u32,
+    file: Text,
+    version: Text,
+    hash: u32,
     pub(crate) weak: bool,
 }
 
+/// A name that a [`Brief`] keeps.
+type Text = Range<u32>;
+
 impl Brief {
-    /// Reads a file in pieces; where anything is odd, the whole of it, so that there is one account of what is wrong.
-    pub(crate) fn read(file: RegularFile) -> Result<Self, ErrorKind> {
-        match Self::in_pieces(&file) {
-            Ok(brief) => Ok(brief),
-            Err(_) => Self::of(&Image::read(std::path::PathBuf::new(), file)?),
+    /// Reads a file in pieces, by way of `buffer`; where anything is odd, the whole of it, so that there is one account
+    /// of what is wrong.
+    pub(crate) fn read(file: RegularFile, buffer: &mut Vec<u8>) -> Result<Self, ErrorKind> {
+        buffer.clear();
+        let pieces = Pieces { file: &file, held: RefCell::new((Vec::new(), buffer)) };
+        let read_start = |bytes: &[u8]| {
+            let header = Header::read_start(bytes, file.size)?;
+            Ok((header, header.program_headers(bytes).ok()))
+        };
+        // What is no ELF file is told by its first bytes, and most files are none.
+        let start = pieces.with(0, file.size.min(PIECE as u64), read_start).transpose()?;
+        let headers = start.and_then(|(header, program)| Some((header, Headers::check(&program?, file.size).ok()?)));
+        match headers.and_then(|(header, headers)| Self::in_pieces(header, &headers, &pieces)) {
+            Some(brief) => Ok(brief),
+            None => Self::of(&Image::read(std::path::PathBuf::new(), file)?),
         }
     }
 
     /// The same of a file that has been read whole.
     fn of(image: &Image) -> Result<Self, ErrorKind> {
-        let mut brief = Self::new(*image.header(), image.dynamic().cloned(), image.names().clone());
+        let mut brief = Self::new(*image.header(), image.names().clone());
         brief.interpreter = image.interpreter().map(Into::into);
         brief.opens = notes::opens(image.note_headers(), |range| image.view().slice(range));
         if let Some(dynamic) = image.dynamic().filter(|dynamic| has_versions(dynamic)) {
             let strings = symbols::strings(dynamic, &image.source())?;
-            brief.read_versions(dynamic, &image.source(), &strings)?;
+            brief.keep_versions(&Versions::read_names(dynamic, &image.source(), &strings)?, &strings);
         }
+        brief.dynamic = image.dynamic().cloned();
         Ok(brief)
     }
 
-    fn in_pieces(file: &RegularFile) -> Result<Self, ErrorKind> {
-        let pieces = Pieces { file, held: RefCell::default() };
-        let start = pieces.get(0, file.size.min(PIECE as u64)).ok_or(UNREAD)?;
-        let header = Header::read_start(&start, file.size)?;
-        let headers = Headers::check(&header.program_headers(&start)?, file.size)?;
+    /// `None`: something is odd, or out of reach.
+    fn in_pieces(header: Header, headers: &Headers, pieces: &Pieces<'_>) -> Option<Self> {
         let dynamic = match &headers.dynamic {
             Some(at) => {
-                let section = pieces.get(at.offset, at.file_size).ok_or(UNREAD)?;
-                Some(Dynamic::collect(header.dynamic_entries_from(&section, 0, at)?)?)
+                let entries =
+                    pieces.with(at.offset, at.file_size, |bytes| header.dynamic_entries_from(bytes, 0, at).ok())??;
+                Some(Dynamic::collect(entries).ok()?)
             }
             None => None,
         };
-        let mut brief = Self::new(header, None, Names::default());
-        let source = InPieces { pieces: &pieces, segments: &headers.segments, header };
+        let mut brief = Self::new(header, Names::default());
         if let Some(dynamic) = &dynamic {
-            headers.check_dynamic_place()?;
-            headers.check_functions(dynamic)?;
+            headers.check_dynamic_place().ok()?;
+            headers.check_functions(dynamic).ok()?;
             if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
-                let strings = source.strings(dynamic).ok_or(UNREAD)?;
+                let source = InPieces { pieces, segments: &headers.segments, header };
+                let strings = source.strings(dynamic)?;
                 source.foresee(dynamic, &strings);
-                brief.names = Names::read(dynamic, &strings)?;
+                brief.names = Names::read(dynamic, &strings).ok()?;
                 if has_versions(dynamic) {
-                    brief.read_versions(dynamic, &source, &strings)?;
+                    brief.keep_versions(&Versions::read_names(dynamic, &source, &strings).ok()?, &strings);
                 }
             }
         }
         brief.dynamic = dynamic;
         if let Some(interpreter) = &headers.interpreter {
-            brief.interpreter = pieces.string(interpreter.offset, u64::MAX).map(Into::into);
-            if brief.interpreter.is_none() {
-                return Err(UNREAD);
-            }
+            brief.interpreter = Some(pieces.string(interpreter.offset, u64::MAX)?.into());
         }
         let read = |range: Range<u64>| {
-            let bytes = pieces.get(range.start, range.end.checked_sub(range.start)?)?;
-            Some(View::new(bytes, header.class, header.order))
+            let len = range.end.checked_sub(range.start)?;
+            pieces.with(range.start, len, |bytes| View::new(bytes.to_vec().into(), header.class, header.order))
         };
         brief.opens = notes::opens(&headers.notes, read);
-        Ok(brief)
+        Some(brief)
     }
 
-    fn new(header: Header, dynamic: Option<Dynamic>, names: Names) -> Self {
-        let (requirements, defined, opens) = (Vec::new(), Vec::new(), Vec::new());
-        Self { header, dynamic, names, interpreter: None, requirements, defines_any: false, defined, opens }
+    fn new(header: Header, names: Names) -> Self {
+        let (requirements, defined, opens, texts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (dynamic, interpreter, defines_any) = (None, None, false);
+        Self { header, dynamic, names, interpreter, requirements, defines_any, defined, opens, texts }
     }
 
-    fn read_versions(
-        &mut self,
-        dynamic: &Dynamic,
-        source: &impl Source,
-        strings: &impl Strings,
-    ) -> Result<(), ErrorKind> {
-        let versions = Versions::read_names(dynamic, source, strings)?;
-        let text = |at: u32| -> Box<[u8]> { strings.string(at.into()).unwrap_or_default().into() };
-        let required = versions.requirements.iter().map(|need| Required {
-            file: text(need.file),
-            version: text(need.version.name),
-            hash: need.version.hash,
-            weak: need.weak,
-        });
-        self.requirements = required.collect();
+    fn keep_versions(&mut self, versions: &Versions, strings: &impl Strings) {
+        let texts = &mut self.texts;
+        let mut keep = |at: u32| {
+            let start = texts.len() as u32;
+            texts.extend_from_slice(&strings.string(at.into()).unwrap_or_default());
+            start..texts.len() as u32
+        };
+        // The versions of one library stand together.
+        let mut last = (0, 0..0);
+        for need in &versions.requirements {
+            if last.0 != need.file || last.1.is_empty() {
+                last = (need.file, keep(need.file));
+            }
+            let (hash, weak) = (need.version.hash, need.weak);
+            self.requirements.push(Required { file: last.1.clone(), version: keep(need.version.name), hash, weak });
+        }
         self.defines_any = versions.defines_any;
-        self.defined = versions.definitions().iter().map(|own| (own.hash, text(own.name))).collect();
-        Ok(())
+        self.defined = versions.definitions().iter().map(|own| (own.hash, keep(own.name))).collect();
+    }
+
+    fn text(&self, text: &Text) -> &[u8] {
+        self.texts.get(text.start as usize..text.end as usize).unwrap_or_default()
+    }
+
+    /// The library that has to define a version, by the name under which it is needed.
+    pub(crate) fn file_of(&self, required: &Required) -> &[u8] {
+        self.text(&required.file)
+    }
+
+    /// The name of a version that is needed.
+    pub(crate) fn version_of(&self, required: &Required) -> &[u8] {
+        self.text(&required.version)
+    }
+
+    /// Whether it defines what `user` requires.
+    pub(crate) fn defines(&self, required: &Required, user: &Self) -> bool {
+        let name = user.version_of(required);
+        self.defined.iter().any(|(hash, own)| *hash == required.hash && self.text(own) == name)
     }
 }
-
-/// Why a file is read whole; nobody sees it.
-const UNREAD: ErrorKind = ErrorKind::Limit { what: "bytes of a piece", limit: TABLE, found: 0 };
 
 fn has_versions(dynamic: &Dynamic) -> bool {
     dynamic.verdef.is_some() || dynamic.verneed.is_some()
 }
 
-/// A file and the pieces of it that have been read, each with its place.
+/// A file, and the pieces of it that have been read: their places in the file and in the buffer.
 struct Pieces<'f> {
     file: &'f RegularFile,
-    held: RefCell<Vec<(u64, Bytes)>>,
+    held: RefCell<(Vec<(u64, Range<usize>)>, &'f mut Vec<u8>)>,
 }
 
 impl Pieces<'_> {
-    /// The `len` bytes at `offset`.
-    fn get(&self, offset: u64, len: u64) -> Option<Bytes> {
-        let end = offset.checked_add(len)?;
-        let held = self.held.borrow().iter().find_map(|(at, piece)| piece.slice(offset.checked_sub(*at)?..end - at));
-        if held.is_some() {
-            return held;
+    /// Calls `then` with the `len` bytes at `offset`. `None`: there are no such bytes, or they are too many for a piece.
+    fn with<T>(&self, offset: u64, len: u64, then: impl FnOnce(&[u8]) -> T) -> Option<T> {
+        let len = usize::try_from(len).ok()?;
+        if let Some(range) = self.held(offset, len) {
+            return Some(then(&self.held.borrow().1[range]));
         }
-        // A file that gives more than this at once is not read for the sake of a few names.
-        let len = usize::try_from(len).ok().filter(|len| *len <= 16 * PIECE)?;
-        let piece = self.file.read_at(offset, len.max(PIECE))?;
-        self.held.borrow_mut().push((offset, piece.clone()));
-        piece.slice(0..len as u64)
+        let range = self.read(offset, len)?;
+        (range.len() >= len).then(|| then(&self.held.borrow().1[range.start..range.start + len]))
+    }
+
+    /// Where the `len` bytes at `offset` are, if they have been read.
+    fn held(&self, offset: u64, len: usize) -> Option<Range<usize>> {
+        self.held.borrow().0.iter().find_map(|(at, piece)| {
+            let start = piece.start + usize::try_from(offset.checked_sub(*at)?).ok()?;
+            let end = start.checked_add(len)?;
+            (start <= piece.end && end <= piece.end).then_some(start..end)
+        })
+    }
+
+    /// Reads up to `len` bytes at `offset`, fewer if the file ends.
+    fn read(&self, offset: u64, len: usize) -> Option<Range<usize>> {
+        let (pieces, buffer) = &mut *self.held.borrow_mut();
+        let start = buffer.len();
+        // What is as large as that is better mapped.
+        if start + len > PIECES_MAX {
+            return None;
+        }
+        buffer.resize(start + len, 0);
+        let read = self.file.read_into(offset, &mut buffer[start..]).ok()?;
+        buffer.truncate(start + read);
+        pieces.push((offset, start..start + read));
+        Some(start..start + read)
     }
 
     /// The string at `offset`, which must end before `end`.
     fn string(&self, offset: u64, end: u64) -> Option<Vec<u8>> {
-        for (at, piece) in &*self.held.borrow() {
-            let tail = offset.checked_sub(*at).and_then(|within| piece.get(usize::try_from(within).ok()?..));
-            if let Some(len) = tail.and_then(|tail| tail.iter().position(|byte| *byte == 0)) {
-                let fits = offset + (len as u64) < end;
-                return fits.then(|| tail.unwrap_or_default()[..len].to_vec());
-            }
-        }
-        // Too long for what is held, or in none of it.
-        let piece = self.file.read_at(offset, if self.held.borrow().len() < 8 { PIECE } else { STRING })?;
-        let len = piece.iter().position(|byte| *byte == 0)?;
-        let string = (offset + (len as u64) < end).then(|| piece[..len].to_vec());
-        self.held.borrow_mut().push((offset, piece));
-        string
+        let string = |range: Range<usize>| {
+            let (_, buffer) = &*self.held.borrow();
+            let text = &buffer[range];
+            let len = text.iter().position(|byte| *byte == 0)?;
+            Some(text[..len].to_vec())
+        };
+        let known = self.held(offset, 1).and_then(|range| string(range.start..self.end_of_piece(range.start)?));
+        let found = known.or_else(|| string(self.read(offset, PIECE)?))?;
+        (offset + (found.len() as u64) < end).then_some(found)
+    }
+
+    /// Where the piece ends that holds the byte at `place` of the buffer.
+    fn end_of_piece(&self, place: usize) -> Option<usize> {
+        self.held.borrow().0.iter().find_map(|(_, piece)| piece.contains(&place).then_some(piece.end))
     }
 }
 
 /// Tables by address, out of the pieces of a file.
-struct InPieces<'f> {
-    pieces: &'f Pieces<'f>,
-    segments: &'f [Segment],
+struct InPieces<'p, 'f> {
+    pieces: &'p Pieces<'f>,
+    segments: &'p [Segment],
     header: Header,
 }
 
-impl<'f> InPieces<'f> {
-    fn strings(&self, dynamic: &Dynamic) -> Option<InPiecesStrings<'f>> {
+impl<'p, 'f> InPieces<'p, 'f> {
+    fn strings(&self, dynamic: &Dynamic) -> Option<StringsInPieces<'p, 'f>> {
         let (offset, follows) = locate(self.segments, Vaddr(dynamic.strtab?))?;
         let size = dynamic.strsz.unwrap_or(follows);
-        (size <= follows).then_some(InPiecesStrings { pieces: self.pieces, start: offset.0, size })
+        (size <= follows).then_some(StringsInPieces { pieces: self.pieces, start: offset.0, size })
     }
 
     /// Reads at once what will be asked for: linkers put these strings next to each other, and the versions behind them.
-    fn foresee(&self, dynamic: &Dynamic, strings: &InPiecesStrings<'_>) {
+    fn foresee(&self, dynamic: &Dynamic, strings: &StringsInPieces<'_, '_>) {
         let names = dynamic.needed.iter().chain(&dynamic.soname).chain(&dynamic.rpath).chain(&dynamic.runpath);
-        let names = names.map(|name| strings.start.saturating_add(*name));
-        let Some(first) = names.min() else { return };
+        let Some(first) = names.map(|name| strings.start.saturating_add(*name)).min() else { return };
         let tables = [dynamic.verneed, dynamic.verdef].into_iter().flatten();
         let tables = tables.filter_map(|vaddr| Some(locate(self.segments, Vaddr(vaddr))?.0.0));
-        let end = tables.max().map_or(first, |last| last.saturating_add(2048));
-        let len = end.saturating_sub(first).clamp(PIECE as u64, 4 * PIECE as u64);
-        let _ = self.pieces.get(first, len.min(self.pieces.file.size.saturating_sub(first)));
+        let end = tables.max().map_or(first, |last| last.saturating_add(TABLE as u64 / 2));
+        let len = (end.saturating_sub(first) as usize).min(2 * PIECE);
+        if self.pieces.held(first, len).is_none() {
+            self.pieces.read(first, len.max(PIECE / 4));
+        }
     }
 }
 
-impl Source for InPieces<'_> {
+impl Source for InPieces<'_, '_> {
     fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
         let (offset, follows) = locate(self.segments, vaddr)?;
-        let held = self.pieces.held.borrow().iter().find_map(|(at, piece)| {
-            let rest = (piece.len() as u64).checked_sub(offset.0.checked_sub(*at)?)?;
-            (len.is_none() && rest >= TABLE / 4).then_some(rest.min(follows))
-        });
-        let len = len.or(held).unwrap_or(follows.min(TABLE));
-        let bytes = (len <= follows).then(|| self.pieces.get(offset.0, len)).flatten()?;
-        Some(View::new(bytes, self.header.class, self.header.order))
+        let len = match len {
+            Some(len) => len,
+            None => {
+                // All that is held, if that is likely to be enough.
+                let held = self.pieces.held(offset.0, TABLE / 8).and_then(|at| self.pieces.end_of_piece(at.start));
+                let start = self.pieces.held(offset.0, 0).map_or(0, |at| at.start);
+                follows.min(held.map_or(TABLE, |end| end - start) as u64)
+            }
+        };
+        let (class, order) = (self.header.class, self.header.order);
+        let view = |bytes: &[u8]| View::new(bytes.to_vec().into(), class, order);
+        (len <= follows).then(|| self.pieces.with(offset.0, len, view)).flatten()
     }
 }
 
-struct InPiecesStrings<'f> {
-    pieces: &'f Pieces<'f>,
+struct StringsInPieces<'p, 'f> {
+    pieces: &'p Pieces<'f>,
     start: u64,
     size: u64,
 }
 
-impl Strings for InPiecesStrings<'_> {
+impl Strings for StringsInPieces<'_, '_> {
     fn string(&self, at: u64) -> Option<Cow<'_, [u8]>> {
         let offset = self.start.checked_add(at).filter(|_| at < self.size)?;
-        self.pieces.string(offset, self.start + self.size).map(Cow::Owned)
+        self.pieces.string(offset, self.start.checked_add(self.size)?).map(Cow::Owned)
     }
 
     fn size(&self) -> u64 {

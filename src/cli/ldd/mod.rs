@@ -110,12 +110,15 @@ pub(super) fn run(args: &Args) -> Outcome {
     resolver.secure(args.secure);
     let mut worst = Status::Done;
     let several = args.recursive || args.files.len() > 1;
-    for (number, file) in files::all(&args.files, args.recursive).enumerate() {
-        let answer = file.and_then(|path| match resolver.resolve(&path) {
-            Ok(closure) => Ok((path, closure)),
-            Err(error) => Err(error),
-        });
-        let answer = answer.and_then(|(path, closure)| {
+    let mut number = 0;
+    for file in files::all(&args.files, args.recursive) {
+        let resolved = resolver.resolve(&file.path);
+        if resolved.as_ref().is_err_and(|error| file.is_beside_the_point(error)) {
+            continue;
+        }
+        number += 1;
+        let path = &file.path;
+        let answer = resolved.and_then(|closure| {
             let bind = args.function_relocs || args.data_relocs || args.unused;
             let functions = args.function_relocs || args.unused;
             let bindings = if bind { Some(closure.bind(functions)?) } else { None };
@@ -134,7 +137,7 @@ pub(super) fn run(args: &Args) -> Outcome {
                 Format::Dot => dot::write(&mut out, closure),
                 Format::Json => print::write_json(&mut out, &json::of(path, closure, bindings.as_ref())),
                 Format::Tree | Format::Flat => {
-                    if number > 0 && !(args.only_missing && closure.is_complete()) {
+                    if number > 1 && !(args.only_missing && closure.is_complete()) {
                         writeln!(out)?;
                     }
                     write_text(&mut out, args, closure, inks)?;
@@ -173,5 +176,5 @@ fn write_text(out: &mut impl Write, args: &Args, closure: &Closure, inks: Inks) 
 
 /// One line on standard error. If even that fails, there is nobody to tell.
 fn complain(error: &Error) {
-    let _ = writeln!(io::stderr(), "soload: {error}");
+    let _ = io::stderr().write_all(format!("soload: {error}\n").as_bytes());
 }
