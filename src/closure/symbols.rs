@@ -133,7 +133,6 @@ impl Closure {
                     }
                     let for_call = kind == machine.jump_slot;
                     let index = relocation.symbol as usize;
-                    let Some(symbol) = user.symbols.get(relocation.symbol) else { return Ok(()) };
                     if seen.len() <= index {
                         seen.resize(index + 1, 0);
                     }
@@ -142,11 +141,16 @@ impl Closure {
                         return Ok(());
                     }
                     seen[index] |= bit;
+                    let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
+                    let Some(symbol) = user.symbols.get(relocation.symbol) else { return Ok(()) };
+                    // It binds to its own definition if to no other; and the root is the first to be asked.
+                    if symbol.is_defined() && !is_copy {
+                        return Ok(());
+                    }
                     let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
                     let version_index = user.symbols.versions.index(relocation.symbol).map(|index| index.number);
                     let version = version_index.and_then(|index| versions.get(usize::from(index)).copied().flatten());
                     let wanted = Wanted::reference(name, version, for_call);
-                    let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
                     let provider = match is_copy {
                         // The executable's own variable is filled with the library's.
                         true => {
