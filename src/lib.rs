@@ -65,7 +65,7 @@ pub use file::image::Image;
 pub use file::inspect::{LifeFunctions, Outline, ProgramHeader, RelocationCount, SymbolCounts, VersionNeed};
 pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
-pub use find::Rule;
+pub use find::{Libc, Rule};
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;

@@ -9,7 +9,7 @@ use std::ffi::{CStr, c_void};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, Range};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -17,7 +17,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 use nix::sys::stat::Mode;
 
@@ -64,9 +64,19 @@ impl RegularFile {
         if path.as_os_str().as_bytes().contains(&0) {
             return Err(ErrorKind::NulInName);
         }
-        // O_NONBLOCK: a FIFO without a writer would otherwise block right here, before its type is known.
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let opened = fault::point("open").and_then(|()| nix::fcntl::open(path, flags, Mode::empty()));
+        let opened = fault::point("open").and_then(|()| nix::fcntl::open(path, QUIETLY, Mode::empty()));
+        Self::of(path, opened)
+    }
+
+    /// The same with `root` as the root of the file system: no link leads out of it.
+    pub(crate) fn open_below(root: &OwnedFd, path: &Path) -> Result<Self, ErrorKind> {
+        if path.as_os_str().as_bytes().contains(&0) {
+            return Err(ErrorKind::NulInName);
+        }
+        Self::of(path, open_below(root, path, QUIETLY))
+    }
+
+    fn of(path: &Path, opened: nix::Result<OwnedFd>) -> Result<Self, ErrorKind> {
         let fd = opened.map_err(|errno| match errno {
             // A socket cannot be opened at all; say what it is instead of ENXIO.
             Errno::ENXIO => std::fs::metadata(path)
@@ -170,6 +180,29 @@ impl Shown {
     pub(crate) fn into_room(self) -> Option<Reservation> {
         Arc::into_inner(self.room)
     }
+}
+
+/// How files are opened to be read. `O_NONBLOCK`: a FIFO without a writer would otherwise block right there, before its
+/// type is known.
+const QUIETLY: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// A directory, opened only to look up names below it.
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, ErrorKind> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| ErrorKind::Open { errno: errno as i32 })
+}
+
+/// Where `path` leads if `root` is the root of the file system, as a path of this process's; nothing is opened for reading.
+pub(crate) fn place_below(root: &OwnedFd, path: &Path) -> std::io::Result<(std::path::PathBuf, std::fs::Metadata)> {
+    let fd = open_below(root, path, OFlag::O_PATH | OFlag::O_CLOEXEC)?;
+    let place = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+    Ok((place, File::from(fd).metadata()?))
+}
+
+/// Linux has this since 5.6. What a walk along the components would do, it does without a moment between look and step.
+fn open_below(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    nix::fcntl::openat2(root, path, how)
 }
 
 /// What a file is, unless it is a regular one.

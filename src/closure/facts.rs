@@ -6,6 +6,7 @@ use crate::file::dynamic::{Dynamic, Names};
 use crate::file::elf::{ET_DYN, ET_EXEC};
 use crate::file::inspect::machine_name;
 use crate::file::view::{ByteOrder, Class};
+use crate::find::Libc;
 use crate::sys::{Identity, RegularFile};
 
 /// A file's answers. Thousands of them are held at once, so no open file and no mapping is.
@@ -42,7 +43,7 @@ impl Facts {
 
     /// Whether a program of `root`'s machine can have it as a library. Another class or machine is passed over in a
     /// search; anything else that is odd ends it, as in glibc (`open_verify`, `_dl_map_object_from_fd`).
-    pub(super) fn suits(&self, root: &Self) -> Result<(), ErrorKind> {
+    pub(super) fn suits(&self, root: &Self, libc: Libc) -> Result<(), ErrorKind> {
         let foreign = |what, expected: String, found: String| Err(ErrorKind::Foreign { what, expected, found });
         let (own, root) = (&self.brief.header, &root.brief.header);
         if own.class != root.class {
@@ -53,6 +54,10 @@ impl Facts {
         }
         if own.machine != root.machine {
             return foreign("machine", machine_name(root.machine), machine_name(own.machine));
+        }
+        // musl takes whatever it can map.
+        if libc == Libc::Musl && matches!(own.kind, ET_DYN | ET_EXEC) {
+            return Ok(());
         }
         // 0 is System V, 3 the GNU extensions.
         if !matches!(own.os_abi, 0 | 3) {

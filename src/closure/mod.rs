@@ -4,6 +4,7 @@
 //! `LD_PRELOAD` and `/etc/ld.so.preload` name before them, the loader itself where it is first needed.
 
 mod facts;
+mod loader;
 mod resolve;
 mod symbols;
 mod versions;
@@ -15,9 +16,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Candidate, Error, ErrorKind};
-use crate::find::{Rule, Search};
-use crate::sys::{self, Identity, RegularFile};
+use crate::find::{Libc, Root, Rule};
+use crate::sys::{Identity, RegularFile};
 use facts::Facts;
+use loader::{Kind, Loader};
 pub use symbols::{Bindings, SymbolDefinition, SymbolTrace, Unresolved};
 pub use versions::{VersionProblem, VersionUse};
 
@@ -41,6 +43,8 @@ pub struct Closure {
     pub version_problems: Vec<VersionProblem>,
     /// What was to be preloaded and is ignored.
     pub preload_problems: Vec<Error>,
+    /// The C library whose loader's rules were gone by.
+    pub libc: Libc,
     /// Whether it is set-user-ID or set-group-ID: run by others, it ignores most of the environment.
     pub set_user_id: bool,
 }
@@ -151,11 +155,12 @@ pub struct Resolver {
     library_path: OsString,
     preload: OsString,
     secure: bool,
-    /// Whether `LD_LIBRARY_PATH` means other directories for every program.
-    by_program: bool,
-    search: Search,
+    root: Root,
+    cpu: Option<String>,
+    libc: Option<Libc>,
     /// What `/etc/ld.so.preload` says, read when it is first asked for.
     preload_file: OnceLock<Vec<u8>>,
+    loaders: Mutex<HashMap<Kind, Arc<Loader>>>,
     read: Mutex<Read>,
 }
 
@@ -164,9 +169,6 @@ pub struct Resolver {
 struct Read {
     by_path: HashMap<Box<[u8]>, Result<Arc<Facts>, ErrorKind>>,
     by_identity: HashMap<Identity, Arc<Facts>>,
-    /// What a name means to whoever has no search path of its own, nor anybody above it; only what the first place looked
-    /// at had.
-    by_name: HashMap<Box<[u8]>, (PathBuf, Rule, Arc<Facts>)>,
     /// Room for the pieces of the file that is being read.
     buffer: Vec<u8>,
 }
@@ -183,15 +185,15 @@ impl Resolver {
     pub fn new() -> Self {
         let variable = |name| std::env::var_os(name).unwrap_or_default();
         let (library_path, preload) = (variable("LD_LIBRARY_PATH"), variable("LD_PRELOAD"));
-        let search = search(&library_path, false);
-        let by_program = library_path.as_bytes().contains(&b'$');
         Self {
             library_path,
             preload,
             secure: false,
-            by_program,
-            search,
+            root: Root::default(),
+            cpu: None,
+            libc: None,
             preload_file: OnceLock::new(),
+            loaders: Mutex::default(),
             read: Mutex::default(),
         }
     }
@@ -199,8 +201,60 @@ impl Resolver {
     /// Whether to resolve as for a set-user-ID program that another user runs.
     pub fn secure(&mut self, secure: bool) -> &mut Self {
         self.secure = secure;
-        self.search = search(&self.library_path, secure);
+        self.forget();
         self
+    }
+
+    /// Takes `directory` for the root of the file system: every path is one in it, links stay inside, and its own cache
+    /// and configuration count. The environment of this process does not.
+    ///
+    /// # Errors
+    /// The directory cannot be opened, or this kernel (before 5.6) cannot confine links to it.
+    ///
+    /// ```
+    /// let mut resolver = soload::Resolver::new();
+    /// resolver.root("/".as_ref())?;
+    /// let closure = resolver.resolve("/usr/bin/env".as_ref())?;
+    /// assert!(closure.is_complete());
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    pub fn root(&mut self, directory: &Path) -> Result<&mut Self, Error> {
+        self.root = Root::at(directory).map_err(|kind| Error::new(directory, kind))?;
+        (self.library_path, self.preload) = (OsString::new(), OsString::new());
+        self.forget();
+        Ok(self)
+    }
+
+    /// Resolves as for a processor of this level, the name of a subdirectory of `glibc-hwcaps` such as `x86-64-v3`;
+    /// for the least one of its machine if that has no such level. Without this it is the processor of this process.
+    pub fn cpu(&mut self, level: &str) -> &mut Self {
+        self.cpu = Some(level.to_owned());
+        self.forget();
+        self
+    }
+
+    /// Resolves as the loader of this C library does, whatever the file says.
+    pub fn libc(&mut self, libc: Libc) -> &mut Self {
+        self.libc = Some(libc);
+        self.forget();
+        self
+    }
+
+    /// Where a path that is asked about, or that an answer has, lies in this process's file system: somewhere else only
+    /// with [`Resolver::root`].
+    ///
+    /// ```
+    /// assert_eq!(soload::Resolver::new().place("/bin/ls".as_ref()), std::path::Path::new("/bin/ls"));
+    /// ```
+    #[must_use]
+    pub fn place(&self, path: &Path) -> PathBuf {
+        self.root.outside(&self.root.inside(path))
+    }
+
+    fn forget(&mut self) {
+        self.preload_file = OnceLock::new();
+        self.loaders = Mutex::default();
+        self.read = Mutex::default();
     }
 
     /// What comes into the process with the file at `path`, if it is run or loaded.
@@ -220,6 +274,18 @@ impl Resolver {
         texts.chain(variables).any(|text| text.contains(&b'$'))
     }
 
+    /// The loader that would run it.
+    fn loader(&self, root: &Facts) -> Arc<Loader> {
+        let kind = Loader::kind(self, root);
+        let mut loaders = self.loaders.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = loaders.get(&kind) {
+            return Arc::clone(known);
+        }
+        let loader = Arc::new(Loader::of(self, root, kind.0));
+        loaders.insert(kind, Arc::clone(&loader));
+        loader
+    }
+
     fn read(&self) -> MutexGuard<'_, Read> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,14 +297,14 @@ impl Resolver {
         if let Some(known) = read.by_path.get(name) {
             return known.clone();
         }
-        let facts = RegularFile::open(path).and_then(|file| read.facts(file));
+        let facts = self.root.open(path).and_then(|file| read.facts(file));
         read.by_path.insert(name.into(), facts.clone());
         facts
     }
 
     /// A file that is asked about. Of thousands of those nothing is remembered that is no object.
-    fn root(&self, path: &Path) -> Result<Arc<Facts>, ErrorKind> {
-        self.read().facts(RegularFile::open(path)?)
+    fn asked(&self, path: &Path) -> Result<Arc<Facts>, ErrorKind> {
+        self.read().facts(self.root.open(path)?)
     }
 }
 
@@ -251,12 +317,6 @@ impl Read {
         self.by_identity.insert(facts.identity, Arc::clone(&facts));
         Ok(facts)
     }
-}
-
-/// The search of a program that is started with this `LD_LIBRARY_PATH`.
-fn search(library_path: &OsString, secure: bool) -> Search {
-    let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(std::ffi::CStr::to_bytes);
-    Search::of_programs(library_path.as_bytes(), secure, platform)
 }
 
 impl Closure {

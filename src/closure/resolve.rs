@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::facts::Facts;
+use super::loader::Loader;
 use super::{Closure, Need, Object, Resolver, Role, Via, versions};
 use crate::error::{Error, ErrorKind};
-use crate::find::{Asker, Found, Probe};
+use crate::find::others::is_musl_itself;
+use crate::find::{Asker, Found, Libc, Probe, Root};
 
 /// Objects of one closure: the widest real one has some three hundred.
 const OBJECTS_MAX: usize = 4096;
@@ -19,7 +21,9 @@ const OBJECTS_MAX: usize = 4096;
 const PRELOAD_MAX: u64 = 1 << 16;
 
 pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, ErrorKind> {
-    let root = resolver.root(path)?;
+    let path = &*resolver.root.inside(path);
+    let root = resolver.asked(path)?;
+    let loader = resolver.loader(&root);
     if !matches!(root.kind(), 2 | 3) {
         let found = match root.kind() {
             1 => "a relocatable object (.o)",
@@ -35,13 +39,14 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
     }
     let is_program = root.brief.interpreter.is_some();
     // The kernel tells a program its own place with every link followed; of a library the loader knows the path only.
-    let place = if is_program && resolver.wants_origin(&root) { std::fs::canonicalize(path).ok() } else { None };
+    let place = if is_program && resolver.wants_origin(&root) { resolver.root.real(path) } else { None };
     let mut growth = Growth {
         resolver,
         objects: Vec::new(),
         by_name: HashMap::new(),
         by_identity: HashMap::new(),
         loader: None,
+        rules: &loader,
         root: Arc::clone(&root),
     };
     let interpreter = growth.interpreter();
@@ -65,10 +70,17 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         growth.needs_of(next)?;
         next += 1;
     }
-    loader_before_missing(&mut growth.objects);
-    let version_problems = versions::check(&growth.objects);
+    let version_problems = match loader.libc {
+        Libc::Glibc => {
+            loader_before_missing(&mut growth.objects);
+            versions::check(&growth.objects)
+        }
+        // The others find out symbol by symbol, if at all.
+        Libc::Musl | Libc::Bionic => Vec::new(),
+    };
     let set_user_id = is_program && growth.root.set_user_id;
-    Ok(Closure { objects: growth.objects, interpreter, version_problems, preload_problems, set_user_id })
+    let libc = loader.libc;
+    Ok(Closure { objects: growth.objects, libc, interpreter, version_problems, preload_problems, set_user_id })
 }
 
 /// A closure that is growing.
@@ -79,16 +91,17 @@ struct Growth<'r> {
     by_identity: HashMap<crate::sys::Identity, usize>,
     /// The loader, until something needs it: it is in the process from the start, but has no place in the order.
     loader: Option<(PathBuf, Arc<Facts>)>,
+    /// How the loader goes about it.
+    rules: &'r Loader,
     root: Arc<Facts>,
 }
 
 impl Growth<'_> {
     /// The program that runs the root, or, for a library, that of the programs here.
     fn interpreter(&mut self) -> Option<(PathBuf, Option<ErrorKind>)> {
-        let written = self.root.brief.interpreter.clone();
-        let usual = || self.root.is_native().then(|| PathBuf::from(usual_loader()));
-        let path = written.as_ref().map(|path| PathBuf::from(OsStr::from_bytes(path))).or_else(usual)?;
-        let facts = self.resolver.facts(&path).and_then(|facts| facts.suits(&self.root).map(|()| facts));
+        let path = self.rules.path.clone()?;
+        let facts =
+            self.resolver.facts(&path).and_then(|facts| facts.suits(&self.root, self.rules.libc).map(|()| facts));
         let error = match facts {
             Ok(facts) => {
                 self.loader = Some((path.clone(), facts));
@@ -96,12 +109,15 @@ impl Growth<'_> {
             }
             Err(kind) => Some(kind),
         };
-        written.map(|_| (path, error))
+        self.root.brief.interpreter.is_some().then_some((path, error))
     }
 
     /// Loads what is to be preloaded; what cannot be is ignored, as in glibc.
     fn preload(&mut self) -> Vec<Error> {
-        let file = self.resolver.preload_file.get_or_init(read_preload_file);
+        let file = match self.rules.libc {
+            Libc::Glibc => self.resolver.preload_file.get_or_init(|| read_preload_file(&self.resolver.root)),
+            Libc::Musl | Libc::Bionic => &Vec::new(),
+        };
         let variable = self.resolver.preload.as_bytes().to_vec();
         let variable = variable.split(|byte| b" :".contains(byte));
         let file = file.split(|byte| b" :\t\n".contains(byte));
@@ -140,7 +156,7 @@ impl Growth<'_> {
     fn name(&mut self, written: &[u8], asker: usize, role: Role) -> Result<(usize, Via), ErrorKind> {
         let plain = match written.contains(&b'$') {
             true => self.with_asker(asker, |asker| {
-                self.resolver.search.plain_name(written, asker).map(std::borrow::Cow::into_owned)
+                self.rules.search.plain_name(written, asker).map(std::borrow::Cow::into_owned)
             }),
             false => Ok(written.to_vec()),
         };
@@ -152,9 +168,9 @@ impl Growth<'_> {
             return Ok((*index, Via::Name));
         }
         if let Some((path, facts)) = &self.loader
-            && (path.as_os_str().as_bytes() == name || facts.names().soname.as_deref() == Some(&*name))
+            && (path.as_os_str().as_bytes() == name || self.is_loader(&name, facts))
         {
-            return Ok((self.join_loader(asker), Via::Name));
+            return Ok((self.join_loader(asker, &name), Via::Name));
         }
         let Found { file: facts, path, rule, lost } = match self.find(&name, asker) {
             Ok(found) => found,
@@ -165,7 +181,7 @@ impl Growth<'_> {
             return Ok((*index, Via::File));
         }
         if self.loader.as_ref().is_some_and(|(_, loader)| loader.identity == facts.identity) {
-            let index = self.join_loader(asker);
+            let index = self.join_loader(asker, &name);
             self.by_name.insert(name.into(), index);
             return Ok((index, Via::File));
         }
@@ -180,19 +196,18 @@ impl Growth<'_> {
 
     /// Searches for `name`, unless somebody has found it before who searches as `asker` does.
     fn find(&self, name: &[u8], asker: usize) -> Result<Found<Arc<Facts>>, ErrorKind> {
-        let usual = self.objects[asker].pathless && !self.resolver.by_program && !name.contains(&b'/');
-        if usual
-            && let Some((path, rule, facts)) = self.resolver.read().by_name.get(name)
-            && facts.suits(&self.root).is_ok()
-        {
+        // LD_LIBRARY_PATH may mean other directories for every program.
+        let by_program = self.resolver.library_path.as_bytes().contains(&b'$');
+        let usual = self.objects[asker].pathless && !by_program && !name.contains(&b'/');
+        let known = || self.rules.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if usual && let Some((path, rule, facts)) = known().get(name) {
             return Ok(Found { file: Arc::clone(facts), path: path.clone(), rule: rule.clone(), lost: Vec::new() });
         }
-        let found = self.with_asker(asker, |asker| {
-            self.resolver.search.find(name, asker, &[], &mut |path| self.probe(path, name))
-        })?;
+        let found = self
+            .with_asker(asker, |asker| self.rules.search.find(name, asker, &[], &mut |path| self.probe(path, name)))?;
         if usual && found.lost.is_empty() && found.path.is_absolute() {
-            let known = (found.path.clone(), found.rule.clone(), Arc::clone(&found.file));
-            self.resolver.read().by_name.insert(name.into(), known);
+            let entry = (found.path.clone(), found.rule.clone(), Arc::clone(&found.file));
+            known().insert(name.into(), entry);
         }
         Ok(found)
     }
@@ -240,7 +255,7 @@ impl Growth<'_> {
             self.by_name.insert(object.name.as_slice().into(), index);
         }
         if let Some(facts) = &object.facts {
-            if let Some(soname) = &facts.names().soname {
+            if let Some(soname) = facts.names().soname.as_ref().filter(|_| self.rules.libc != Libc::Musl) {
                 self.by_name.entry(soname.clone()).or_insert(index);
             }
             self.by_identity.insert(facts.identity, index);
@@ -249,13 +264,25 @@ impl Growth<'_> {
         index
     }
 
-    fn join_loader(&mut self, asker: usize) -> usize {
+    /// Whether a name means the loader: by its own name, or, to musl's, by those of all that it is besides.
+    fn is_loader(&self, name: &[u8], loader: &Facts) -> bool {
+        match self.rules.libc {
+            Libc::Musl => is_musl_itself(name),
+            Libc::Glibc | Libc::Bionic => loader.names().soname.as_deref() == Some(name),
+        }
+    }
+
+    fn join_loader(&mut self, asker: usize, name: &[u8]) -> usize {
         let (path, facts) = match self.loader.take() {
             Some((path, facts)) => (path, facts),
             None => return 0,
         };
+        let name = match self.rules.libc {
+            Libc::Musl => name,
+            Libc::Glibc | Libc::Bionic => path.as_os_str().as_bytes(),
+        };
         self.join(Object {
-            name: path.as_os_str().as_bytes().to_vec(),
+            name: name.to_vec(),
             path: Some(path),
             role: Role::Loader,
             rule: None,
@@ -271,17 +298,26 @@ impl Growth<'_> {
 
     fn probe(&self, path: &Path, name: &[u8]) -> Probe<Arc<Facts>> {
         match self.resolver.facts(path) {
-            Ok(facts) => match facts.suits(&self.root) {
+            Ok(facts) => match facts.suits(&self.root, self.rules.libc) {
                 Ok(()) => Probe::Found(facts),
                 // What is there already is not looked at again.
                 Err(_) if self.by_identity.contains_key(&facts.identity) => Probe::Found(facts),
-                Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) if !name.contains(&b'/') => {
+                Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. })
+                    if !name.contains(&b'/') && self.rules.libc == Libc::Glibc =>
+                {
                     Probe::Unsuitable(kind.to_string())
                 }
                 Err(kind) => Probe::Fatal(kind),
             },
             Err(ErrorKind::Open { errno: libc::ENOENT }) => Probe::Absent("no such file".into()),
             Err(kind @ ErrorKind::Open { errno: libc::EACCES }) => Probe::Absent(kind.to_string()),
+            Err(kind @ ErrorKind::Open { errno: libc::ENOTDIR | libc::ENAMETOOLONG })
+                if self.rules.libc == Libc::Musl =>
+            {
+                Probe::Absent(kind.to_string())
+            }
+            // What musl cannot tell from an absence ends its search.
+            Err(kind @ ErrorKind::Open { .. }) if self.rules.libc == Libc::Musl => Probe::Fatal(kind),
             Err(kind @ ErrorKind::Open { .. }) => Probe::Unreachable(kind.to_string()),
             Err(kind) => Probe::Fatal(kind),
         }
@@ -340,22 +376,9 @@ fn loader_before_missing(objects: &mut [Object]) {
     }
 }
 
-/// The loader of this machine's own programs.
-fn usual_loader() -> &'static str {
-    match std::env::consts::ARCH {
-        "aarch64" => "/lib/ld-linux-aarch64.so.1",
-        "riscv64" => "/lib/ld-linux-riscv64-lp64d.so.1",
-        _ => "/lib64/ld-linux-x86-64.so.2",
-    }
-}
-
 /// What `/etc/ld.so.preload` says, its comments left out.
-fn read_preload_file() -> Vec<u8> {
-    use std::io::Read;
-    let mut text = Vec::new();
-    if let Ok(file) = crate::sys::RegularFile::open(Path::new("/etc/ld.so.preload")) {
-        let _ = std::fs::File::from(file.fd).take(PRELOAD_MAX).read_to_end(&mut text);
-    }
+fn read_preload_file(root: &Root) -> Vec<u8> {
+    let text = root.text(Path::new("/etc/ld.so.preload"), PRELOAD_MAX).unwrap_or_default();
     let lines = text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b'#').next());
     lines.flatten().collect::<Vec<_>>().join(&b'\n')
 }

@@ -38,6 +38,8 @@ pub(crate) struct Brief {
     defined: Vec<(u32, Text)>,
     /// What `.note.dlopen` says it opens at run time: JSON, as it stands.
     pub(crate) opens: Vec<Box<[u8]>>,
+    /// Whether a note says that it is for Android.
+    pub(crate) android: bool,
     texts: Vec<u8>,
 }
 
@@ -77,7 +79,7 @@ impl Brief {
     fn of(image: &Image) -> Result<Self, ErrorKind> {
         let mut brief = Self::new(*image.header(), image.names().clone());
         brief.interpreter = image.interpreter().map(Into::into);
-        brief.opens = notes::opens(image.note_headers(), |range| image.view().slice(range));
+        (brief.opens, brief.android) = notes::of_loading(image.note_headers(), |range| image.view().slice(range));
         if let Some(dynamic) = image.dynamic().filter(|dynamic| has_versions(dynamic)) {
             let strings = symbols::strings(dynamic, &image.source())?;
             brief.keep_versions(&Versions::read_names(dynamic, &image.source(), &strings)?, &strings);
@@ -118,14 +120,14 @@ impl Brief {
             let len = range.end.checked_sub(range.start)?;
             pieces.with(range.start, len, |bytes| View::new(bytes.to_vec().into(), header.class, header.order))
         };
-        brief.opens = notes::opens(&headers.notes, read);
+        (brief.opens, brief.android) = notes::of_loading(&headers.notes, read);
         Some(brief)
     }
 
     fn new(header: Header, names: Names) -> Self {
         let (requirements, defined, opens, texts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let (dynamic, interpreter, defines_any) = (None, None, false);
-        Self { header, dynamic, names, interpreter, requirements, defines_any, defined, opens, texts }
+        let (dynamic, interpreter, defines_any, android) = (None, None, false, false);
+        Self { header, dynamic, names, interpreter, requirements, defines_any, defined, opens, android, texts }
     }
 
     fn keep_versions(&mut self, versions: &Versions, strings: &impl Strings) {

@@ -28,6 +28,8 @@ pub(crate) struct Header {
     pub(crate) kind: u16,
     /// Which system's extensions it may use (`EI_OSABI`).
     pub(crate) os_abi: u8,
+    /// `e_flags`: of some machines, which calling convention.
+    pub(crate) flags: u32,
     table: FileOffset,
     count: u16,
     sections: FileOffset,
@@ -118,6 +120,7 @@ impl Header {
             machine: header.e_machine,
             kind: header.e_type,
             os_abi: ident[EI_OSABI],
+            flags: header.e_flags,
             table: FileOffset(header.e_phoff),
             count: header.e_phnum,
             sections: FileOffset(header.e_shoff),

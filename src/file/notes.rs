@@ -10,6 +10,7 @@ const NT_GNU_BUILD_ID: u32 = 3;
 
 /// What the owner `FDO` calls a note of what is opened at run time (systemd's "ELF Dlopen Metadata").
 const NT_FDO_DLOPEN_METADATA: u32 = 0x407c_0c0a;
+const NT_ANDROID_IDENT: u32 = 1;
 
 /// One note.
 pub(crate) struct Note<'a> {
@@ -55,15 +56,22 @@ pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
     find(image, |note| (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec()))
 }
 
-/// What notes say that the object opens at run time: JSON, as it stands.
-pub(super) fn opens(headers: &[ProgramHeader], read: impl Fn(Range<u64>) -> Option<View>) -> Vec<Box<[u8]>> {
-    let mut opens = Vec::new();
+/// What notes say that the object opens at run time (JSON, as it stands), and whether one says that it is for Android.
+pub(super) fn of_loading(
+    headers: &[ProgramHeader],
+    read: impl Fn(Range<u64>) -> Option<View>,
+) -> (Vec<Box<[u8]>>, bool) {
+    let (mut opens, mut android) = (Vec::new(), false);
     find_in(headers, read, |note| {
-        if note.owner == b"FDO" && note.kind == NT_FDO_DLOPEN_METADATA {
-            let text = note.content.bytes();
-            opens.push(text.strip_suffix(&[0]).unwrap_or(text).into());
+        match (note.owner, note.kind) {
+            (b"FDO", NT_FDO_DLOPEN_METADATA) => {
+                let text = note.content.bytes();
+                opens.push(text.strip_suffix(&[0]).unwrap_or(text).into());
+            }
+            (b"Android", NT_ANDROID_IDENT) => android = true,
+            _ => {}
         }
         None::<()>
     });
-    opens
+    (opens, android)
 }

@@ -10,8 +10,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::hwcaps::Hwcaps;
+use super::root::Root;
 use crate::error::ErrorKind;
-use crate::sys::RegularFile;
+use crate::file::view::ByteOrder;
 
 /// The largest cache that is read. A real one has some hundred bytes for each library.
 const SIZE_LIMIT: u64 = 16 << 20;
@@ -35,6 +36,7 @@ const LEVEL_MASK: u64 = 0x3ff;
 /// A cache file that was read and has a sound header.
 pub(super) struct Cache {
     bytes: Vec<u8>,
+    order: ByteOrder,
     entries: Entries,
     /// String offsets of the `glibc-hwcaps` names: where they stand, and how many.
     names: (usize, usize),
@@ -59,26 +61,26 @@ pub(super) struct Hit<'a> {
 }
 
 impl Cache {
-    pub(super) fn parse(bytes: Vec<u8>) -> Result<Self, &'static str> {
+    pub(super) fn parse(bytes: Vec<u8>, order: ByteOrder) -> Result<Self, &'static str> {
         let (entries, new) = if bytes.starts_with(MAGIC) {
-            (new_entries(&bytes, 0)?, Some(0))
+            (new_entries(&bytes, 0, order)?, Some(0))
         } else if bytes.starts_with(OLD_MAGIC) {
-            let count = u32_at(&bytes, 12).ok_or("shorter than its header")? as usize;
+            let count = u32_at(order, &bytes, 12).ok_or("shorter than its header")? as usize;
             let end = OLD_HEADER + OLD_ENTRY * count;
             if bytes.len() < end {
                 return Err("shorter than its table");
             }
             let new = end.next_multiple_of(8);
             if bytes.get(new..).is_some_and(|rest| rest.starts_with(MAGIC)) {
-                (new_entries(&bytes, new)?, Some(new))
+                (new_entries(&bytes, new, order)?, Some(new))
             } else {
                 (Entries { start: OLD_HEADER, count, size: OLD_ENTRY, strings: end }, None)
             }
         } else {
             return Err("not a cache of shared libraries");
         };
-        let names = new.and_then(|new| names(&bytes, new)).unwrap_or_default();
-        Ok(Self { bytes, entries, names })
+        let names = new.and_then(|new| names(&bytes, new, order)).unwrap_or_default();
+        Ok(Self { bytes, order, entries, names })
     }
 
     /// The file this machine's glibc would take for `name`: of entries with the same name the best
@@ -87,12 +89,12 @@ impl Cache {
         let mut best: Option<(usize, Hit<'_>)> = None;
         for index in self.equal(name)? {
             let entry = self.entries.start + index * self.entries.size;
-            if u32_at(&self.bytes, entry)? != flags {
+            if u32_at(self.order, &self.bytes, entry)? != flags {
                 continue;
             }
             let Some(path) = self.entry_string(entry + 8) else { continue };
             // Old entries have no such field.
-            let hwcap = if self.entries.size == ENTRY { u64_at(&self.bytes, entry + 16)? } else { 0 };
+            let hwcap = if self.entries.size == ENTRY { u64_at(self.order, &self.bytes, entry + 16)? } else { 0 };
             if hwcap >> 32 & !LEVEL_MASK != NAMED >> 32 {
                 // ldconfig puts the named ones first: whatever fitted among them is better than this.
                 if best.is_some() {
@@ -137,13 +139,13 @@ impl Cache {
     }
 
     fn entry_string(&self, field: usize) -> Option<&[u8]> {
-        self.string(self.entries.strings.checked_add(u32_at(&self.bytes, field)? as usize)?)
+        self.string(self.entries.strings.checked_add(u32_at(self.order, &self.bytes, field)? as usize)?)
     }
 
     fn level(&self, index: usize) -> Option<&[u8]> {
         let (start, count) = self.names;
         // Unlike those of entries, these offsets count from the start of the file in every format.
-        if index < count { self.string(u32_at(&self.bytes, start + 4 * index)? as usize) } else { None }
+        if index < count { self.string(u32_at(self.order, &self.bytes, start + 4 * index)? as usize) } else { None }
     }
 
     /// The bytes from `offset`, which must lie in the file, to the next NUL or the end of the file.
@@ -154,32 +156,33 @@ impl Cache {
 }
 
 /// The entries of the new format whose header stands at `start`.
-fn new_entries(bytes: &[u8], start: usize) -> Result<Entries, &'static str> {
-    let count = u32_at(bytes, start + 20).ok_or("shorter than its header")? as usize;
+fn new_entries(bytes: &[u8], start: usize, order: ByteOrder) -> Result<Entries, &'static str> {
+    let count = u32_at(order, bytes, start + 20).ok_or("shorter than its header")? as usize;
     let room = bytes.len().checked_sub(start + HEADER).ok_or("shorter than its header")?;
     if count > room / ENTRY {
         return Err("shorter than its table");
     }
-    // The byte order: zero says nothing, two is little-endian.
+    // The byte order: zero says nothing, two is little-endian, three is big-endian.
     match bytes[start + 28] {
         0 => {}
-        flags if flags & 3 == 2 => {}
+        flags if flags & 3 == if order == ByteOrder::Little { 2 } else { 3 } => {}
         _ => return Err("written for another byte order"),
     }
     Ok(Entries { start: start + HEADER, count, size: ENTRY, strings: start })
 }
 
 /// The extension with the names of `glibc-hwcaps` subdirectories: where its offsets stand, and how many.
-fn names(bytes: &[u8], header: usize) -> Option<(usize, usize)> {
-    let directory = u32_at(bytes, header + 32)? as usize;
-    if directory == 0 || !directory.is_multiple_of(4) || u32_at(bytes, directory)? != EXTENSION_MAGIC {
+fn names(bytes: &[u8], header: usize, order: ByteOrder) -> Option<(usize, usize)> {
+    let directory = u32_at(order, bytes, header + 32)? as usize;
+    if directory == 0 || !directory.is_multiple_of(4) || u32_at(order, bytes, directory)? != EXTENSION_MAGIC {
         return None;
     }
-    let count = u32_at(bytes, directory + 4)? as usize;
+    let count = u32_at(order, bytes, directory + 4)? as usize;
     let sections = bytes.get(directory + 8..)?.get(..count.checked_mul(16)?)?;
     let mut names = None;
     for section in sections.chunks_exact(16) {
-        let (tag, offset, size) = (u32_at(section, 0)?, u32_at(section, 8)? as usize, u32_at(section, 12)? as usize);
+        let (tag, offset, size) =
+            (u32_at(order, section, 0)?, u32_at(order, section, 8)? as usize, u32_at(order, section, 12)? as usize);
         // One section that leaves the file makes all of them unusable.
         bytes.get(offset..)?.get(..size)?;
         if tag == EXTENSION_HWCAPS {
@@ -189,12 +192,14 @@ fn names(bytes: &[u8], header: usize) -> Option<(usize, usize)> {
     names
 }
 
-fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
-    Some(u32::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
+fn u32_at(order: ByteOrder, bytes: &[u8], offset: usize) -> Option<u32> {
+    let bytes = *bytes.get(offset..)?.first_chunk()?;
+    Some(if order == ByteOrder::Little { u32::from_le_bytes(bytes) } else { u32::from_be_bytes(bytes) })
 }
 
-fn u64_at(bytes: &[u8], offset: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(offset..)?.first_chunk()?))
+fn u64_at(order: ByteOrder, bytes: &[u8], offset: usize) -> Option<u64> {
+    let bytes = *bytes.get(offset..)?.first_chunk()?;
+    Some(if order == ByteOrder::Little { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) })
 }
 
 /// The order of the cache: byte by byte, but runs of digits as numbers, which are greater than anything else.
@@ -253,13 +258,13 @@ impl CacheFile {
     }
 
     /// The cache at `path` as it is now; the error says why there is none.
-    pub(super) fn get(&mut self, path: &Path) -> Result<Arc<Cache>, &'static str> {
+    pub(super) fn get(&mut self, path: &Path, root: &Root, order: ByteOrder) -> Result<Arc<Cache>, &'static str> {
         if !self.checked {
-            let now = std::fs::metadata(path).ok().as_ref().map(stamp);
+            let now = root.metadata(path).ok().as_ref().map(stamp);
             self.read.take_if(|(then, _)| *then != now);
             self.checked = true;
         }
-        self.read.get_or_insert_with(|| load(path)).1.clone()
+        self.read.get_or_insert_with(|| load(path, root, order)).1.clone()
     }
 
     /// Compares the file with what was read of it before it is used again.
@@ -272,8 +277,8 @@ fn stamp(meta: &std::fs::Metadata) -> Stamp {
     (meta.dev(), meta.ino(), meta.len(), [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
 }
 
-fn load(path: &Path) -> Loaded {
-    let file = match RegularFile::open(path) {
+fn load(path: &Path, root: &Root, order: ByteOrder) -> Loaded {
+    let file = match root.open(path) {
         Ok(file) => File::from(file.fd),
         Err(ErrorKind::Open { errno: libc::ENOENT }) => return (None, Err("no such file")),
         Err(ErrorKind::NotMappable { .. }) => return (None, Err("not a regular file")),
@@ -286,7 +291,7 @@ fn load(path: &Path) -> Loaded {
     } else if file.take(SIZE_LIMIT).read_to_end(&mut bytes).is_err() {
         Err("cannot be read")
     } else {
-        Cache::parse(bytes).map(Arc::new)
+        Cache::parse(bytes, order).map(Arc::new)
     };
     (Some(stamp(&meta)), cache)
 }
@@ -405,7 +410,7 @@ pub(super) mod tests {
 
     /// What the cache says for a processor of a level from 1 to 4.
     fn path(bytes: &[u8], name: &str, level: usize) -> Option<String> {
-        let cache = Cache::parse(bytes.to_vec()).unwrap();
+        let cache = Cache::parse(bytes.to_vec(), ByteOrder::Little).unwrap();
         let hit = cache.lookup(name.as_bytes(), X86_64, &&Hwcaps::x86_64(level, false, Some(b"x86_64")))?;
         Some(String::from_utf8(hit.path.to_vec()).unwrap())
     }
@@ -446,7 +451,7 @@ pub(super) mod tests {
             assert_eq!(path(&bytes, "libh.so", 3).as_deref(), Some("/h/x86-64-v3/libh.so"));
             assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/x86-64-v4/libh.so"));
         }
-        let cache = Cache::parse(sample().write()).unwrap();
+        let cache = Cache::parse(sample().write(), ByteOrder::Little).unwrap();
         let hit = cache.lookup(b"libh.so", X86_64, &&Hwcaps::x86_64(3, false, None)).unwrap();
         assert_eq!(hit.level, Some(b"x86-64-v3".as_slice()));
     }
@@ -464,7 +469,7 @@ pub(super) mod tests {
     #[test]
     fn an_entry_for_older_capabilities_counts_only_where_they_are() {
         let bytes = sample().write();
-        let cache = Cache::parse(bytes).unwrap();
+        let cache = Cache::parse(bytes, ByteOrder::Little).unwrap();
         let find = |hwcaps| cache.lookup(b"liba.so", X86_64, &&hwcaps).map(|hit| hit.path);
         assert_eq!(find(Hwcaps::x86_64(4, false, None)), Some(b"/a/liba.so".as_slice()));
         assert_eq!(find(Hwcaps::x86_64(4, true, None)), Some(b"/a/avx512_1/liba.so".as_slice()));
@@ -472,7 +477,7 @@ pub(super) mod tests {
 
     #[test]
     fn entries_of_other_machines_do_not_count() {
-        let cache = Cache::parse(sample().write()).unwrap();
+        let cache = Cache::parse(sample().write(), ByteOrder::Little).unwrap();
         let hwcaps = Hwcaps::x86_64(1, false, None);
         assert_eq!(cache.lookup(b"lib32.so", X86_64, &&hwcaps), None);
         assert!(cache.lookup(b"lib32.so", 3, &&hwcaps).is_some());
@@ -481,7 +486,7 @@ pub(super) mod tests {
     #[test]
     fn without_its_extension_a_cache_still_has_its_plain_entries() {
         let mut bytes = sample().write();
-        let extension = u32_at(&bytes, 32).unwrap() as usize;
+        let extension = u32_at(ByteOrder::Little, &bytes, 32).unwrap() as usize;
         bytes[extension] ^= 1;
         assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/libh.so"));
         bytes.truncate(extension);
@@ -490,7 +495,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_header_that_lies_is_refused_with_the_reason() {
-        let refused = |bytes: &[u8]| Cache::parse(bytes.to_vec()).err();
+        let refused = |bytes: &[u8]| Cache::parse(bytes.to_vec(), ByteOrder::Little).err();
         let good = sample().write();
         assert_eq!(refused(b""), Some("not a cache of shared libraries"));
         assert_eq!(refused(&good[..40]), Some("shorter than its header"));
@@ -533,7 +538,7 @@ pub(super) mod tests {
                     _ => bytes.truncate(at.max(1)),
                 }
             }
-            let Ok(cache) = Cache::parse(bytes) else { continue };
+            let Ok(cache) = Cache::parse(bytes, ByteOrder::Little) else { continue };
             for name in ["libh.so", "libn.so.10", "liba.so", "libc.so.6", "z", "", "\u{fffd}"] {
                 found += usize::from(cache.lookup(name.as_bytes(), X86_64, &&hwcaps).is_some());
             }

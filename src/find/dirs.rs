@@ -10,7 +10,12 @@ pub(crate) type Look = Box<dyn Fn(&Path) -> Result<(), &'static str> + Send + Sy
 
 /// The answer of this machine's file system.
 pub(crate) fn look(dir: &Path) -> Result<(), &'static str> {
-    match std::fs::metadata(dir) {
+    answer(std::fs::metadata(dir))
+}
+
+/// What it means that a directory is, or is not, to be had.
+pub(super) fn answer(metadata: std::io::Result<std::fs::Metadata>) -> Result<(), &'static str> {
+    match metadata {
         Ok(meta) if meta.is_dir() => Ok(()),
         Ok(_) => Err("not a directory"),
         Err(error) => Err(match error.kind() {

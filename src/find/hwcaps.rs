@@ -71,6 +71,24 @@ impl Hwcaps {
         Self { levels: Vec::new(), legacy: Vec::new(), platform: platform.map(<[u8]>::to_vec) }
     }
 
+    /// A processor of the machine of that number in `e_machine`: one that has `level`, or the least that there is.
+    pub(crate) fn of_machine(machine: u16, level: Option<&str>) -> Self {
+        let all: &[&'static str] = match machine {
+            62 => &X86_64_LEVELS,
+            21 => &["power10", "power9"],
+            22 => &["z16", "z15", "z14", "z13"],
+            _ => &[],
+        };
+        let first = level.and_then(|level| all.iter().position(|name| *name == level));
+        let levels = first.map_or(Vec::new(), |first| all[first..].to_vec());
+        match machine {
+            62 => Self { levels, ..Self::x86_64(1, false, Some(b"x86_64")) },
+            3 => Self { levels, legacy: Vec::new(), platform: Some(b"i686".to_vec()) },
+            183 => Self { levels, legacy: Vec::new(), platform: Some(b"aarch64".to_vec()) },
+            _ => Self { levels, legacy: Vec::new(), platform: None },
+        }
+    }
+
     /// Where to look in every directory: subdirectories with a slash at the end, best first; the last is the
     /// directory itself, an empty string.
     pub(crate) fn subdirectories(&self) -> Vec<Vec<u8>> {

@@ -17,6 +17,8 @@ mod cache;
 mod dirs;
 pub(crate) mod graph;
 mod hwcaps;
+pub(crate) mod others;
+mod root;
 mod rule;
 mod settings;
 mod tokens;
@@ -31,8 +33,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::error::{Candidate, ErrorKind};
 use cache::CacheFile;
+pub(crate) use hwcaps::Hwcaps;
+pub(crate) use root::Root;
 pub use rule::Rule;
 use rule::{Place, lost};
+pub use settings::Libc;
 pub(crate) use settings::Settings;
 use tokens::Owner;
 use walk::Walk;
@@ -111,11 +116,9 @@ impl Search {
         Self::new(Settings::of_this_process(library_path, secure, platform))
     }
 
-    /// The search that the loader of this machine does for programs it starts: what `$ORIGIN` means in
-    /// `LD_LIBRARY_PATH` is theirs.
-    pub(crate) fn of_programs(library_path: &[u8], secure: bool, platform: Option<&[u8]>) -> Self {
-        let settings = Settings::of_this_process(Some(library_path), secure, platform);
-        Self::new(Settings { program_origin: None, ..settings })
+    /// What it goes by.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Forgets which directories exist, and has the cache file looked at again. To be called before each `open`, so
@@ -154,7 +157,7 @@ impl Search {
             let (limit, found) = (tokens::PATH_LIMIT as u64, name.len() as u64);
             return Err(ErrorKind::Limit { what: "length of a library's name", limit, found });
         }
-        if !tokens::has_token(name) {
+        if self.settings.libc != Libc::Glibc || !tokens::has_token(name) {
             return Ok(name.into());
         }
         let mut plain = Vec::new();
@@ -169,7 +172,10 @@ impl Search {
     }
 
     fn subdirectories(&self) -> &[Vec<u8>] {
-        self.subdirectories.get_or_init(|| self.settings.hwcaps.subdirectories())
+        self.subdirectories.get_or_init(|| match self.settings.libc {
+            Libc::Glibc => self.settings.hwcaps.subdirectories(),
+            Libc::Musl | Libc::Bionic => vec![Vec::new()],
+        })
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -197,7 +203,6 @@ impl Asker<'_> {
 mod tests {
     use std::cell::RefCell;
     use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::LazyLock;
 
     use super::cache::tests::{Writer, X86_64};
     use super::hwcaps::Hwcaps;
@@ -245,8 +250,11 @@ mod tests {
                 cache_flags: X86_64,
                 default_dirs: vec!["/lib".into(), "/usr/lib".into()],
                 lib: b"lib/m".to_vec(),
-                hwcaps: LazyLock::new(Box::new(|| Hwcaps::x86_64(3, false, None))),
+                hwcaps: Settings::known(Hwcaps::x86_64(3, false, None)),
                 secure: self.secure,
+                order: crate::file::view::ByteOrder::Little,
+                libc: Libc::Glibc,
+                root: Root::default(),
                 look: Box::new(move |dir| directories.contains(dir).then_some(()).ok_or("no such directory")),
             });
             let extra_dirs: Vec<PathBuf> = extra_dirs.iter().map(PathBuf::from).collect();

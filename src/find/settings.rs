@@ -5,7 +5,27 @@ use std::sync::LazyLock;
 
 use super::dirs::{Look, look};
 use super::hwcaps::Hwcaps;
+use super::root::Root;
 use super::tokens;
+use crate::file::view::ByteOrder;
+
+/// The C libraries whose loaders differ in how they search.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert_eq!(closure.libc, soload::Libc::Glibc);
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Libc {
+    /// The GNU C library (`ld.so(8)`).
+    Glibc,
+    /// musl (`ldso/dynlink.c` of its source).
+    Musl,
+    /// Android's (`linker.cpp` of its source).
+    Bionic,
+}
 
 /// How to learn what the processor offers.
 pub(crate) type Ask = Box<dyn FnOnce() -> Hwcaps + Send + Sync>;
@@ -29,11 +49,22 @@ pub(crate) struct Settings {
     pub(crate) hwcaps: LazyLock<Hwcaps, Ask>,
     /// Whether the program is set-user-ID or the like (`AT_SECURE`).
     pub(crate) secure: bool,
+    /// Which byte of the cache's numbers comes first.
+    pub(crate) order: ByteOrder,
+    /// The C library whose loader searches.
+    pub(crate) libc: Libc,
+    /// The file system in which it does.
+    pub(crate) root: Root,
     /// How to ask whether a directory exists.
     pub(crate) look: Look,
 }
 
 impl Settings {
+    /// For a processor that need not be asked.
+    pub(crate) fn known(hwcaps: Hwcaps) -> LazyLock<Hwcaps, Ask> {
+        LazyLock::new(Box::new(move || hwcaps))
+    }
+
     /// Those of the loader that started this process. `platform` is what the kernel says (`AT_PLATFORM`).
     pub(crate) fn of_this_process(library_path: Option<&[u8]>, secure: bool, platform: Option<&[u8]>) -> Self {
         let library_path = if secure { &[] } else { library_path.unwrap_or_default() };
@@ -64,6 +95,9 @@ impl Settings {
                 move || Hwcaps::of_this_processor(platform.as_deref())
             })),
             secure,
+            order: ByteOrder::Little,
+            libc: Libc::Glibc,
+            root: Root::default(),
             look: Box::new(look),
         }
     }

@@ -135,8 +135,8 @@ fn trusted(path: &[u8], dirs: &[PathBuf]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::LazyLock;
 
+    use crate::file::view::ByteOrder;
     use crate::find::hwcaps::Hwcaps;
 
     fn settings(secure: bool, platform: Option<&[u8]>) -> Settings {
@@ -147,11 +147,11 @@ mod tests {
             cache_flags: 0x303,
             default_dirs: vec!["/lib".into(), "/usr/lib".into()],
             lib: b"lib/x".to_vec(),
-            hwcaps: LazyLock::new(Box::new({
-                let platform = platform.map(<[u8]>::to_vec);
-                move || Hwcaps::x86_64(1, false, platform.as_deref())
-            })),
+            hwcaps: Settings::known(Hwcaps::x86_64(1, false, platform)),
             secure,
+            order: ByteOrder::Little,
+            libc: crate::find::Libc::Glibc,
+            root: crate::find::Root::default(),
             look: Box::new(|_| Ok(())),
         }
     }

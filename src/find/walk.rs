@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::cache::Hit;
 use super::rule::{Place, Rule, lost};
 use super::tokens::{self, Owner};
-use super::{Asker, Probe, Search};
+use super::{Asker, Libc, Probe, Search};
 use crate::error::{Candidate, ErrorKind};
 
 /// One search under way.
@@ -27,7 +27,7 @@ pub(super) type Step<T, C = ()> = ControlFlow<Result<(T, Rule), ErrorKind>, C>;
 
 /// How a candidate lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lost {
+pub(super) enum Lost {
     /// Try the next one.
     Alone,
     /// Its error spoils the directories that follow in the same list.
@@ -38,13 +38,13 @@ impl<T> Walk<'_, '_, T> {
     /// All places in order.
     pub(super) fn places(&mut self, asker: &Asker<'_>, extra_dirs: &[PathBuf]) -> Step<T> {
         let settings = &self.search.settings;
-        if self.name.is_empty() {
-            return Continue(());
+        if let Some(step) = self.as_given() {
+            return step;
         }
-        if self.name.contains(&b'/') {
-            self.path.extend_from_slice(self.name);
-            self.candidate(Place::AsGiven)?;
-            return Continue(());
+        match settings.libc {
+            Libc::Glibc => {}
+            Libc::Musl => return self.places_of_musl(asker),
+            Libc::Bionic => return self.places_of_bionic(asker),
         }
         self.fixed(extra_dirs, Place::SearchDir)?;
         if asker.runpath.is_none() {
@@ -65,7 +65,7 @@ impl<T> Walk<'_, '_, T> {
     }
 
     /// The directories of a search path.
-    fn list<'i>(
+    pub(super) fn list<'i>(
         &mut self,
         list: Option<&'i [u8]>,
         separators: &[u8],
@@ -83,6 +83,8 @@ impl<T> Walk<'_, '_, T> {
             match tokens::expand(item, owner, &self.search.settings, &mut self.path) {
                 // Only an item that is empty as written means the working directory.
                 Ok(()) if self.path.is_empty() && !item.is_empty() => {}
+                // To musl it means nothing at all.
+                Ok(()) if self.path.is_empty() && self.search.settings.libc == Libc::Musl => {}
                 Ok(()) => {
                     if self.directory(place(item))? == Lost::WithList {
                         break;
@@ -95,7 +97,7 @@ impl<T> Walk<'_, '_, T> {
     }
 
     /// Directories that are written down without tokens.
-    fn fixed(&mut self, dirs: &[PathBuf], place: Place<'_>) -> Step<T> {
+    pub(super) fn fixed(&mut self, dirs: &[PathBuf], place: Place<'_>) -> Step<T> {
         for dir in dirs {
             self.path.clear();
             self.path.extend_from_slice(dir.as_os_str().as_bytes());
@@ -148,7 +150,7 @@ impl<T> Walk<'_, '_, T> {
             self.hit(&hit, nodeflib)?;
             tried = Some(Arc::clone(&cache));
         }
-        let cache = search.memory().cache.get(&settings.cache);
+        let cache = search.memory().cache.get(&settings.cache, &settings.root, settings.order);
         if let (Ok(cache), Some(tried)) = (&cache, tried)
             && Arc::ptr_eq(cache, &tried)
         {
@@ -183,7 +185,7 @@ impl<T> Walk<'_, '_, T> {
     }
 
     /// The file at `path`.
-    fn candidate(&mut self, place: Place<'_>) -> Step<T, Lost> {
+    pub(super) fn candidate(&mut self, place: Place<'_>) -> Step<T, Lost> {
         let (reason, how) = match (self.probe)(Path::new(OsStr::from_bytes(&self.path))) {
             Probe::Found(file) => return Break(Ok((file, place.rule()))),
             Probe::Fatal(kind) => return Break(Err(kind)),

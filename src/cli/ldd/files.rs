@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use soload::{Error, ErrorKind};
+use soload::{Error, ErrorKind, Resolver};
 
 /// One file.
 pub(super) struct Named {
@@ -15,11 +15,18 @@ pub(super) struct Named {
 
 /// The files, in the order in which they were typed, those of a directory sorted by name. Links in directories are not
 /// followed: what they lead to is a file of its own.
-pub(super) fn all(typed: &[PathBuf], recursive: bool) -> impl Iterator<Item = Named> {
-    typed.iter().flat_map(move |path| {
+pub(super) fn all<'a>(
+    typed: &'a [PathBuf],
+    recursive: bool,
+    resolver: &'a Resolver,
+) -> impl Iterator<Item = Named> + 'a {
+    typed.iter().flat_map(move |typed| {
+        // In another root the directory lies somewhere else.
+        let path = if recursive { resolver.place(typed) } else { typed.clone() };
         let is_directory = recursive && path.is_dir();
+        let path = if is_directory { path } else { typed.clone() };
         // What is still to be looked at, the next at the end, and whether it is a directory.
-        let mut pending = vec![(path.clone(), is_directory)];
+        let mut pending = vec![(path, is_directory)];
         std::iter::from_fn(move || {
             while let Some((path, directory)) = pending.pop() {
                 if !directory && (!is_directory || begins_as_elf(&path)) {

@@ -70,6 +70,27 @@ pub(super) struct Args {
     /// Resolve as for a set-user-ID program, which ignores the environment
     #[arg(long)]
     secure: bool,
+    /// Resolve in DIR as if it were the root of the file system: links stay inside, its cache and configuration count,
+    /// and the environment does not
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Resolve as for a processor of this level, a name of a subdirectory of glibc-hwcaps (or `baseline`)
+    #[arg(long, value_name = "LEVEL", value_parser = CPUS)]
+    cpu: Option<String>,
+    /// Resolve as the loader of this C library, whatever the file says
+    #[arg(long, value_enum)]
+    libc: Option<Libc>,
+}
+
+/// The levels that glibc knows, of all machines.
+const CPUS: [&str; 12] =
+    ["host", "baseline", "x86-64-v2", "x86-64-v3", "x86-64-v4", "power9", "power10", "z13", "z14", "z15", "z16", "z17"];
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Libc {
+    Glibc,
+    Musl,
+    Bionic,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -90,6 +111,24 @@ impl Args {
         }
     }
 
+    fn resolver(&self) -> Result<Resolver, Error> {
+        let mut resolver = Resolver::new();
+        resolver.secure(self.secure);
+        if let Some(directory) = &self.root {
+            resolver.root(directory)?;
+        }
+        if let Some(level) = self.cpu.as_ref().filter(|level| *level != "host") {
+            resolver.cpu(level);
+        }
+        match self.libc {
+            Some(Libc::Glibc) => resolver.libc(soload::Libc::Glibc),
+            Some(Libc::Musl) => resolver.libc(soload::Libc::Musl),
+            Some(Libc::Bionic) => resolver.libc(soload::Libc::Bionic),
+            None => &mut resolver,
+        };
+        Ok(resolver)
+    }
+
     /// Whether what was asked for about symbols is not as it should be.
     fn fails(&self, bindings: Option<&Bindings>) -> bool {
         let relocs = self.function_relocs || self.data_relocs;
@@ -106,12 +145,17 @@ impl Args {
 
 pub(super) fn run(args: &Args) -> Outcome {
     let (mut out, inks) = print::stdout()?;
-    let mut resolver = Resolver::new();
-    resolver.secure(args.secure);
+    let resolver = match args.resolver() {
+        Ok(resolver) => resolver,
+        Err(error) => {
+            complain(&error);
+            return Ok(Status::Usage);
+        }
+    };
     let mut worst = Status::Done;
     let several = args.recursive || args.files.len() > 1;
     let mut number = 0;
-    for file in files::all(&args.files, args.recursive) {
+    for file in files::all(&args.files, args.recursive, &resolver) {
         let resolved = resolver.resolve(&file.path);
         if resolved.as_ref().is_err_and(|error| file.is_beside_the_point(error)) {
             continue;
