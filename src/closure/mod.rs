@@ -47,6 +47,7 @@ pub struct Closure {
     pub libc: Libc,
     /// Whether it is set-user-ID or set-group-ID: run by others, it ignores most of the environment.
     pub set_user_id: bool,
+    root: Root,
 }
 
 /// One object of a [`Closure`].

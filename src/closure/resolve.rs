@@ -80,7 +80,8 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
     };
     let set_user_id = is_program && growth.root.set_user_id;
     let libc = loader.libc;
-    Ok(Closure { objects: growth.objects, libc, interpreter, version_problems, preload_problems, set_user_id })
+    let root = resolver.root.clone();
+    Ok(Closure { root, objects: growth.objects, libc, interpreter, version_problems, preload_problems, set_user_id })
 }
 
 /// A closure that is growing.

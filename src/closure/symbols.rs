@@ -9,6 +9,7 @@ use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
 use crate::file::relocations::What;
 use crate::file::symbols::{Symbols, Wanted};
+use crate::find::Libc;
 use crate::load::scope::{Provider, Providers, Rules};
 
 /// A reference that binds to nothing.
@@ -150,6 +151,8 @@ impl Closure {
                     let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
                     let version_index = user.symbols.versions.index(relocation.symbol).map(|index| index.number);
                     let version = version_index.and_then(|index| versions.get(usize::from(index)).copied().flatten());
+                    // To musl a version is no part of a name.
+                    let version = version.filter(|_| self.libc != Libc::Musl);
                     let wanted = Wanted::reference(name, version, for_call);
                     let provider = match is_copy {
                         // The executable's own variable is filled with the library's.
@@ -225,8 +228,12 @@ impl Closure {
     fn open(&self) -> Result<Vec<Opened>, Error> {
         let mut opened = Vec::with_capacity(self.objects.len());
         for (object, path) in self.objects.iter().enumerate().filter_map(|(index, o)| Some((index, o.path.as_ref()?))) {
-            let image = Image::open(path)?;
-            let symbols = image.symbols(&image.source()).map_err(|kind| Error::new(path, kind))?;
+            let read = || {
+                let image = Image::read(path.clone(), self.root.open(path)?)?;
+                let symbols = image.symbols(&image.source())?;
+                Ok((image, symbols))
+            };
+            let (image, symbols) = read().map_err(|kind| Error::new(path, kind))?;
             if let Some(symbols) = symbols {
                 opened.push(Opened { object, path: path.clone(), image, symbols });
             }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use soload::{Closure, Escaped, Object, Role};
+use soload::{Closure, Escaped, Libc, Object, Role};
 
 /// What stands for the address of an object.
 const NOWHERE: &str = "(0x0000000000000000)";
@@ -59,7 +59,8 @@ pub(super) fn write(
     let (loader, rest) = closure.objects[1..]
         .split_at(usize::from(closure.objects.get(1).is_some_and(|object| object.role == Role::Loader)));
     write_objects(out, loader)?;
-    if closure.is_native() {
+    // musl tells nothing of the kernel's.
+    if closure.is_native() && closure.libc == Libc::Glibc {
         writeln!(out, "\tlinux-vdso.so.1 {NOWHERE}")?;
     }
     write_objects(out, rest)
@@ -70,7 +71,7 @@ fn write_objects(out: &mut impl Write, objects: &[Object]) -> io::Result<()> {
         let name = Escaped(&object.name);
         match &object.path {
             None => writeln!(out, "\t{name} => not found")?,
-            Some(path) if object.role == Role::Loader || path.as_os_str().as_bytes() == object.name => {
+            Some(path) if path.as_os_str().as_bytes() == object.name => {
                 writeln!(out, "\t{} {NOWHERE}", shown(path))?;
             }
             Some(path) => writeln!(out, "\t{name} => {} {NOWHERE}", shown(path))?,
