@@ -56,8 +56,8 @@ mod sys;
 pub use addr::{Addr, Bias, FileOffset, PageSize, Protection, Vaddr};
 pub use arch::{Kind, Machine, RelocationType, TlsVariant};
 pub use closure::{
-    Bindings, Closure, Need, Object, Resolver, Role, SymbolDefinition, SymbolTrace, Unresolved, VersionProblem,
-    VersionUse, Via,
+    Auditor, Bindings, Closure, Need, Object, Resolver, Rivals, Role, SymbolDefinition, SymbolTrace, Tag, Unresolved,
+    VersionProblem, VersionUse, Via,
 };
 pub use error::{At, Candidate, Error, ErrorKind, Escaped, Undefined};
 pub use export::{Export, ExportKind};

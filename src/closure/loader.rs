@@ -37,6 +37,12 @@ pub(super) type Kind = (Libc, Abi, Option<Box<[u8]>>);
 /// What of a header matters to a search: class, byte order, machine, flags.
 type Abi = (Class, ByteOrder, u16, u32);
 
+impl std::fmt::Debug for Loader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loader").field("libc", &self.libc).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 impl Loader {
     /// What tells the loader of `root` from others.
     pub(super) fn kind(resolver: &Resolver, root: &Facts) -> Kind {

@@ -4,8 +4,11 @@
 //! `LD_PRELOAD` and `/etc/ld.so.preload` name before them, the loader itself where it is first needed.
 
 mod facts;
+mod hints;
+mod injected;
 mod loader;
 mod resolve;
+mod rivals;
 mod symbols;
 mod versions;
 
@@ -19,7 +22,9 @@ use crate::error::{Candidate, Error, ErrorKind};
 use crate::find::{Libc, Root, Rule};
 use crate::sys::{Identity, RegularFile};
 use facts::Facts;
+pub use injected::Auditor;
 use loader::{Kind, Loader};
+pub use rivals::Rivals;
 pub use symbols::{Bindings, SymbolDefinition, SymbolTrace, Unresolved};
 pub use versions::{VersionProblem, VersionUse};
 
@@ -43,11 +48,14 @@ pub struct Closure {
     pub version_problems: Vec<VersionProblem>,
     /// What was to be preloaded and is ignored.
     pub preload_problems: Vec<Error>,
+    /// What glibc's loader would run before the program, to tell it of every step. Nothing else here runs anything.
+    pub auditors: Vec<Auditor>,
     /// The C library whose loader's rules were gone by.
     pub libc: Libc,
     /// Whether it is set-user-ID or set-group-ID: run by others, it ignores most of the environment.
     pub set_user_id: bool,
     root: Root,
+    loader: Arc<Loader>,
 }
 
 /// One object of a [`Closure`].
@@ -102,11 +110,18 @@ pub enum Role {
     },
     /// Another object needs it.
     Needed,
+    /// It stands in for the definitions of another object (`DT_FILTER`), or may (`DT_AUXILIARY`).
+    Filtee {
+        /// Whether the other object does without it.
+        auxiliary: bool,
+    },
     /// The dynamic loader, which is there from the start.
     Loader,
+    /// The program that opens the file has it already, or is it.
+    Present,
 }
 
-/// One `DT_NEEDED` entry of an [`Object`].
+/// One `DT_NEEDED` entry of an [`Object`], or one that has the same effect.
 ///
 /// ```
 /// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
@@ -124,6 +139,26 @@ pub struct Need {
     pub object: usize,
     /// How it came to mean that.
     pub via: Via,
+    /// What kind of entry it is.
+    pub tag: Tag,
+}
+
+/// The entries by which an object asks for another.
+///
+/// ```
+/// let closure = soload::Resolver::new().resolve("/proc/self/exe".as_ref())?;
+/// assert!(closure.objects[0].needs.iter().all(|need| need.tag == soload::Tag::Needed));
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Tag {
+    /// `DT_NEEDED`.
+    Needed,
+    /// `DT_FILTER`: the other's definitions stand in for its own.
+    Filter,
+    /// `DT_AUXILIARY`: the same, if the other is there.
+    Auxiliary,
 }
 
 /// How a name came to mean an object.
@@ -155,6 +190,7 @@ pub enum Via {
 pub struct Resolver {
     library_path: OsString,
     preload: OsString,
+    audit: OsString,
     secure: bool,
     root: Root,
     cpu: Option<String>,
@@ -186,9 +222,11 @@ impl Resolver {
     pub fn new() -> Self {
         let variable = |name| std::env::var_os(name).unwrap_or_default();
         let (library_path, preload) = (variable("LD_LIBRARY_PATH"), variable("LD_PRELOAD"));
+        let audit = variable("LD_AUDIT");
         Self {
             library_path,
             preload,
+            audit,
             secure: false,
             root: Root::default(),
             cpu: None,
@@ -221,7 +259,7 @@ impl Resolver {
     /// ```
     pub fn root(&mut self, directory: &Path) -> Result<&mut Self, Error> {
         self.root = Root::at(directory).map_err(|kind| Error::new(directory, kind))?;
-        (self.library_path, self.preload) = (OsString::new(), OsString::new());
+        (self.library_path, self.preload, self.audit) = Default::default();
         self.forget();
         Ok(self)
     }
@@ -263,15 +301,33 @@ impl Resolver {
     /// # Errors
     /// The file cannot be read, is no ELF file, or is neither program nor shared object.
     pub fn resolve(&self, path: &Path) -> Result<Closure, Error> {
-        resolve::resolve(self, path).map_err(|kind| Error::new(path, kind))
+        resolve::resolve(self, path, None).map_err(|kind| Error::new(path, kind))
+    }
+
+    /// What comes into the process when the program at `program`, once it runs, opens the library at `path`: what the
+    /// program has serves the library too, and the program's own search path counts (`DT_RPATH`).
+    ///
+    /// # Errors
+    /// As [`Resolver::resolve`], of either file.
+    ///
+    /// ```
+    /// let closure = soload::Resolver::new().resolve_in("/lib64/ld-linux-x86-64.so.2".as_ref(), "/proc/self/exe".as_ref());
+    /// # #[cfg(target_arch = "x86_64")]
+    /// assert!(closure?.objects.iter().any(|object| object.role == soload::Role::Present));
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    pub fn resolve_in(&self, path: &Path, program: &Path) -> Result<Closure, Error> {
+        self.asked(&self.root.inside(program)).map_err(|kind| Error::new(program, kind))?;
+        resolve::resolve(self, path, Some(program)).map_err(|kind| Error::new(path, kind))
     }
 
     /// Whether it matters in which directory the program lies: finding that out takes a system call for each link on the
     /// way, and few programs have a token anywhere.
     fn wants_origin(&self, program: &Facts) -> bool {
         let names = program.names();
-        let texts = names.needed.iter().chain(&names.rpath).chain(&names.runpath).map(|text| &**text);
-        let variables = [&self.library_path, &self.preload].map(|variable| variable.as_bytes());
+        let texts = names.needed.iter().chain(&names.rpath).chain(&names.runpath).chain(&names.audit);
+        let texts = texts.chain(names.filters.iter().map(|(_, name)| name)).chain(&names.depaudit).map(|text| &**text);
+        let variables = [&self.library_path, &self.preload, &self.audit].map(|variable| variable.as_bytes());
         texts.chain(variables).any(|text| text.contains(&b'$'))
     }
 
@@ -326,7 +382,7 @@ impl Closure {
     pub fn is_complete(&self) -> bool {
         let interpreter = self.interpreter.as_ref().is_none_or(|(_, error)| error.is_none());
         let fatal = self.version_problems.iter().any(|problem| problem.fatal);
-        interpreter && !fatal && self.objects.iter().all(|object| object.path.is_some() && object.fatal.is_none())
+        interpreter && !fatal && self.objects.iter().all(|object| object.is_there() || object.is_dispensable())
     }
 
     /// Whether nothing is needed at all: a static program, or a library that rests on nothing.
@@ -349,6 +405,29 @@ impl Closure {
 }
 
 impl Object {
+    /// Whether it was found and can be loaded.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        self.path.is_some() && self.fatal.is_none()
+    }
+
+    /// Whether whoever asks for it does without it.
+    #[must_use]
+    pub fn is_dispensable(&self) -> bool {
+        self.role == Role::Filtee { auxiliary: true }
+    }
+
+    /// The program that runs it, if it names one (`PT_INTERP`).
+    #[must_use]
+    pub fn interpreter(&self) -> Option<&[u8]> {
+        self.facts.as_ref()?.brief.interpreter.as_deref()
+    }
+
+    /// What it says that it may open at run time (`.note.dlopen`): one JSON text for each note, as it stands.
+    pub fn may_open(&self) -> impl Iterator<Item = &[u8]> {
+        self.facts.iter().flat_map(|facts| facts.brief.opens.iter().map(|text| &**text))
+    }
+
     /// Its own name (`DT_SONAME`).
     #[must_use]
     pub fn soname(&self) -> Option<&[u8]> {

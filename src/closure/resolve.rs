@@ -9,40 +9,36 @@ use std::sync::{Arc, PoisonError};
 
 use super::facts::Facts;
 use super::loader::Loader;
-use super::{Closure, Need, Object, Resolver, Role, Via, versions};
-use crate::error::{Error, ErrorKind};
+use super::{Closure, Need, Object, Resolver, Role, Tag, Via, versions};
+use crate::error::ErrorKind;
 use crate::find::others::is_musl_itself;
-use crate::find::{Asker, Found, Libc, Probe, Root};
+use crate::find::{Asker, Found, Libc, Probe};
 
 /// Objects of one closure: the widest real one has some three hundred.
 const OBJECTS_MAX: usize = 4096;
 
-/// Bytes of `/etc/ld.so.preload` that are read.
-const PRELOAD_MAX: u64 = 1 << 16;
-
-pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, ErrorKind> {
+/// What comes into the process with the file at `path`: if it is started, or, with a `program`, if that one opens it.
+pub(super) fn resolve(resolver: &Resolver, path: &Path, program: Option<&Path>) -> Result<Closure, ErrorKind> {
     let path = &*resolver.root.inside(path);
-    let root = resolver.asked(path)?;
+    let asked = resolver.asked(path)?;
+    check_kind(&asked)?;
+    let first = match program {
+        Some(program) => resolver.root.inside(program),
+        None => path.to_owned(),
+    };
+    let root = match program {
+        Some(_) => resolver.asked(&first)?,
+        None => Arc::clone(&asked),
+    };
+    check_kind(&root)?;
     let loader = resolver.loader(&root);
-    if !matches!(root.kind(), 2 | 3) {
-        let found = match root.kind() {
-            1 => "a relocatable object (.o)",
-            4 => "a core file",
-            _ => "something else",
-        };
-        let expected = "a program or shared object".into();
-        return Err(ErrorKind::Foreign { what: "type", expected, found: found.into() });
-    }
-    if root.kind() == 3 && !root.dynamic {
-        let found = "an object without dynamic section".into();
-        return Err(ErrorKind::Foreign { what: "type", expected: "a program or shared object".into(), found });
-    }
     let is_program = root.brief.interpreter.is_some();
     // The kernel tells a program its own place with every link followed; of a library the loader knows the path only.
-    let place = if is_program && resolver.wants_origin(&root) { resolver.root.real(path) } else { None };
+    let place = if is_program && resolver.wants_origin(&root) { resolver.root.real(&first) } else { None };
     let mut growth = Growth {
         resolver,
         objects: Vec::new(),
+        order: Vec::new(),
         by_name: HashMap::new(),
         by_identity: HashMap::new(),
         loader: None,
@@ -50,26 +46,15 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         root: Arc::clone(&root),
     };
     let interpreter = growth.interpreter();
-    growth.join(Object {
-        name: path.as_os_str().as_bytes().to_vec(),
-        path: Some(path.to_owned()),
-        role: Role::Root,
-        rule: None,
-        lost: Vec::new(),
-        fatal: None,
-        loaded_by: None,
-        needs: Vec::new(),
-        origin: directory(place.as_deref().unwrap_or(path)),
-        pathless: false,
-        facts: Some(root),
-    });
+    let origin = directory(place.as_deref().unwrap_or(&first));
+    growth.join(Object::found(first.as_os_str().as_bytes(), &first, Role::Root, None, origin, root));
     let preload_problems = growth.preload();
-    let mut next = 0;
-    // What an object needs joins at the end of the list that is being gone through.
-    while next < growth.objects.len() {
-        growth.needs_of(next)?;
-        next += 1;
+    growth.grow(0)?;
+    let auditors = growth.auditors();
+    if program.is_some() {
+        growth.open(path, asked)?;
     }
+    put_in_order(&mut growth.objects, &growth.order);
     let version_problems = match loader.libc {
         Libc::Glibc => {
             loader_before_missing(&mut growth.objects);
@@ -78,22 +63,76 @@ pub(super) fn resolve(resolver: &Resolver, path: &Path) -> Result<Closure, Error
         // The others find out symbol by symbol, if at all.
         Libc::Musl | Libc::Bionic => Vec::new(),
     };
-    let set_user_id = is_program && growth.root.set_user_id;
-    let libc = loader.libc;
-    let root = resolver.root.clone();
-    Ok(Closure { root, objects: growth.objects, libc, interpreter, version_problems, preload_problems, set_user_id })
+    Ok(Closure {
+        set_user_id: is_program && growth.root.set_user_id,
+        root: resolver.root.clone(),
+        libc: loader.libc,
+        objects: growth.objects,
+        loader,
+        interpreter,
+        version_problems,
+        preload_problems,
+        auditors,
+    })
+}
+
+/// Whether a loader has anything to do with such a file.
+fn check_kind(facts: &Facts) -> Result<(), ErrorKind> {
+    let found = match facts.kind() {
+        3 if !facts.dynamic => "an object without dynamic section",
+        2 | 3 => return Ok(()),
+        1 => "a relocatable object (.o)",
+        4 => "a core file",
+        _ => "something else",
+    };
+    let expected = "a program or shared object".into();
+    Err(ErrorKind::Foreign { what: "type", expected, found: found.into() })
+}
+
+impl Object {
+    /// One that is there.
+    fn found(
+        name: &[u8],
+        path: &Path,
+        role: Role,
+        loaded_by: Option<usize>,
+        origin: Option<PathBuf>,
+        facts: Arc<Facts>,
+    ) -> Self {
+        let (path, facts) = (Some(path.to_owned()), Some(facts));
+        Self { path, role, loaded_by, origin, facts, ..Self::missing(name, role) }
+    }
+
+    /// One that is not there, or not known to be.
+    fn missing(name: &[u8], role: Role) -> Self {
+        Self {
+            name: name.to_vec(),
+            path: None,
+            role,
+            rule: None,
+            lost: Vec::new(),
+            fatal: None,
+            loaded_by: None,
+            needs: Vec::new(),
+            origin: None,
+            pathless: false, // `join` finds out
+            facts: None,
+        }
+    }
 }
 
 /// A closure that is growing.
-struct Growth<'r> {
-    resolver: &'r Resolver,
-    objects: Vec<Object>,
+pub(super) struct Growth<'r> {
+    pub(super) resolver: &'r Resolver,
+    pub(super) objects: Vec<Object>,
+    /// The objects in the order in which the loader has them: as they joined, but what stands in for one before that.
+    pub(super) order: Vec<usize>,
     by_name: HashMap<Box<[u8]>, usize>,
     by_identity: HashMap<crate::sys::Identity, usize>,
     /// The loader, until something needs it: it is in the process from the start, but has no place in the order.
     loader: Option<(PathBuf, Arc<Facts>)>,
     /// How the loader goes about it.
-    rules: &'r Loader,
+    pub(super) rules: &'r Loader,
     root: Arc<Facts>,
 }
 
@@ -113,33 +152,49 @@ impl Growth<'_> {
         self.root.brief.interpreter.is_some().then_some((path, error))
     }
 
-    /// Loads what is to be preloaded; what cannot be is ignored, as in glibc.
-    fn preload(&mut self) -> Vec<Error> {
-        let file = match self.rules.libc {
-            Libc::Glibc => self.resolver.preload_file.get_or_init(|| read_preload_file(&self.resolver.root)),
-            Libc::Musl | Libc::Bionic => &Vec::new(),
-        };
-        let variable = self.resolver.preload.as_bytes().to_vec();
-        let variable = variable.split(|byte| b" :".contains(byte));
-        let file = file.split(|byte| b" :\t\n".contains(byte));
-        let names = variable.map(|name| (name, "LD_PRELOAD")).chain(file.map(|name| (name, "/etc/ld.so.preload")));
-        let mut problems = Vec::new();
-        for (name, by) in names.filter(|(name, _)| !name.is_empty()) {
-            // Whoever starts a set-user-ID program may only choose among the libraries of the system.
-            if self.resolver.secure && by == "LD_PRELOAD" && name.contains(&b'/') {
-                continue;
+    /// Goes through the objects behind the `settled` first and brings in what each needs, until there is none that has
+    /// not been gone through.
+    fn grow(&mut self, settled: usize) -> Result<(), ErrorKind> {
+        let mut done = vec![false; self.objects.len()];
+        done[..settled].fill(true);
+        let mut next = settled;
+        // What an object needs joins at the end of the list; what stands in for it, before it, and is next.
+        while let Some(index) = self.order.get(next).copied() {
+            if !std::mem::replace(&mut done[index], true) {
+                self.needs_of(index)?;
+                let filtees = self.filtees_of(index)?;
+                for filtee in filtees {
+                    self.put_before(filtee, index);
+                }
+                done.resize(self.objects.len(), false);
             }
-            let before = self.objects.len();
-            let Ok((index, _)) = self.name(name, 0, Role::Preloaded { by }) else { continue };
-            let object = &mut self.objects[index];
-            if object.path.is_none() || object.fatal.is_some() {
-                let kind =
-                    object.fatal.take().unwrap_or(ErrorKind::NotFound { tried: std::mem::take(&mut object.lost) });
-                self.objects.truncate(before);
-                problems.push(Error::new(OsStr::from_bytes(name), kind).with_needed_by(by));
+            next += usize::from(done[self.order[next]]);
+        }
+        Ok(())
+    }
+
+    /// Opens a file as the program does once it runs: what is there serves it too. It becomes the first object.
+    fn open(&mut self, path: &Path, facts: Arc<Facts>) -> Result<(), ErrorKind> {
+        facts.suits(&self.root, self.rules.libc)?;
+        let settled = self.objects.len();
+        for object in &mut self.objects {
+            if object.role != Role::Loader {
+                object.role = Role::Present;
             }
         }
-        problems
+        let index = match self.by_identity.get(&facts.identity) {
+            Some(index) => *index,
+            None => {
+                let name = path.as_os_str().as_bytes();
+                self.join(Object::found(name, path, Role::Root, Some(0), directory(path), facts))
+            }
+        };
+        self.grow(settled)?;
+        self.objects[index].role = Role::Root;
+        self.objects[index].loaded_by = None;
+        let place = self.order.iter().position(|other| *other == index).unwrap_or(0);
+        self.order[..=place].rotate_right(1);
+        Ok(())
     }
 
     fn needs_of(&mut self, index: usize) -> Result<(), ErrorKind> {
@@ -147,14 +202,39 @@ impl Growth<'_> {
         let mut needs = Vec::with_capacity(facts.names().needed.len());
         for name in &facts.names().needed {
             let (object, via) = self.name(name, index, Role::Needed)?;
-            needs.push(Need { name: name.to_vec(), object, via });
+            needs.push(Need { name: name.to_vec(), object, via, tag: Tag::Needed });
         }
         self.objects[index].needs = needs;
         Ok(())
     }
 
+    /// Brings in what stands in for the definitions of an object. Only glibc's loader knows such a thing.
+    fn filtees_of(&mut self, index: usize) -> Result<Vec<usize>, ErrorKind> {
+        let Some(facts) = self.objects[index].facts.clone().filter(|_| self.rules.libc == Libc::Glibc) else {
+            return Ok(Vec::new());
+        };
+        let mut filtees = Vec::new();
+        for (auxiliary, name) in &facts.names().filters {
+            let (object, via) = self.name(name, index, Role::Filtee { auxiliary: *auxiliary })?;
+            let tag = if *auxiliary { Tag::Auxiliary } else { Tag::Filter };
+            self.objects[index].needs.push(Need { name: name.to_vec(), object, via, tag });
+            filtees.push(object);
+        }
+        Ok(filtees)
+    }
+
+    /// Puts an object right before another one, unless it comes before it anyway (`_dl_map_object_deps`).
+    fn put_before(&mut self, object: usize, other: usize) {
+        let place = |wanted| self.order.iter().position(|index| *index == wanted);
+        if let (Some(from), Some(to)) = (place(object), place(other))
+            && from > to
+        {
+            self.order[to..=from].rotate_right(1);
+        }
+    }
+
     /// The object that `written` means to object `asker`: one that is there, or one that joins, perhaps as missing.
-    fn name(&mut self, written: &[u8], asker: usize, role: Role) -> Result<(usize, Via), ErrorKind> {
+    pub(super) fn name(&mut self, written: &[u8], asker: usize, role: Role) -> Result<(usize, Via), ErrorKind> {
         let plain = match written.contains(&b'$') {
             true => self.with_asker(asker, |asker| {
                 self.rules.search.plain_name(written, asker).map(std::borrow::Cow::into_owned)
@@ -188,15 +268,13 @@ impl Growth<'_> {
         }
         self.room()?;
         let origin = directory(&path);
-        let (path, rule, facts, needs) = (Some(path), Some(rule), Some(facts), Vec::new());
-        let loaded_by = Some(asker);
-        let pathless = false; // `join` finds out
-        let object = Object { name, path, role, rule, lost, fatal: None, loaded_by, needs, origin, pathless, facts };
+        let object = Object::found(&name, &path, role, Some(asker), origin, facts);
+        let object = Object { rule: Some(rule), lost, ..object };
         Ok((self.join(object), Via::Search))
     }
 
     /// Searches for `name`, unless somebody has found it before who searches as `asker` does.
-    fn find(&self, name: &[u8], asker: usize) -> Result<Found<Arc<Facts>>, ErrorKind> {
+    pub(super) fn find(&self, name: &[u8], asker: usize) -> Result<Found<Arc<Facts>>, ErrorKind> {
         // LD_LIBRARY_PATH may mean other directories for every program.
         let by_program = self.resolver.library_path.as_bytes().contains(&b'$');
         let usual = self.objects[asker].pathless && !by_program && !name.contains(&b'/');
@@ -228,19 +306,8 @@ impl Growth<'_> {
             ErrorKind::NotFound { tried } => (tried, None),
             kind => (Vec::new(), Some(kind)),
         };
-        self.objects.push(Object {
-            name: name.to_vec(),
-            path: None,
-            role,
-            rule: None,
-            lost,
-            fatal,
-            loaded_by: Some(asker),
-            needs: Vec::new(),
-            origin: None,
-            pathless: false,
-            facts: None,
-        });
+        self.order.push(self.objects.len());
+        self.objects.push(Object { lost, fatal, loaded_by: Some(asker), ..Object::missing(name, role) });
         Ok(self.objects.len() - 1)
     }
 
@@ -262,6 +329,7 @@ impl Growth<'_> {
             self.by_identity.insert(facts.identity, index);
         }
         self.objects.push(object);
+        self.order.push(index);
         index
     }
 
@@ -279,22 +347,10 @@ impl Growth<'_> {
             None => return 0,
         };
         let name = match self.rules.libc {
-            Libc::Musl => name,
-            Libc::Glibc | Libc::Bionic => path.as_os_str().as_bytes(),
+            Libc::Musl => name.to_vec(),
+            Libc::Glibc | Libc::Bionic => path.as_os_str().as_bytes().to_vec(),
         };
-        self.join(Object {
-            name: name.to_vec(),
-            path: Some(path),
-            role: Role::Loader,
-            rule: None,
-            lost: Vec::new(),
-            fatal: None,
-            loaded_by: Some(asker),
-            needs: Vec::new(),
-            origin: None,
-            pathless: false,
-            facts: Some(facts),
-        })
+        self.join(Object::found(&name, &path, Role::Loader, Some(asker), None, facts))
     }
 
     fn probe(&self, path: &Path, name: &[u8]) -> Probe<Arc<Facts>> {
@@ -365,21 +421,30 @@ fn loader_before_missing(objects: &mut [Object]) {
     let Some(from) = objects.iter().position(|object| object.role == Role::Loader) else { return };
     let found = objects[..from].iter().rposition(|object| object.path.is_some());
     let to = found.map_or(from, |found| found + 1);
-    objects[to..=from].rotate_right(1);
-    let moved = |index: usize| match index {
-        index if index == from => to,
-        index if (to..from).contains(&index) => index + 1,
-        index => index,
-    };
-    for object in objects {
-        object.loaded_by = object.loaded_by.map(moved);
-        object.needs.iter_mut().for_each(|need| need.object = moved(need.object));
-    }
+    let mut order: Vec<usize> = (0..objects.len()).collect();
+    order[to..=from].rotate_right(1);
+    put_in_order(objects, &order);
 }
 
-/// What `/etc/ld.so.preload` says, its comments left out.
-fn read_preload_file(root: &Root) -> Vec<u8> {
-    let text = root.text(Path::new("/etc/ld.so.preload"), PRELOAD_MAX).unwrap_or_default();
-    let lines = text.split(|byte| *byte == b'\n').map(|line| line.split(|byte| *byte == b'#').next());
-    lines.flatten().collect::<Vec<_>>().join(&b'\n')
+/// Sorts the objects, and what names them by number, into that order.
+fn put_in_order(objects: &mut [Object], order: &[usize]) {
+    if order.is_sorted() {
+        return;
+    }
+    let mut place = vec![0; order.len()];
+    for (new, old) in order.iter().enumerate() {
+        place[*old] = new;
+    }
+    for object in &mut *objects {
+        object.loaded_by = object.loaded_by.map(|index| place[index]);
+        object.needs.iter_mut().for_each(|need| need.object = place[need.object]);
+    }
+    // Each swap puts one object where it belongs.
+    for at in 0..objects.len() {
+        while place[at] != at {
+            let to = place[at];
+            objects.swap(at, to);
+            place.swap(at, to);
+        }
+    }
 }

@@ -89,12 +89,12 @@ pub struct SymbolTrace {
 }
 
 /// An object whose symbols have been read.
-struct Opened {
+pub(super) struct Opened {
     /// Its index of [`Closure::objects`].
-    object: usize,
-    path: PathBuf,
-    image: Image,
-    symbols: Symbols,
+    pub(super) object: usize,
+    pub(super) path: PathBuf,
+    pub(super) image: Image,
+    pub(super) symbols: Symbols,
 }
 
 impl Closure {
@@ -105,7 +105,7 @@ impl Closure {
     /// A file is not readable any more, or its tables contradict themselves.
     pub fn bind(&self, functions: bool) -> Result<Bindings, Error> {
         let opened = self.open()?;
-        let order: Vec<usize> = (0..opened.len()).collect();
+        let order = self.order_of(&opened);
         let mut tables = Vec::with_capacity(opened.len());
         for object in &opened {
             let read = object.image.relocations(&object.image.source());
@@ -117,7 +117,8 @@ impl Closure {
         let mut used = vec![false; self.objects.len()];
         for (number, (user, table)) in opened.iter().zip(&tables).enumerate() {
             let (Some(table), Some(machine)) = (table, user.image.machine()) else { continue };
-            if self.objects[user.object].role == Role::Loader {
+            // Theirs are bound already.
+            if matches!(self.objects[user.object].role, Role::Loader | Role::Present) {
                 continue;
             }
             let versions = user.symbols.wanted_versions();
@@ -197,7 +198,7 @@ impl Closure {
     /// A file is not readable any more, or its tables contradict themselves.
     pub fn trace(&self, name: &[u8], version: Option<&[u8]>) -> Result<SymbolTrace, Error> {
         let opened = self.open()?;
-        let order: Vec<usize> = (0..opened.len()).collect();
+        let order = self.order_of(&opened);
         let mut providers = providers(&opened, &order, 0);
         let mut trace = SymbolTrace::default();
         for (number, object) in opened.iter().enumerate() {
@@ -224,8 +225,19 @@ impl Closure {
         Ok(trace)
     }
 
+    /// In which order they are asked: as they were loaded, but whatever a program has comes before what it opens.
+    pub(super) fn order_of(&self, opened: &[Opened]) -> Vec<usize> {
+        let has_program = self.objects.iter().any(|object| object.role == Role::Present);
+        let opens_later = |number: &usize| {
+            has_program && !matches!(self.objects[opened[*number].object].role, Role::Present | Role::Loader)
+        };
+        let mut order: Vec<usize> = (0..opened.len()).collect();
+        order.sort_by_key(opens_later);
+        order
+    }
+
     /// Every object that is there, its symbols read.
-    fn open(&self) -> Result<Vec<Opened>, Error> {
+    pub(super) fn open(&self) -> Result<Vec<Opened>, Error> {
         let mut opened = Vec::with_capacity(self.objects.len());
         for (object, path) in self.objects.iter().enumerate().filter_map(|(index, o)| Some((index, o.path.as_ref()?))) {
             let read = || {
@@ -243,7 +255,7 @@ impl Closure {
 }
 
 /// The scope of a program that starts: all objects in load order, with nothing that a process would add.
-fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references: usize) -> Providers<'a> {
+pub(super) fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references: usize) -> Providers<'a> {
     let provider = |object: &'a Opened| Provider {
         symbols: &object.symbols,
         bias: Bias::default(),

@@ -188,6 +188,11 @@ pub(crate) struct Names {
     pub(crate) needed: Vec<Box<[u8]>>,
     pub(crate) rpath: Option<Box<[u8]>>,
     pub(crate) runpath: Option<Box<[u8]>>,
+    /// What stands in for its definitions (`DT_FILTER`), or may (true: `DT_AUXILIARY`).
+    pub(crate) filters: Vec<(bool, Box<[u8]>)>,
+    /// Libraries that look over the loader's shoulder (`DT_AUDIT`, `DT_DEPAUDIT`), with colons between them.
+    pub(crate) audit: Option<Box<[u8]>>,
+    pub(crate) depaudit: Option<Box<[u8]>>,
 }
 
 impl Names {
@@ -205,9 +210,16 @@ impl Names {
         for offset in &dynamic.needed {
             needed.push(read("DT_NEEDED", *offset)?);
         }
+        let mut filters = Vec::with_capacity(dynamic.filters.len());
+        for (auxiliary, offset) in &dynamic.filters {
+            filters.push((*auxiliary, read("DT_FILTER", *offset)?));
+        }
         Ok(Self {
             soname: optional("DT_SONAME", dynamic.soname)?,
             needed,
+            filters,
+            audit: optional("DT_AUDIT", dynamic.audit)?,
+            depaudit: optional("DT_DEPAUDIT", dynamic.depaudit)?,
             rpath: optional("DT_RPATH", dynamic.rpath)?,
             // DT_RPATH is ignored when DT_RUNPATH is present (gABI chapter 5); the search decides that.
             runpath: optional("DT_RUNPATH", dynamic.runpath)?,
