@@ -51,6 +51,10 @@ impl Closure {
                 let Some(symbol) = symbols.get(index).filter(|symbol| symbol.is_exported()) else { continue };
                 let Some(name) = symbols.name(&symbol) else { continue };
                 let version = symbols.version_of(index).and_then(|version| symbols.string(version.name));
+                // Linkers define a version as a symbol of its own name.
+                if symbol.is_absolute() && version == Some(name.text) {
+                    continue;
+                }
                 definitions += 1;
                 if definitions > RIVALS_MAX {
                     let kind =

@@ -67,7 +67,7 @@ pub(super) fn write(
 }
 
 fn write_objects(out: &mut impl Write, objects: &[Object]) -> io::Result<()> {
-    for object in objects {
+    for object in objects.iter().filter(|object| object.role != Role::Present) {
         let name = Escaped(&object.name);
         match &object.path {
             None => writeln!(out, "\t{name} => not found")?,

@@ -2,11 +2,11 @@
 
 use std::io::{self, Write};
 
-use soload::{Bindings, Closure, Escaped};
+use soload::{Bindings, Closure, Escaped, Rivals};
 
 use super::Args;
 use super::text::name;
-use crate::cli::print::Inks;
+use crate::cli::print::{Inks, plural};
 
 /// For people, after the list of libraries.
 pub(super) fn write(
@@ -50,6 +50,32 @@ pub(super) fn write(
         }
     }
     Ok(())
+}
+
+/// Symbols with several definitions: those that are not all alike one by one, the others by their number.
+pub(super) fn write_rivals(out: &mut impl Write, closure: &Closure, rivals: &[Rivals], inks: Inks) -> io::Result<()> {
+    let Inks { warn, dim, .. } = inks;
+    let places =
+        |objects: &[usize]| objects.iter().map(|object| name(&closure.objects[*object])).collect::<Vec<_>>().join(", ");
+    for of in rivals.iter().filter(|rivals| !rivals.weak || !rivals.interposed.is_empty()) {
+        write!(out, "{warn}defined twice: {}", Escaped(&of.symbol))?;
+        if let Some(version) = &of.version {
+            write!(out, "@{}", Escaped(version))?;
+        }
+        write!(out, "{warn:#} by {}, before {}", places(&of.objects[..1]), places(&of.objects[1..]))?;
+        if !of.interposed.is_empty() {
+            write!(out, "; not what they expect get {}", places(&of.interposed))?;
+        }
+        writeln!(out)?;
+    }
+    match rivals.iter().filter(|rivals| rivals.weak && rivals.interposed.is_empty()).count() {
+        0 => Ok(()),
+        alike => writeln!(
+            out,
+            "{dim}{} with weak definitions only, as those of templates are{dim:#}",
+            plural(alike, "symbol")
+        ),
+    }
 }
 
 /// As glibc's `ldd` writes them.

@@ -1,9 +1,11 @@
 //! The answer for people: a tree, a list in load order, how one library comes in, or what is missing.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 
 use soload::{Closure, Escaped, Object, Role, Rule};
 
+use super::custom::why;
 use crate::cli::print::{Inks, path};
 
 /// One answer, how it is coloured, and how much of it is told.
@@ -52,7 +54,7 @@ impl Text<'_> {
             more.push(!is_last);
             if self.explain && !seen {
                 indent.push_str(if is_last { "    " } else { "│   " });
-                self.write_places(out, object, &indent)?;
+                self.write_places(out, index, &indent)?;
             }
             if !seen && level + 1 < self.depth {
                 push(&mut pending, &below, level + 1);
@@ -64,12 +66,16 @@ impl Text<'_> {
     pub(super) fn write_flat(&self, out: &mut impl Write) -> io::Result<()> {
         let closure = self.closure;
         self.write_root(out)?;
-        for object in &closure.objects[1..] {
+        let shown = depths(closure);
+        for (index, object) in closure.objects.iter().enumerate().skip(1) {
+            if shown[index].is_none_or(|level| level > self.depth) {
+                continue;
+            }
             write!(out, "    ")?;
             self.write_object(out, object)?;
             writeln!(out)?;
             if self.explain {
-                self.write_places(out, object, "    ")?;
+                self.write_places(out, index, "    ")?;
             }
         }
         self.write_versions(out)
@@ -82,7 +88,8 @@ impl Text<'_> {
             return Ok(());
         }
         self.write_root(out)?;
-        for object in closure.objects.iter().filter(|object| object.path.is_none()) {
+        let missing = |object: &Object| !object.is_there() && !object.is_dispensable();
+        for (index, object) in closure.objects.iter().enumerate().filter(|(_, object)| missing(object)) {
             write!(out, "    ")?;
             self.write_object(out, object)?;
             if let Some(user) = object.loaded_by {
@@ -90,7 +97,7 @@ impl Text<'_> {
             }
             writeln!(out)?;
             if self.explain {
-                self.write_places(out, object, "    ")?;
+                self.write_places(out, index, "    ")?;
             }
         }
         self.write_versions(out)
@@ -115,7 +122,7 @@ impl Text<'_> {
                 }
                 writeln!(out)?;
             }
-            self.write_places(out, object, "  ")?;
+            self.write_places(out, index, "  ")?;
             let users = closure.objects.iter().filter(|user| user.needs.iter().any(|need| need.object == index));
             for user in users {
                 writeln!(out, "  {dim}needed by{dim:#} {}", name(user))?;
@@ -129,7 +136,7 @@ impl Text<'_> {
 
     fn write_root(&self, out: &mut impl Write) -> io::Result<()> {
         let closure = self.closure;
-        let Inks { bold, dim, bad, warn, .. } = self.inks;
+        let Inks { bold, dim, bad, note, warn, .. } = self.inks;
         write!(out, "{bold}{}{bold:#}", name(&closure.objects[0]))?;
         match &closure.interpreter {
             Some((interpreter, None)) => write!(out, " {dim}(interpreter {}){dim:#}", path(interpreter))?,
@@ -144,7 +151,22 @@ impl Text<'_> {
         if closure.is_static() {
             write!(out, " {dim}statically linked{dim:#}")?;
         }
-        writeln!(out)
+        writeln!(out)?;
+        for auditor in &closure.auditors {
+            let (by, name) = (auditor.by, Escaped(&auditor.name));
+            match &auditor.place {
+                Ok(place) => writeln!(
+                    out,
+                    "{warn}auditor {name} => {}, which the loader runs before the program{warn:#} {note}[{by}]{note:#}",
+                    path(place)
+                )?,
+                Err(error) => writeln!(
+                    out,
+                    "{dim}auditor {name}: {error}; the loader goes on without it{dim:#} {note}[{by}]{note:#}"
+                )?,
+            }
+        }
+        Ok(())
     }
 
     /// `NAME => PATH [rule]`, without a line end.
@@ -153,21 +175,21 @@ impl Text<'_> {
         let name = Escaped(&object.name);
         match (&object.path, &object.fatal) {
             (_, Some(error)) => write!(out, "{bad}{name} => {error}{bad:#}")?,
+            (None, None) if object.is_dispensable() => write!(out, "{name} => not found")?,
             (None, None) => write!(out, "{bad}{name} => not found{bad:#}")?,
             (Some(place), _) if place.as_os_str().as_encoded_bytes() == object.name => write!(out, "{name}")?,
             (Some(place), _) => write!(out, "{name} => {}", path(place))?,
         }
-        match (object.role, &object.rule) {
-            (Role::Preloaded { by }, _) => write!(out, " {note}[{by}]{note:#}"),
-            (Role::Loader, _) => write!(out, " {note}[the loader itself]{note:#}"),
-            (_, Some(rule)) => write!(out, " {note}[{rule}]{note:#}"),
-            _ => Ok(()),
+        match why(object) {
+            why if why.is_empty() => Ok(()),
+            why => write!(out, " {note}[{why}]{note:#}"),
         }
     }
 
     /// The item of the search path that led to it, as written and expanded, and the places where it was not.
-    fn write_places(&self, out: &mut impl Write, object: &Object, indent: &str) -> io::Result<()> {
-        let Inks { dim, .. } = self.inks;
+    fn write_places(&self, out: &mut impl Write, index: usize, indent: &str) -> io::Result<()> {
+        let object = &self.closure.objects[index];
+        let Inks { dim, note, .. } = self.inks;
         for lost in &object.lost {
             let (rule, reason) = (Escaped(lost.rule.as_bytes()), Escaped(lost.reason.as_bytes()));
             writeln!(out, "{dim}{indent}  ┊ not {}: {reason} [{rule}]{dim:#}", path(&lost.path))?;
@@ -178,6 +200,12 @@ impl Text<'_> {
             let item = Escaped(item.as_bytes());
             let directory = path(place.parent().unwrap_or(place));
             writeln!(out, "{dim}{indent}  ┊ by the item \"{item}\", which is {directory}{dim:#}")?;
+        }
+        if let Some(hint) = self.closure.hint(index) {
+            writeln!(out, "{indent}  {note}┊ help: {hint}{note:#}")?;
+        }
+        for text in object.may_open() {
+            writeln!(out, "{dim}{indent}  ┊ may open at run time: {}{dim:#}", Escaped(text))?;
         }
         Ok(())
     }
@@ -202,6 +230,28 @@ impl Text<'_> {
 fn push(pending: &mut Vec<(usize, usize, bool)>, objects: &[usize], level: usize) {
     let last = objects.len().wrapping_sub(1);
     pending.extend(objects.iter().enumerate().rev().map(|(place, index)| (*index, level, place == last)));
+}
+
+/// How far each object is from the file itself, by the shortest way; `None` if the file does not bring it in.
+pub(super) fn depths(closure: &Closure) -> Vec<Option<usize>> {
+    let mut depths = vec![None; closure.objects.len()];
+    depths[0] = Some(0);
+    let mut pending = VecDeque::from([0]);
+    let preloaded = (0..depths.len()).filter(|index| matches!(closure.objects[*index].role, Role::Preloaded { .. }));
+    for index in preloaded.collect::<Vec<_>>() {
+        depths[index] = Some(1);
+        pending.push_back(index);
+    }
+    while let Some(index) = pending.pop_front() {
+        let level = depths[index].map(|level| level + 1);
+        for below in needs(closure, index) {
+            if depths[below].is_none() {
+                depths[below] = level;
+                pending.push_back(below);
+            }
+        }
+    }
+    depths
 }
 
 fn needs(closure: &Closure, index: usize) -> impl Iterator<Item = usize> {
