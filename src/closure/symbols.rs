@@ -32,6 +32,8 @@ pub struct Unresolved {
     pub expected_in: Option<Vec<u8>>,
     /// Whether it may stay undefined: its address is then zero.
     pub weak: bool,
+    /// Whether glibc's own list names the version: where the library is missing it does only by chance.
+    pub version_is_traced: bool,
 }
 
 /// How all references of a closure bind.
@@ -115,14 +117,16 @@ impl Closure {
         let mut providers = providers(&opened, &order, references);
         let mut bindings = Bindings::default();
         let mut used = vec![false; self.objects.len()];
-        for (number, (user, table)) in opened.iter().zip(&tables).enumerate() {
-            let (Some(table), Some(machine)) = (table, user.image.machine()) else { continue };
+        for number in self.relocation_order(&opened) {
+            let user = &opened[number];
+            let (Some(table), Some(machine)) = (&tables[number], user.image.machine()) else { continue };
             // Theirs are bound already.
             if matches!(self.objects[user.object].role, Role::Loader | Role::Present) {
                 continue;
             }
             let versions = user.symbols.wanted_versions();
             let symbolic = user.image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
+            let traced = self.traced_versions(user);
             // One bit for a reference as data, one for a call: each is bound once.
             let mut seen: Vec<u8> = Vec::new();
             let read: Result<(), ErrorKind> = table.try_each(
@@ -174,6 +178,7 @@ impl Closure {
                                 version: version.map(|version| version.name.to_vec()),
                                 expected_in: expected.map(<[u8]>::to_vec),
                                 weak: symbol.is_weak(),
+                                version_is_traced: version_index.is_some_and(|index| index <= traced),
                             });
                         }
                     }
@@ -234,6 +239,54 @@ impl Closure {
         let mut order: Vec<usize> = (0..opened.len()).collect();
         order.sort_by_key(opens_later);
         order
+    }
+
+    /// The objects in the order in which glibc relocates them: whatever one needs comes before it, as far as that can be,
+    /// and the root at the end (`_dl_sort_maps_dfs`).
+    fn relocation_order(&self, opened: &[Opened]) -> Vec<usize> {
+        let mut number_of = vec![None; self.objects.len()];
+        for (number, of) in opened.iter().enumerate() {
+            number_of[of.object] = Some(number);
+        }
+        let mut seen = vec![false; opened.len()];
+        let mut order = Vec::with_capacity(opened.len());
+        // Objects with the number of needs that have been followed, instead of calls within calls.
+        let mut path: Vec<(usize, usize)> = Vec::new();
+        for start in (1..opened.len()).rev() {
+            if !std::mem::replace(&mut seen[start], true) {
+                path.push((start, 0));
+            }
+            while let Some((number, followed)) = path.last_mut() {
+                match self.objects[opened[*number].object].needs.get(*followed) {
+                    Some(need) => {
+                        *followed += 1;
+                        let next = number_of[need.object].filter(|next| *next != 0 && !seen[*next]);
+                        if let Some(next) = next {
+                            seen[next] = true;
+                            path.push((next, 0));
+                        }
+                    }
+                    None => {
+                        order.push(*number);
+                        path.pop();
+                    }
+                }
+            }
+        }
+        order.extend((!opened.is_empty()).then_some(0));
+        order
+    }
+
+    /// The highest index of a version that glibc's list knows of an object: of those that a missing library was to define
+    /// it reads none (`_dl_check_map_versions`).
+    fn traced_versions(&self, user: &Opened) -> u16 {
+        let versions = &user.symbols.versions;
+        let is_missing = |file: u32| {
+            let name = user.symbols.string(file).unwrap_or_default();
+            self.objects.iter().any(|object| object.path.is_none() && object.name == name)
+        };
+        let needed = versions.requirements.iter().filter(|need| !is_missing(need.file)).map(|need| need.index);
+        needed.chain(versions.defined_indices()).max().unwrap_or(0)
     }
 
     /// Every object that is there, its symbols read.

@@ -47,6 +47,7 @@ pub(crate) struct Versions {
     pub(crate) requirements: Vec<Requirement>,
     /// Names (offsets) of the versions defined here, the base version (the file's own name) left out.
     defined: Vec<Version>,
+    defined_indices: Vec<u16>,
     pub(crate) defines_any: bool,
 }
 
@@ -107,6 +108,7 @@ impl Versions {
                 let version = Version { hash, name: check_name(strings, name, first)?, hidden: false };
                 self.set(index, version);
                 self.defined.push(version);
+                self.defined_indices.push(index);
             }
             if next == 0 {
                 break;
@@ -183,6 +185,11 @@ impl Versions {
     /// Whether a version of that name is defined here.
     pub(crate) fn defines(&self, hash: u32, name: &[u8], strings: &impl Strings) -> bool {
         self.defined.iter().any(|own| own.hash == hash && strings.string(own.name.into()).as_deref() == Some(name))
+    }
+
+    /// The indices of the versions defined here.
+    pub(crate) fn defined_indices(&self) -> impl Iterator<Item = u16> {
+        self.defined_indices.iter().copied()
     }
 
     /// The versions defined here, as offsets of names.

@@ -87,7 +87,7 @@ pub(super) fn write_glibc(
 ) -> io::Result<()> {
     if let Some(bindings) = bindings.filter(|_| args.function_relocs || args.data_relocs) {
         for reference in bindings.undefined.iter().filter(|reference| !reference.weak) {
-            let version = reference.version.as_ref();
+            let version = reference.version.as_ref().filter(|_| reference.version_is_traced);
             let version = version.map_or(String::new(), |version| format!(", version {}", Escaped(version)));
             let (symbol, user) = (Escaped(&reference.symbol), name(&closure.objects[reference.user]));
             writeln!(out, "undefined symbol: {symbol}{version}\t({user})")?;
