@@ -61,8 +61,11 @@ pub use closure::{
 };
 pub use error::{At, Candidate, Error, ErrorKind, Escaped, Undefined};
 pub use export::{Export, ExportKind};
+pub use file::hardening::CompiledChecks;
 pub use file::image::Image;
-pub use file::inspect::{LifeFunctions, Outline, ProgramHeader, RelocationCount, SymbolCounts, VersionNeed};
+pub use file::inspect::{
+    HashQuality, LifeFunctions, Outline, ProgramHeader, RelocationCount, SymbolCounts, VersionNeed,
+};
 pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
 pub use find::{Libc, Rule};

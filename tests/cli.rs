@@ -331,7 +331,10 @@ fn inspect_plans_for_the_page_size_that_is_asked_for() {
     fs::write(&path, Foreign { machine: 183, ..Foreign::default() }.bytes()).unwrap();
     let plan = |line: &str| document(0, typed(line, &path))["files"][0].clone();
     let file = plan("inspect --json FILE");
-    let others = json!([{"bytes": 0x4000, "fits": true}, {"bytes": 0x10000, "fits": true}]);
+    let others = json!([
+        {"bytes": 0x4000, "fits": true, "pages": 5, "forecast": 1},
+        {"bytes": 0x10000, "fits": true, "pages": 2, "forecast": 1},
+    ]);
     assert_eq!(file["other_page_sizes"], others);
     let file = plan("inspect --json --page-size 64K FILE");
     assert_eq!((&file["plan"]["page_size"], &file["plan"]["end"]), (&json!(0x10000), &json!(0x20000)));

@@ -192,7 +192,19 @@ pub(super) fn json_of_error(error: &Error) -> Value {
 
 /// One JSON document on one line.
 pub(super) fn write_json(out: &mut impl Write, document: &Value) -> io::Result<()> {
-    writeln!(out, "{document}")
+    let text = document.to_string();
+    // JSON lets these stand in a string as they are; a terminal takes some of them for commands.
+    let is_command = |c: char| matches!(c, '\x7f'..='\u{9f}');
+    if !text.contains(is_command) {
+        return writeln!(out, "{text}");
+    }
+    for c in text.chars() {
+        match is_command(c) {
+            true => write!(out, "\\u{:04x}", u32::from(c))?,
+            false => write!(out, "{c}")?,
+        }
+    }
+    writeln!(out)
 }
 
 #[cfg(test)]

@@ -113,7 +113,106 @@ pub(crate) enum Table {
     None,
 }
 
+/// How well a hash table serves those who look for a symbol in it.
+///
+/// ```
+/// # if let Ok(image) = soload::Image::open("/lib/x86_64-linux-gnu/libz.so.1".as_ref()) {
+/// let quality = image.hash_quality()?.unwrap();
+/// assert!(quality.compared_if_found >= 1.0);
+/// # }
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct HashQuality {
+    /// Whether it is `DT_GNU_HASH`, which most questions for what is not there end at without a look at any symbol.
+    pub gnu: bool,
+    /// Its chains.
+    pub buckets: u32,
+    /// Those of them that are empty.
+    pub empty_buckets: u32,
+    /// The symbols in it.
+    pub symbols: u32,
+    /// The symbols in its longest chain.
+    pub longest_chain: u32,
+    /// Symbols that are looked at on the way to one that is there, on average.
+    pub compared_if_found: f64,
+    /// The share of questions for what is not there that its Bloom filter lets through, from 0 to 1; 1 without one.
+    pub passed_if_absent: f64,
+}
+
 impl Table {
+    /// How well it serves. Chains are gone along as far as a search would go.
+    pub(crate) fn quality(&self) -> Option<HashQuality> {
+        let (buckets, bucket_count) = match self {
+            Self::Gnu { buckets, bucket_count, .. } | Self::Sysv { buckets, bucket_count, .. } => {
+                (buckets, *bucket_count)
+            }
+            Self::None => return None,
+        };
+        let (mut symbols, mut empty, mut longest, mut compared) = (0u32, 0, 0, 0u64);
+        for bucket in 0..bucket_count {
+            let length = self.chain_length(buckets.u32(u64::from(bucket) * 4).unwrap_or(0));
+            empty += u32::from(length == 0);
+            longest = longest.max(length);
+            symbols = symbols.saturating_add(length);
+            compared += u64::from(length) * u64::from(length + 1) / 2;
+            // Chains that share symbols could go on for ever.
+            if u64::from(symbols) > self.len() {
+                return None;
+            }
+        }
+        let passed_if_absent = match self {
+            Self::Gnu { bloom, .. } => {
+                let words = bloom.bytes();
+                let set: u64 = words.iter().map(|byte| u64::from(byte.count_ones())).sum();
+                // Two bits are asked for.
+                (set as f64 / (words.len() * 8).max(1) as f64).powi(2)
+            }
+            Self::Sysv { .. } | Self::None => 1.0,
+        };
+        Some(HashQuality {
+            gnu: matches!(self, Self::Gnu { .. }),
+            buckets: bucket_count,
+            empty_buckets: empty,
+            symbols,
+            longest_chain: longest,
+            compared_if_found: if symbols == 0 { 0.0 } else { compared as f64 / f64::from(symbols) },
+            passed_if_absent,
+        })
+    }
+
+    /// The symbols that there is room for.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Gnu { chain, .. } | Self::Sysv { chain, .. } => chain.len() / 4,
+            Self::None => 0,
+        }
+    }
+
+    /// The symbols in the chain that begins with number `start`.
+    fn chain_length(&self, start: u32) -> u32 {
+        match self {
+            Self::Gnu { first, chain, .. } if start >= *first => {
+                let hashes = (start - first..).map_while(|at| chain.u32(u64::from(at) * 4)).take(CHAIN_MAX as usize);
+                let mut length = 0;
+                for hash in hashes {
+                    length += 1;
+                    if hash & 1 == 1 {
+                        break;
+                    }
+                }
+                length
+            }
+            Self::Sysv { chain, .. } => {
+                let next = |index: &u32| chain.u32(u64::from(*index) * 4).filter(|next| *next != 0);
+                let start = Some(start).filter(|start| *start != 0);
+                std::iter::successors(start, next).take(CHAIN_MAX as usize).count() as u32
+            }
+            Self::Gnu { .. } | Self::None => 0,
+        }
+    }
+
     /// Reads the header and checks that every bucket leads into the table.
     pub(crate) fn read(dynamic: &Dynamic, source: &impl Source) -> Result<Self, ErrorKind> {
         match (dynamic.gnu_hash, dynamic.hash) {

@@ -16,6 +16,7 @@ use crate::error::{Error, ErrorKind};
 use crate::sys::RegularFile;
 
 pub use super::elf::ProgramHeader;
+pub use super::hash::HashQuality;
 
 /// What the headers of a file claim before anything is checked: what there is to show of a damaged file.
 ///
@@ -246,6 +247,31 @@ impl Image {
             }
         }
         Ok(counts)
+    }
+
+    /// The names of the symbols that it wants from others.
+    pub(super) fn imported_names(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let Some(symbols) = self.file_symbols()? else { return Ok(Vec::new()) };
+        let all = (1..symbols.count()).filter_map(|index| symbols.get(index));
+        let imported = all.filter(|symbol| !symbol.is_defined());
+        Ok(imported.filter_map(|symbol| Some(symbols.string(symbol.name)?.to_vec())).collect())
+    }
+
+    /// How well its hash table serves those who look for a symbol in it; `None` without one, or if its chains share
+    /// symbols.
+    ///
+    /// ```
+    /// # if let Ok(image) = soload::Image::open("/lib/x86_64-linux-gnu/libz.so.1".as_ref()) {
+    /// let quality = image.hash_quality()?.unwrap();
+    /// assert!(quality.symbols > 50 && quality.longest_chain < 20);
+    /// # }
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Image::versions_needed`].
+    pub fn hash_quality(&self) -> Result<Option<HashQuality>, Error> {
+        Ok(self.file_symbols()?.and_then(|symbols| symbols.hash_quality()))
     }
 
     /// The names of its sections and the addresses they have in memory, in table order; none if it has been stripped of

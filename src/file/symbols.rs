@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Source;
 use super::dynamic::Dynamic;
-use super::hash::{self, Gnu, Table};
+use super::hash::{self, Gnu, HashQuality, Table};
 use super::versions::{Version, Versions};
 use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
@@ -278,6 +278,11 @@ impl Symbols {
 
     pub(crate) fn strings(&self) -> &View {
         &self.strings
+    }
+
+    /// How well the hash table serves.
+    pub(crate) fn hash_quality(&self) -> Option<HashQuality> {
+        self.hash.quality()
     }
 
     /// How many symbols the hash table covers.

@@ -300,6 +300,11 @@ fn load(path: &Path, root: &Root, order: ByteOrder) -> Loaded {
 pub(super) mod tests {
     use super::*;
 
+    /// The file of this machine's own file system.
+    fn now(file: &mut CacheFile, path: &Path) -> Result<Arc<Cache>, &'static str> {
+        file.get(path, &Root::default(), ByteOrder::Little)
+    }
+
     pub(in crate::find) const X86_64: u32 = 0x303;
 
     /// Writes caches as `ldconfig` does.
@@ -551,19 +556,19 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ld.so.cache");
         let mut file = CacheFile::default();
-        assert_eq!(file.get(&path).err(), Some("no such file"));
+        assert_eq!(now(&mut file, &path).err(), Some("no such file"));
         std::fs::write(&path, sample().write()).unwrap();
-        assert_eq!(file.get(&path).err(), Some("no such file"));
+        assert_eq!(now(&mut file, &path).err(), Some("no such file"));
         file.recheck();
-        let first = file.get(&path).unwrap();
+        let first = now(&mut file, &path).unwrap();
         file.recheck();
-        assert!(Arc::ptr_eq(&first, &file.get(&path).unwrap()));
+        assert!(Arc::ptr_eq(&first, &now(&mut file, &path).unwrap()));
         let new = dir.path().join("new");
         std::fs::write(&new, sample().plain("libnew.so", "/new").write()).unwrap();
         std::fs::rename(&new, &path).unwrap();
-        assert!(Arc::ptr_eq(&first, &file.get(&path).unwrap()));
+        assert!(Arc::ptr_eq(&first, &now(&mut file, &path).unwrap()));
         file.recheck();
-        let second = file.get(&path).unwrap();
+        let second = now(&mut file, &path).unwrap();
         assert!(second.lookup(b"libnew.so", X86_64, &&Hwcaps::x86_64(1, false, None)).is_some());
     }
 
@@ -572,16 +577,16 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let fifo = dir.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert_eq!(CacheFile::default().get(&fifo).err(), Some("not a regular file"));
+        assert_eq!(now(&mut CacheFile::default(), &fifo).err(), Some("not a regular file"));
         let large = dir.path().join("large");
         File::create(&large).unwrap().set_len(SIZE_LIMIT + 1).unwrap();
-        assert_eq!(CacheFile::default().get(&large).err(), Some("larger than any cache"));
+        assert_eq!(now(&mut CacheFile::default(), &large).err(), Some("larger than any cache"));
     }
 
     #[test]
     fn the_cache_of_this_machine_gives_what_ldconfig_lists() {
         let Ok(listed) = std::process::Command::new("/sbin/ldconfig").arg("-p").output() else { return };
-        let Ok(cache) = CacheFile::default().get(Path::new("/etc/ld.so.cache")) else { return };
+        let Ok(cache) = now(&mut CacheFile::default(), Path::new("/etc/ld.so.cache")) else { return };
         let hwcaps = Hwcaps::x86_64(1, false, None);
         let text = String::from_utf8_lossy(&listed.stdout);
         let mut seen = std::collections::HashSet::new();

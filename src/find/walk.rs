@@ -12,6 +12,9 @@ use super::tokens::{self, Owner};
 use super::{Asker, Libc, Probe, Search};
 use crate::error::{Candidate, ErrorKind};
 
+/// Places of one search that are kept to be told.
+const LOST_MAX: usize = 4096;
+
 /// One search under way.
 pub(super) struct Walk<'s, 'p, T> {
     pub(super) search: &'s Search,
@@ -90,7 +93,7 @@ impl<T> Walk<'_, '_, T> {
                         break;
                     }
                 }
-                Err(reason) => self.lost.push(lost(item, place(item), reason.into())),
+                Err(reason) => self.lose(lost(item, place(item), reason.into())),
             }
         }
         Continue(())
@@ -120,7 +123,7 @@ impl<T> Walk<'_, '_, T> {
         let present = match search.memory().known.present(&self.path, search.subdirectories(), &search.settings.look) {
             Ok(present) => present,
             Err(reason) => {
-                self.lost.push(lost(&self.path, place, reason.into()));
+                self.lose(lost(&self.path, place, reason.into()));
                 return Continue(Lost::Alone);
             }
         };
@@ -163,7 +166,7 @@ impl<T> Walk<'_, '_, T> {
             Ok(hit) => self.hit(&hit, nodeflib),
             Err(reason) => {
                 let path = settings.cache.as_os_str().as_bytes();
-                self.lost.push(lost(path, Place::Cache { level: None }, reason.into()));
+                self.lose(lost(path, Place::Cache { level: None }, reason.into()));
                 Continue(())
             }
         }
@@ -175,13 +178,20 @@ impl<T> Walk<'_, '_, T> {
         let path = Path::new(OsStr::from_bytes(hit.path));
         if nodeflib && self.search.settings.default_dirs.iter().any(|dir| path.starts_with(dir)) {
             let reason = "in a default directory, and the object that asks excludes those";
-            self.lost.push(lost(hit.path, place, reason.into()));
+            self.lose(lost(hit.path, place, reason.into()));
         } else {
             self.path.clear();
             self.path.extend_from_slice(hit.path);
             self.candidate(place)?;
         }
         Continue(())
+    }
+
+    fn lose(&mut self, candidate: Candidate) {
+        // Ancestors by the thousand can each have directories by the thousand.
+        if self.lost.len() < LOST_MAX {
+            self.lost.push(candidate);
+        }
     }
 
     /// The file at `path`.
@@ -192,7 +202,7 @@ impl<T> Walk<'_, '_, T> {
             Probe::Absent(reason) | Probe::Unsuitable(reason) => (reason, Lost::Alone),
             Probe::Unreachable(reason) => (reason, Lost::WithList),
         };
-        self.lost.push(lost(&self.path, place, reason));
+        self.lose(lost(&self.path, place, reason));
         Continue(how)
     }
 }

@@ -4,7 +4,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use soload::{Error, Forecast, Image, Kind, Outline, PageSize, Plan, RelocationCount, SymbolCounts, VersionNeed};
+use soload::{
+    CompiledChecks, Error, Forecast, HashQuality, Image, Kind, Outline, PageSize, Plan, RelocationCount, SymbolCounts,
+    VersionNeed,
+};
 
 use crate::cli::memory::{self, Region};
 
@@ -21,13 +24,22 @@ pub(super) struct Facts<'a> {
 pub(super) struct Contents {
     pub(super) image: Image,
     pub(super) plan: Option<(Plan, Vec<Region>)>,
-    /// Whether it can be mapped with each page size of its machine, the planned one left out.
-    pub(super) other_page_sizes: Vec<(PageSize, bool)>,
+    /// What becomes of it with each page size of its machine, the planned one left out.
+    pub(super) other_page_sizes: Vec<(PageSize, Option<Extent>)>,
     pub(super) relocations: Option<Vec<RelocationCount>>,
     pub(super) symbols: Option<SymbolCounts>,
     pub(super) versions_needed: Option<Vec<VersionNeed>>,
     pub(super) versions_defined: Option<Vec<Vec<u8>>>,
     pub(super) search_path: Vec<SearchDir>,
+    pub(super) hash: Option<HashQuality>,
+    pub(super) checks: Option<CompiledChecks>,
+}
+
+/// How much room it takes with pages of some size.
+pub(super) struct Extent {
+    pub(super) pages: u64,
+    /// Pages that relocation makes private, if its tables could be read.
+    pub(super) private: Option<usize>,
 }
 
 /// A directory of RPATH or RUNPATH.
@@ -74,12 +86,14 @@ impl Contents {
         let others = sizes.iter().filter_map(|bytes| PageSize::new(*bytes)).filter(|size| mappable && *size != page);
         Self {
             plan,
-            other_page_sizes: others.map(|size| (size, Plan::of(&image, size).is_ok())).collect(),
+            other_page_sizes: others.map(|size| (size, extent(&image, size))).collect(),
             relocations: image.relocation_counts().map_err(&mut note).ok(),
             symbols: image.symbol_counts().map_err(&mut note).ok(),
             versions_needed: image.versions_needed().map_err(&mut note).ok(),
             versions_defined: image.versions_defined().map_err(&mut note).ok(),
             search_path: search_path(&image),
+            hash: image.hash_quality().map_err(&mut note).ok().flatten(),
+            checks: image.compiled_checks().map_err(&mut note).ok(),
             image,
         }
     }
@@ -127,6 +141,14 @@ impl Contents {
     }
 }
 
+/// `None`: its segments share pages of that size, so that it cannot be mapped.
+fn extent(image: &Image, page: PageSize) -> Option<Extent> {
+    let plan = Plan::of(image, page).ok()?;
+    let pages = (plan.span.end.0 - plan.span.start.0) / page.bytes();
+    let private = Forecast::of(image, &plan).ok().map(|forecast| forecast.pages.len());
+    Some(Extent { pages, private })
+}
+
 /// `objcopy --only-keep-debug` keeps the program headers, but not what they describe.
 fn is_debug_only(image: &Image) -> bool {
     image.segments().iter().any(|segment| segment.flags.execute && segment.file_size == 0)
@@ -155,7 +177,18 @@ fn usual_page_size(image: &Image) -> PageSize {
 }
 
 /// The groups of relocations, those that cost least first.
-const GROUPS: [&str; 8] = ["relative", "symbolic", "slots", "IFUNC", "TLS", "copy", "none", "unsupported"];
+const GROUPS: [&str; 10] = [
+    "relative",
+    "symbolic",
+    "slots",
+    "IFUNC",
+    "TLS in static storage",
+    "TLS by module",
+    "TLS by descriptor",
+    "copy",
+    "none",
+    "unsupported",
+];
 
 fn group_of(kind: Option<Kind>) -> &'static str {
     match kind {
@@ -165,9 +198,10 @@ fn group_of(kind: Option<Kind>) -> &'static str {
         }
         Some(Kind::Slot) => "slots",
         Some(Kind::Irelative) => "IFUNC",
-        Some(
-            Kind::TlsModule | Kind::TlsOffset | Kind::ThreadOffset | Kind::NegatedThreadOffset | Kind::TlsDescriptor,
-        ) => "TLS",
+        // The models of Drepper's "ELF Handling For Thread-Local Storage": initial exec, general dynamic, descriptors.
+        Some(Kind::ThreadOffset | Kind::NegatedThreadOffset) => "TLS in static storage",
+        Some(Kind::TlsModule | Kind::TlsOffset) => "TLS by module",
+        Some(Kind::TlsDescriptor) => "TLS by descriptor",
         Some(Kind::Copy) => "copy",
         Some(Kind::None) => "none",
         _ => "unsupported",

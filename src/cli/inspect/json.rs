@@ -3,9 +3,9 @@
 //! Each file has `path`, `ok` and `errors` (`kind`, `message`, `object`, `help`); as far as they could be read, `class`
 //! (32 or 64), `byte_order`, `machine`, `type`; and if the headers are sound, all else: `debug_only` (the debug
 //! information of another file, without the bytes of its segments), `soname`, `build_id`, `interpreter`, `needed`, `rpath`, `runpath` (`null` where it has none), `plan` (see `memory.rs`; `null` if there is
-//! nothing to map), `other_page_sizes` (`bytes`, `fits`), `relocations` (`total`, `by_kind`, `by_type`), `symbols`
+//! nothing to map), `other_page_sizes` (`bytes`, `fits`; `pages` and the `forecast` of private ones), `relocations` (`total`, `by_kind`, `by_type`), `symbols`
 //! (`exported`, `imported`), `versions_needed` (`object`, `version`, `weak`), `versions_defined`, `constructors`,
-//! `destructors`, `thread_local` (`bytes`, `align`), `flags`, `hardening`. What a damaged table hides is `null`. If the
+//! `destructors`, `thread_local` (`bytes`, `align`), `hash_table` (its `kind`, counts, and averages), `flags`, `hardening`. What a damaged table hides is `null`. If the
 //! headers are not sound, `program_headers` has them as they stand.
 //!
 //! Sizes, addresses and offsets are numbers of bytes. Text that is not UTF-8 is lossy; the same name with `_bytes`
@@ -82,7 +82,11 @@ fn put_contents(object: &mut Map<String, Value>, contents: &Contents) {
     }
     let life = image.life_functions();
     let plan = contents.plan.as_ref().map(|(plan, regions)| memory::json_of(plan, regions));
-    let sizes = contents.other_page_sizes.iter().map(|(size, fits)| json!({"bytes": size.bytes(), "fits": fits}));
+    let sizes = contents.other_page_sizes.iter().map(|(size, extent)| {
+        let pages = extent.as_ref().map(|extent| extent.pages);
+        let private = extent.as_ref().and_then(|extent| extent.private);
+        json!({"bytes": size.bytes(), "fits": extent.is_some(), "pages": pages, "forecast": private})
+    });
     let symbols = contents.symbols;
     let rest = json!({
         "debug_only": contents.is_debug_only(),
@@ -94,6 +98,15 @@ fn put_contents(object: &mut Map<String, Value>, contents: &Contents) {
         "constructors": life.constructors,
         "destructors": life.destructors,
         "thread_local": image.thread_local().map(|(bytes, align)| json!({"bytes": bytes, "align": align})),
+        "hash_table": contents.hash.map(|hash| json!({
+            "kind": if hash.gnu { "gnu" } else { "sysv" },
+            "buckets": hash.buckets,
+            "empty_buckets": hash.empty_buckets,
+            "symbols": hash.symbols,
+            "longest_chain": hash.longest_chain,
+            "compared_if_found": hash.compared_if_found,
+            "passed_if_absent": hash.passed_if_absent,
+        })),
         "flags": image.loading_flags(),
         "hardening": hardening(contents),
     });
@@ -144,6 +157,9 @@ fn hardening(contents: &Contents) -> Value {
         "writable_executable_segments": contents.writable_executable(),
         "text_relocations": image.has_text_relocations(),
         "branch_protection": image.branch_protection(),
+        "stack_canary": contents.checks.as_ref().map(|checks| checks.stack_canary),
+        "fortified": contents.checks.as_ref().map(|checks| &checks.fortified),
+        "unfortified": contents.checks.as_ref().map(|checks| &checks.unfortified),
         "dangerous_search_path": dangers.collect::<Vec<_>>(),
     })
 }

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use soload::{ByteOrder, Class, Escaped, Outline, ProgramHeader};
 
-use super::facts::{Contents, Facts, SearchDir, kind_of};
+use super::facts::{Contents, Extent, Facts, SearchDir, kind_of};
 use crate::cli::memory;
 use crate::cli::print::{self, BAD, BOLD, DIM, GOOD, WARN, plural};
 
@@ -58,9 +58,13 @@ fn write_contents(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
             let text = format_args!("relocation makes {private} of {of_file} pages of the file private, {size}");
             line(out, "forecast", text)?;
         }
-        for (size, fits) in &contents.other_page_sizes {
-            let fits = if *fits { "can be mapped as well" } else { "cannot be mapped: segments share pages" };
-            line(out, "", format_args!("pages of {}: {fits}", print::Size(size.bytes())))?;
+        for (size, extent) in &contents.other_page_sizes {
+            let text = match extent {
+                Some(Extent { pages, private: Some(private) }) => format!("{private} of {pages} would be private"),
+                Some(Extent { pages, private: None }) => plural(*pages as usize, "page"),
+                None => "cannot be mapped: segments share pages".into(),
+            };
+            line(out, "", format_args!("pages of {}: {text}", print::Size(size.bytes())))?;
         }
     }
     write_relocations(out, contents)?;
@@ -89,6 +93,16 @@ fn write_identity(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
     }
     if let Some(symbols) = contents.symbols.filter(|symbols| symbols.exported + symbols.imported > 0) {
         line(out, "symbols", format_args!("{} exported, {} imported", symbols.exported, symbols.imported))?;
+    }
+    if let Some(hash) = contents.hash.filter(|hash| hash.symbols > 0) {
+        let kind = if hash.gnu { "GNU" } else { "System V, which no Bloom filter stands before" };
+        let passed = if hash.gnu {
+            format!(", {:.0} % of misses pass the filter", hash.passed_if_absent * 100.0)
+        } else {
+            String::new()
+        };
+        let (compared, longest) = (hash.compared_if_found, hash.longest_chain);
+        line(out, "hash table", format_args!("{kind}; {compared:.2} compared for a hit, at most {longest}{passed}"))?;
     }
     let life = image.life_functions();
     if life.constructors + life.destructors > 0 {
@@ -201,6 +215,16 @@ fn write_hardening(out: &mut impl Write, contents: &Contents) -> io::Result<()> 
         "branches",
         if branches.is_empty() { "no protection stated".into() } else { good(&branches.join(", ")) },
     )?;
+    if let Some(checks) = &contents.checks {
+        let canary = if checks.stack_canary { good("checked by canaries") } else { "no canary, by its imports".into() };
+        line(out, "frames", canary)?;
+        let (checked, plain) = (checks.fortified.len(), checks.unfortified.len());
+        if checked + plain > 0 {
+            let text =
+                format!("{checked} of {} functions that can be are called with a size to check", checked + plain);
+            line(out, "fortified", if checked > 0 { good(&text) } else { text })?;
+        }
+    }
     for SearchDir { text, danger } in &contents.search_path {
         if let Some(danger) = danger {
             line(out, "search path", bad(&format!("`{}`: {danger}", Escaped(text))))?;
