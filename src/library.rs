@@ -63,6 +63,7 @@ impl fmt::Debug for OpenOptions {
             .field("no_load", &wishes.no_load)
             .field("no_delete", &wishes.no_delete)
             .field("deep_bind", &wishes.deep_bind)
+            .field("lazy", &wishes.lazy)
             .field("search_dirs", &wishes.search_dirs)
             .field("allow_writable_executable", &wishes.allow_writable_executable)
             .field("allow_executable_stack", &wishes.allow_executable_stack)
@@ -104,6 +105,30 @@ impl OpenOptions {
     /// Whether its own group's definitions come before the global ones (`RTLD_DEEPBIND`).
     pub fn deep_bind(&mut self, deep_bind: bool) -> &mut Self {
         self.wishes.deep_bind = deep_bind;
+        self
+    }
+
+    /// Whether functions of other libraries are bound when they are first called (`RTLD_LAZY`), for it and all that it
+    /// brings in. A function that nobody defines is then no error until it is called, which ends the program: a line on
+    /// standard error, exit code 127.
+    ///
+    /// That costs safety and, at each first call, time. The pages with the addresses of functions (`.got.plt`) stay
+    /// writable while the library is loaded; without it, all that relocation writes in `PT_GNU_RELRO` is read-only before
+    /// any constructor runs, and what lies outside is written once. Relocation writes the same pages either way, so no
+    /// memory is saved, and it hardly takes less time unless a library refers to thousands of functions. Variables and
+    /// pointers to functions are bound at once as ever. So is everything of libraries that ask for it (linked `-z now`,
+    /// as most distributions do), and of all if `LD_BIND_NOW` was set when the program started.
+    ///
+    /// Look-ups at a first call go by the objects that are global then, and by those that were opened along with the
+    /// library. They take no lock and no memory where the definition is in the library itself, in what it needs, or in
+    /// what the program started with; whatever they find elsewhere stays loaded as long as the library.
+    ///
+    /// ```
+    /// // SAFETY: zlib's constructors are sound.
+    /// let library = unsafe { soload::OpenOptions::new().lazy(true).open("libz.so.1") };
+    /// ```
+    pub fn lazy(&mut self, lazy: bool) -> &mut Self {
+        self.wishes.lazy = lazy;
         self
     }
 

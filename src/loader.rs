@@ -29,6 +29,8 @@ pub(crate) struct Wishes {
     pub(crate) no_load: bool,
     pub(crate) no_delete: bool,
     pub(crate) deep_bind: bool,
+    /// Functions are bound when they are first called.
+    pub(crate) lazy: bool,
     pub(crate) search_dirs: Vec<PathBuf>,
     pub(crate) allow_writable_executable: bool,
     pub(crate) allow_executable_stack: bool,

@@ -101,6 +101,7 @@ unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut 
         no_load: mode & libc::RTLD_NOLOAD != 0,
         no_delete: mode & libc::RTLD_NODELETE != 0,
         deep_bind: mode & libc::RTLD_DEEPBIND != 0,
+        lazy: mode & libc::RTLD_NOW == 0,
         // What programs rest on: glibc takes such objects.
         allow_writable_executable: true,
         allow_executable_stack: true,

@@ -154,6 +154,11 @@ impl Relocations {
         }
     }
 
+    /// Relocation number `index` of `DT_JMPREL`: what the entry of that number in the procedure linkage table jumps by.
+    pub(crate) fn of_plt(&self, index: u64) -> Option<Relocation> {
+        self.tables.iter().flatten().find(|table| table.plt)?.get(index, self.mips64)
+    }
+
     /// How many entries the tables have, at least: one of the packed kind stands for several.
     pub(crate) fn len(&self) -> usize {
         let entries =
@@ -203,24 +208,27 @@ impl Table {
     }
 
     fn iter(&self, mips64: bool) -> impl Iterator<Item = Relocation> + '_ {
+        let entry = if self.has_addend { 3 } else { 2 } * self.view.class.word();
+        (0..self.view.len() / entry).filter_map(move |index| self.get(index, mips64))
+    }
+
+    /// Relocation number `index`.
+    fn get(&self, index: u64, mips64: bool) -> Option<Relocation> {
         let (view, word) = (&self.view, self.view.class.word());
-        let entry = if self.has_addend { 3 * word } else { 2 * word };
-        (0..view.len() / entry).filter_map(move |index| {
-            let at = index * entry;
-            let info = view.word(at + word)?;
-            let (symbol, number) = match view.class {
-                // MIPS packs a symbol and up to three types into the bytes of r_info, whatever the byte order.
-                Class::Elf64 if mips64 => (view.u32(at + word)?, u32::from(view.u8(at + word + 7)?)),
-                Class::Elf64 => ((info >> 32) as u32, info as u32),
-                Class::Elf32 => ((info >> 8) as u32, (info & 0xff) as u32),
-            };
-            Some(Relocation {
-                place: Vaddr(view.word(at)?),
-                what: What::Type(number),
-                symbol,
-                addend: if self.has_addend { Some(view.signed_word(at + 2 * word)?) } else { None },
-                plt: self.plt,
-            })
+        let at = index.checked_mul(if self.has_addend { 3 } else { 2 } * word)?;
+        let info = view.word(at.checked_add(word)?)?;
+        let (symbol, number) = match view.class {
+            // MIPS packs a symbol and up to three types into the bytes of r_info, whatever the byte order.
+            Class::Elf64 if mips64 => (view.u32(at + word)?, u32::from(view.u8(at + word + 7)?)),
+            Class::Elf64 => ((info >> 32) as u32, info as u32),
+            Class::Elf32 => ((info >> 8) as u32, (info & 0xff) as u32),
+        };
+        Some(Relocation {
+            place: Vaddr(view.word(at)?),
+            what: What::Type(number),
+            symbol,
+            addend: if self.has_addend { Some(view.signed_word(at + 2 * word)?) } else { None },
+            plt: self.plt,
         })
     }
 }

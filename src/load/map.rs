@@ -9,7 +9,7 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::plan::Plan;
 use crate::addr::{Addr, Bias, PageSize, Protection, Vaddr};
@@ -178,6 +178,25 @@ impl Mapping {
             unsafe { place.write_unaligned(value) };
         }
         inside
+    }
+
+    /// Whether the word at `at` can still be written when everything is sealed.
+    pub(crate) fn stays_writable(&self, at: Vaddr) -> bool {
+        let inside = |part: &Part| part.protection.write && part.range.contains(&at.0) && part.range.end - at.0 >= 8;
+        let sealed = |range: &Range<Vaddr>| at.0 < range.end.0 && at.0.saturating_add(8) > range.start.0;
+        self.parts.iter().any(inside) && !self.relro.as_ref().is_some_and(sealed)
+    }
+
+    /// Writes a word that code of the object may be reading at this moment, whole. Answers whether it can.
+    pub(crate) fn write_while_running(&self, at: Vaddr, value: u64) -> bool {
+        let place = self.bias.at(at).0 as *mut AtomicU64;
+        let fits = self.stays_writable(at) && place.is_aligned();
+        if fits {
+            // SAFETY: eight aligned bytes of a writable segment of ours, which no ordinary reference points to; the
+            // object's code reads them in one load.
+            unsafe { (*place).store(value, Ordering::Release) };
+        }
+        fits
     }
 
     #[inline(always)]

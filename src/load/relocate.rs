@@ -23,6 +23,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) relocations: &'a Relocations,
     /// Whether its own definitions come before the scope's (`DT_SYMBOLIC`).
     pub(crate) symbolic: bool,
+    /// Whether functions are bound when they are first called.
+    pub(crate) lazy: bool,
 }
 
 /// A word that an IFUNC resolver decides.
@@ -54,6 +56,8 @@ pub(crate) struct ThreadLocal {
 pub(crate) struct Outcome {
     pub(crate) thread_local: Vec<ThreadLocal>,
     pub(crate) pending: Vec<Pending>,
+    /// Words of the procedure linkage table wait for the first call.
+    pub(crate) lazy: bool,
     /// Which providers it is bound to now, by number.
     pub(crate) bound_to: Vec<bool>,
 }
@@ -70,7 +74,7 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
     let mut work = Work {
         machine,
         unit,
-        outcome: Outcome { thread_local: Vec::new(), pending: Vec::new(), bound_to: vec![false; providers.count()] },
+        outcome: Outcome { bound_to: vec![false; providers.count()], ..Outcome::default() },
         versions: unit.symbols.wanted_versions(),
         providers,
         last: None,
@@ -86,6 +90,12 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
         };
         // Symbols that the relocation before had too, without detours. Whatever is special about one takes the long way.
         let value = match (of_type.kind, relocation.addend) {
+            (Kind::Slot, _) if unit.lazy && relocation.plt && number == machine.jump_slot => {
+                if work.leave(&relocation) {
+                    return Ok(());
+                }
+                None
+            }
             (Kind::Absolute { bytes: 8 }, Some(addend)) => {
                 work.again(relocation.symbol, false).map(|value| value.wrapping_add(addend as u64))
             }
@@ -146,6 +156,17 @@ impl Work<'_, '_, '_> {
     #[inline(always)]
     fn again(&self, symbol: u32, for_call: bool) -> Option<u64> {
         self.last.filter(|last| last.symbol == symbol && last.for_call == for_call)?.plain
+    }
+
+    /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
+    /// as the file has it but for the bias. Answers whether the word can still be written at that time.
+    fn leave(&mut self, relocation: &Relocation) -> bool {
+        let (mapping, place) = (self.unit.mapping, relocation.place);
+        let Some(word) = mapping.stays_writable(place).then(|| mapping.read(place, 8).ok()).flatten() else {
+            return false;
+        };
+        self.outcome.lazy = true;
+        mapping.write(place, 8, word.wrapping_add(mapping.bias().get() as u64)).is_ok()
     }
 
     #[inline(always)] // most relocations of most libraries

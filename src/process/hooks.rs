@@ -27,6 +27,7 @@ pub(crate) fn this_thread() -> Thread {
 static COUNT: AtomicI32 = AtomicI32::new(0);
 static VALUES: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
 static LIBRARY_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+static BIND_NOW: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static LOG: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
 /// glibc calls what stands in `.init_array` with the process's arguments: the only public way to learn them.
@@ -37,7 +38,8 @@ static START: unsafe extern "C" fn(c_int, *mut *const c_char, *mut *const c_char
 unsafe extern "C" fn start(count: c_int, values: *mut *const c_char, environment: *mut *const c_char) {
     COUNT.store(count, Ordering::Relaxed);
     VALUES.store(values, Ordering::Relaxed);
-    let wanted = [(&b"LD_LIBRARY_PATH="[..], &LIBRARY_PATH), (&b"SOLOAD_LOG="[..], &LOG)];
+    let wanted =
+        [(&b"LD_LIBRARY_PATH="[..], &LIBRARY_PATH), (&b"LD_BIND_NOW="[..], &BIND_NOW), (&b"SOLOAD_LOG="[..], &LOG)];
     let mut entry = environment;
     // SAFETY: a null-terminated list of NUL-terminated strings on the initial stack, which stays.
     unsafe {
@@ -58,6 +60,20 @@ pub(crate) fn library_path() -> Option<&'static [u8]> {
     let at = LIBRARY_PATH.load(Ordering::Relaxed);
     // SAFETY: set once by `start`, to a string on the initial stack.
     (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) }.to_bytes())
+}
+
+/// Whether nothing is to be bound later than it is loaded: `LD_BIND_NOW` was set when the process started.
+pub(crate) fn bind_now() -> bool {
+    let at = BIND_NOW.load(Ordering::Relaxed);
+    // SAFETY: set once by `start`, to a string on the initial stack.
+    !at.is_null() && unsafe { *at } != 0
+}
+
+/// The name that the program was started by.
+pub(crate) fn program_name() -> Option<&'static CStr> {
+    let values = VALUES.load(Ordering::Relaxed);
+    // SAFETY: set once by `start`, to the process's arguments, which stay.
+    unsafe { if values.is_null() || (*values).is_null() { None } else { Some(CStr::from_ptr(*values)) } }
 }
 
 /// `SOLOAD_LOG` as it was when the process started, unless that runs with rights that its starter does not have.

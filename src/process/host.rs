@@ -193,6 +193,11 @@ impl HostObject {
         Ok(Some(made))
     }
 
+    /// What keeps it loaded at this moment, if something of ours does.
+    pub(crate) fn held(&self) -> Weak<Pin> {
+        self.pin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Whether `addr` is in one of its segments that may be executed.
     pub(crate) fn is_code(&self, addr: Addr) -> bool {
         let vaddr = self.bias.vaddr(addr).0;

@@ -4,6 +4,8 @@ pub(crate) mod debugger;
 pub(crate) mod hooks;
 pub(crate) mod host;
 pub(crate) mod imports;
+pub(crate) mod later;
+pub(crate) mod lazy;
 pub(crate) mod module;
 pub(crate) mod real;
 pub(crate) mod reason;

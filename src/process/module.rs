@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::debugger::Listed;
 use super::host::{HostObject, Pin};
+use super::lazy::Link;
 use super::storage::Storage;
 use super::unwind::Frames;
 use crate::addr::{Addr, Bias};
@@ -30,13 +31,15 @@ pub(crate) struct Module {
     pub(crate) lost: Vec<Candidate>,
     pub(crate) identity: Identity,
     pub(crate) soname: Option<Box<[u8]>>,
-    pub(crate) symbols: Symbols,
+    pub(crate) symbols: Arc<Symbols>,
     /// How debuggers see it.
     pub(crate) listed: Listed,
     /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) frames: Option<Frames>,
-    pub(crate) mapping: Mapping,
+    pub(crate) mapping: Arc<Mapping>,
+    /// What binds its functions at their first call, if that was put off.
+    pub(crate) link: Option<Box<Link>>,
     /// Its thread-local storage, if it has any.
     pub(crate) storage: Option<Storage>,
     /// What it needs, in the order of `DT_NEEDED`.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::hooks::{self, Thread};
+use super::later;
 use super::module::{Dependency, Id, Module, Object};
 use super::reason::Reason;
 use crate::addr::Addr;
@@ -35,6 +36,8 @@ struct Entry {
     /// Thread-local destructors that threads have still to run.
     thread_destructors: usize,
     phase: Phase,
+    /// Modules that it has come to refer to since it was loaded.
+    bound_later: Vec<Id>,
     /// Why it is never unloaded, if so.
     keep: Option<Keep>,
 }
@@ -135,7 +138,9 @@ pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcom
         let module = Arc::new(module);
         state.next += 1;
         let handles = usize::from(index == root);
-        state.entries.push(Entry { module: Arc::clone(&module), names, handles, thread_destructors: 0, phase, keep });
+        let (thread_destructors, bound_later) = (0, Vec::new());
+        let module_too = Arc::clone(&module);
+        state.entries.push(Entry { module: module_too, names, handles, thread_destructors, phase, bound_later, keep });
         modules.push(module);
     }
     for NewUnique { name, addr, symbol, owner } in fit.unique {
@@ -185,6 +190,22 @@ pub(crate) fn make_global(objects: impl IntoIterator<Item = Object>) {
             state.global.push(object);
         }
     }
+    later::replace(&state.global);
+}
+
+/// Notes that module `user` refers to module `to` from now on; `false` if that is going, or has gone.
+pub(crate) fn refer(user: Id, to: Id) -> bool {
+    let mut guard = lock();
+    let state = guard.get_or_insert_default();
+    let (Some(from), Some(provider)) = (state.entry(user), state.entry(to)) else { return false };
+    // What goes along with its user is there until the last destructor has run.
+    if !provider.is_live() && provider.phase != from.phase {
+        return false;
+    }
+    if !from.uses().any(|known| known == to) {
+        edit(&mut guard).entry_mut(user).into_iter().for_each(|entry| entry.bound_later.push(to));
+    }
+    true
 }
 
 /// Says that the constructors of a module have run.
@@ -277,15 +298,20 @@ pub(crate) fn thread_destructor_done(id: Id) {
 }
 
 /// Runs the destructors of modules that nobody uses, and lets go of them.
-fn unload(unused: Vec<Arc<Module>>) {
-    finish(&unused);
-    {
-        let mut guard = lock();
-        edit(&mut guard).entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
+fn unload(mut unused: Vec<Arc<Module>>) {
+    while !unused.is_empty() {
+        finish(&unused);
+        // Destructors may have come to refer to what nobody else uses.
+        let next = {
+            let mut guard = lock();
+            let state = edit(&mut guard);
+            state.entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
+            state.take_unused()
+        };
+        // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
+        unused = next;
+        lock().get_or_insert_default().tell_waiting();
     }
-    // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
-    drop(unused);
-    lock().get_or_insert_default().tell_waiting();
 }
 
 /// Runs the destructors of everything that is still loaded, at the process's exit.
@@ -379,7 +405,7 @@ impl State {
         let mut next = 0;
         while next < used.len() {
             if let Some(entry) = self.entry(used[next]) {
-                for id in entry.module.uses() {
+                for id in entry.uses() {
                     if !used.contains(&id) {
                         used.push(id);
                     }
@@ -400,7 +426,10 @@ impl State {
             unused.push(Arc::clone(&entry.module));
         }
         let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
-        self.global.retain(|object| !going(object));
+        if self.global.iter().any(&going) {
+            self.global.retain(|object| !going(object));
+            later::replace(&self.global);
+        }
         unused
     }
 
@@ -429,7 +458,7 @@ impl State {
         for other in self.entries.iter().filter(|other| other.module.id != module.id && other.is_live()) {
             if other.module.needs(module.id) {
                 reasons.push(Reason::NeededBy(other.module.path.clone()));
-            } else if other.module.bound_to.contains(&module.id) {
+            } else if other.uses().any(|id| id == module.id) {
                 reasons.push(Reason::BoundBy(other.module.path.clone()));
             }
         }
@@ -461,19 +490,21 @@ impl Entry {
     fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Finishing(_) | Phase::Abandoned)
     }
+
+    /// The modules that it needs or refers to.
+    fn uses(&self) -> impl Iterator<Item = Id> {
+        let module = &self.module;
+        let needed = module.needed.iter().filter_map(|dependency| match dependency {
+            Dependency::Module(id) => Some(*id),
+            Dependency::Host(_) => None,
+        });
+        needed.chain(module.bound_to.iter().chain(&self.bound_later).copied())
+    }
 }
 
 impl Module {
     fn needs(&self, id: Id) -> bool {
         self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))
-    }
-
-    fn uses(&self) -> impl Iterator<Item = Id> {
-        let needed = self.needed.iter().filter_map(|dependency| match dependency {
-            Dependency::Module(id) => Some(*id),
-            Dependency::Host(_) => None,
-        });
-        needed.chain(self.bound_to.iter().copied())
     }
 }
 
@@ -491,6 +522,7 @@ pub(crate) fn forget_other_threads(mut held: Held) {
     let me = hooks::this_thread();
     let state = edit(&mut held.0);
     state.waiting.clear();
+    later::forget_other_threads();
     for entry in &mut state.entries {
         match entry.phase {
             Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Abandoned,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::host::{Host, is_part_of_libc};
+use super::host::{Host, HostObject, is_part_of_libc};
 use super::module::{Dependency, Object};
 use super::registry::{State, state};
 use crate::find::graph::World;
@@ -22,13 +22,17 @@ impl Look {
 
     /// The objects every reference is looked for in first: what the program started with, then what was made global.
     pub(crate) fn global_scope(&self) -> Vec<Object> {
-        let started = self.host.objects.iter().filter(|object| object.at_start && !object.is_kernels());
         // What the host loaded along with something global may have gone with it, or was seen anew since.
         let global = self.state.global.iter().filter_map(|object| match object {
             Object::Host(host) => self.host.known(host).cloned().map(Object::Host),
             Object::Module(_) => Some(object.clone()),
         });
-        started.cloned().map(Object::Host).chain(global).collect()
+        self.start().cloned().map(Object::Host).chain(global).collect()
+    }
+
+    /// The objects that the program started with.
+    pub(crate) fn start(&self) -> impl Iterator<Item = &Arc<HostObject>> {
+        self.host.objects.iter().filter(|object| object.at_start && !object.is_kernels())
     }
 
     /// `object` and all it needs, breadth first.

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::HostHelp;
 use super::map::Mapped;
+use crate::addr::Vaddr;
+use crate::arch::trampoline;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::symbols::Wanted;
 use crate::find::graph::World;
@@ -14,9 +16,11 @@ use crate::load::relocate::{self as relocation, Outcome, Unit};
 use crate::load::scope::{Definition, Imports, Providers, Rules};
 use crate::loader::Wishes;
 use crate::process::host::Pin;
-use crate::process::imports;
+use crate::process::later::Fleeting;
+use crate::process::lazy::{Later, Link, Member};
 use crate::process::module::Object;
 use crate::process::world::Look;
+use crate::process::{hooks, imports};
 
 /// Who provides definitions: an object that was there, or a member of the group by its number.
 pub(super) enum Source {
@@ -32,6 +36,8 @@ pub(crate) struct Scope {
     order: Vec<usize>,
     /// The functions that the group gets from the loader.
     imports: Imports,
+    /// Whether functions are bound when they are first called; and where they are looked for then.
+    later: Option<Arc<Later>>,
     /// Holds objects of the host, by their numbers as providers.
     pub(super) pins: Vec<(usize, Arc<Pin>)>,
 }
@@ -56,7 +62,8 @@ pub(crate) fn scope(group: &Group<Object, Box<Mapped>>, look: &Look, wishes: &Wi
     // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
     let order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..sources.len()).collect() };
     let imports = wishes.imports.unwrap_or(imports::own);
-    Some(Scope { sources, order, imports, pins })
+    let later = (wishes.lazy && !hooks::bind_now()).then(|| later(group, look, imports, wishes.deep_bind));
+    Some(Scope { sources, order, imports, later, pins })
 }
 
 /// A group whose plain words are all written, and what it is bound to.
@@ -120,6 +127,7 @@ pub(crate) fn relocate(
             symbols: &mapped.symbols,
             relocations: &mapped.relocations,
             symbolic,
+            lazy: scope.later.is_some() && mapped.may_wait(),
         };
         let named = |name: &[u8]| {
             let known = || {
@@ -142,8 +150,67 @@ pub(crate) fn relocate(
         outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
     }
     let unique = providers.unique;
-    let group = group.advance(|index, mapped| Ok((mapped, outcomes[index].take().unwrap_or_default())))?;
+    let needs = group.needed.clone();
+    let group = group.advance(|index, mut mapped| {
+        let outcome = outcomes[index].take().unwrap_or_default();
+        if let Some(later) = scope.later.as_ref().filter(|_| outcome.lazy) {
+            let link = mapped.link(index, needed_by(index, &needs), later);
+            mapped.link = Some(link.map_err(|kind| Error::new(mapped.new.image.path(), kind))?);
+        }
+        Ok((mapped, outcome))
+    })?;
     Ok(Bound { group, scope, unique })
+}
+
+/// Where the functions of a group are looked for when they are first called.
+fn later(group: &Group<Object, Box<Mapped>>, look: &Look, imports: Imports, deep_bind: bool) -> Arc<Later> {
+    let order = group.init_order();
+    let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0) as u64;
+    let members = group.members.iter().enumerate().map(|(index, member)| match member {
+        Slot::Known(object) => Member::Known(Fleeting::of(object)),
+        Slot::New(mapped) => Member::New {
+            place: place(index),
+            symbols: Arc::downgrade(&mapped.symbols),
+            mapping: Arc::downgrade(&mapped.mapping),
+        },
+    });
+    let (members, first) = (members.collect(), OnceLock::new());
+    Arc::new(Later { start: look.start().cloned().collect(), members, deep_bind, imports, first })
+}
+
+/// Which members member `index` needs, directly or through others.
+fn needed_by(index: usize, needs: &[Vec<usize>]) -> Vec<bool> {
+    let mut needed = vec![false; needs.len()];
+    let mut todo = needs[index].clone();
+    while let Some(member) = todo.pop() {
+        if !std::mem::replace(&mut needed[member], true) {
+            todo.extend(&needs[member]);
+        }
+    }
+    needed
+}
+
+impl Mapped {
+    /// Whether its functions may be bound when they are first called: it does not ask for the contrary, and there is
+    /// room for what the trampoline needs.
+    fn may_wait(&self) -> bool {
+        let table = self.new.image.dynamic().filter(|dynamic| !dynamic.bind_now).and_then(|dynamic| dynamic.pltgot);
+        let ours = |at: u64| table.and_then(|table| self.mapping.read(Vaddr(table.checked_add(at)?), 8).ok());
+        trampoline::address() != 0 && ours(8).is_some() && ours(16).is_some()
+    }
+
+    /// Makes what binds its functions at their first call, and says in its table who that is (psABI, "Procedure Linkage
+    /// Table").
+    fn link(&self, own: usize, needed: Vec<bool>, later: &Arc<Later>) -> Result<Box<Link>, ErrorKind> {
+        let dynamic = self.new.image.dynamic();
+        let table = dynamic.and_then(|dynamic| dynamic.pltgot).unwrap_or(0);
+        let symbolic = dynamic.is_some_and(|dynamic| dynamic.symbolic);
+        let tables = (Arc::clone(&self.mapping), Arc::clone(&self.symbols), self.relocations.clone());
+        let link = Link::new(tables, self.new.image.path(), symbolic, own, needed, Arc::clone(later));
+        self.mapping.write(Vaddr(table + 8), 8, link.binder() as u64)?;
+        self.mapping.write(Vaddr(table + 16), 8, trampoline::address() as u64)?;
+        Ok(link)
+    }
 }
 
 /// The numbers of the providers with the whole group before the rest of the global scope.

@@ -1,5 +1,7 @@
 //! Mapping: every new member gets its addresses, and its tables are read where they now are.
 
+use std::sync::Arc;
+
 use super::enter::Planned;
 use crate::addr::Vaddr;
 use crate::error::{At, Error, ErrorKind};
@@ -9,6 +11,7 @@ use crate::find::graph::New;
 use crate::load::group::Group;
 use crate::load::map::{MappedImage, Mapping};
 use crate::load::scope::Provider;
+use crate::process::lazy::Link;
 use crate::process::module::Object;
 use crate::process::registry;
 use crate::process::storage::Storage;
@@ -16,13 +19,15 @@ use crate::process::storage::Storage;
 /// A member that has been mapped.
 pub(crate) struct Mapped {
     pub(super) new: Box<New>,
-    pub(super) mapping: Mapping,
-    pub(super) symbols: Symbols,
+    pub(super) mapping: Arc<Mapping>,
+    pub(super) symbols: Arc<Symbols>,
     pub(super) relocations: Relocations,
     /// Its unwind records, if they are fit to be registered.
     pub(super) frames: Option<Vaddr>,
     /// Its thread-local storage, once sealing has got it.
     pub(super) storage: Option<Storage>,
+    /// What binds its functions at their first call, if that is put off.
+    pub(super) link: Option<Box<Link>>,
 }
 
 impl Mapped {
@@ -46,9 +51,15 @@ pub(crate) fn map(group: Planned) -> Result<Group<Object, Box<Mapped>>, Error> {
             Ok((mapping, symbols, relocations, frames))
         })();
         match mapped {
-            Ok((mapping, symbols, relocations, frames)) => {
-                Ok(Box::new(Mapped { new, mapping, symbols, relocations, frames, storage: None }))
-            }
+            Ok((mapping, symbols, relocations, frames)) => Ok(Box::new(Mapped {
+                new,
+                mapping: Arc::new(mapping),
+                symbols: Arc::new(symbols),
+                relocations,
+                frames,
+                storage: None,
+                link: None,
+            })),
             Err(kind) => Err(Error::new(new.image.path(), kind)),
         }
     })

@@ -35,12 +35,15 @@ pub(crate) struct With {
     pub(crate) deep_bind: bool,
     pub(crate) no_load: bool,
     pub(crate) no_delete: bool,
+    pub(crate) lazy: bool,
 }
 
-pub(crate) const GLOBAL: With = With { global: true, deep_bind: false, no_load: false, no_delete: false };
-pub(crate) const DEEP_BIND: With = With { global: false, deep_bind: true, no_load: false, no_delete: false };
-pub(crate) const NO_LOAD: With = With { global: false, deep_bind: false, no_load: true, no_delete: false };
-pub(crate) const NO_DELETE: With = With { global: false, deep_bind: false, no_load: false, no_delete: true };
+const PLAIN: With = With { global: false, deep_bind: false, no_load: false, no_delete: false, lazy: false };
+pub(crate) const GLOBAL: With = With { global: true, ..PLAIN };
+pub(crate) const DEEP_BIND: With = With { deep_bind: true, ..PLAIN };
+pub(crate) const NO_LOAD: With = With { no_load: true, ..PLAIN };
+pub(crate) const NO_DELETE: With = With { no_delete: true, ..PLAIN };
+pub(crate) const LAZY: With = With { lazy: true, ..PLAIN };
 
 /// A library opened by either loader; closed when dropped.
 #[derive(Debug)]
@@ -105,13 +108,14 @@ impl Loader {
                     .deep_bind(with.deep_bind)
                     .no_load(with.no_load)
                     .no_delete(with.no_delete)
+                    .lazy(with.lazy)
                     .open(name)
             }
             .map(Lib::Ours)
             .map_err(|error| error.to_string()),
             Self::Host => {
                 let flag = |on, flag| if on { flag } else { 0 };
-                let flags = libc::RTLD_NOW
+                let flags = if with.lazy { libc::RTLD_LAZY } else { libc::RTLD_NOW }
                     | flag(with.global, libc::RTLD_GLOBAL)
                     | flag(with.deep_bind, libc::RTLD_DEEPBIND)
                     | flag(with.no_load, libc::RTLD_NOLOAD)

@@ -1,0 +1,244 @@
+//! The trampoline of lazy binding: where the first call of a function that is not bound yet ends up.
+//!
+//! The procedure linkage table pushes the number of its relocation, then the word that stands at `DT_PLTGOT` + 8, and
+//! jumps to the address that stands at `DT_PLTGOT` + 16 (psABI, "Procedure Linkage Table"). The arguments of the call
+//! are in registers then, and in whatever vector registers the processor has: all of them are kept.
+//!
+//! # Safety
+//! The word at `DT_PLTGOT` + 8 is the address of a [`Binder`]; whoever writes it there sees to that. Every register that
+//! may hold an argument is as the caller left it when the function is entered: `rax` to `r9` (`al` counts vector
+//! arguments), `r10` (the static chain), vector registers and masks. `r11` is nobody's; the return address is not
+//! touched, so a shadow stack agrees.
+
+/// Who is asked, as the trampoline knows him: his first word is the function to call.
+#[repr(C)]
+pub(crate) struct Binder {
+    /// Answers the address of the function that relocation number `index` of the procedure linkage table is about.
+    pub(crate) bind: unsafe extern "C" fn(binder: *const Binder, index: usize) -> usize,
+}
+
+/// The address that belongs at `DT_PLTGOT` + 16, made for the registers that this processor has and the kernel keeps.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn address() -> usize {
+    use std::sync::OnceLock;
+    use std::sync::atomic::Ordering;
+
+    unsafe extern "C" {
+        fn soload_bind_fxsave();
+        fn soload_bind_xsave();
+        fn soload_bind_xsavec();
+    }
+    static ADDRESS: OnceLock<usize> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let state = processor::state();
+        state::BYTES.store(state.bytes, Ordering::Relaxed);
+        state::MASK.store(state.mask, Ordering::Relaxed);
+        match state.way {
+            processor::Way::Fxsave => soload_bind_fxsave as *const () as usize,
+            processor::Way::Xsave => soload_bind_xsave as *const () as usize,
+            processor::Way::Xsavec => soload_bind_xsavec as *const () as usize,
+        }
+    })
+}
+
+/// There is no loading on other machines yet: no word of theirs leads here.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn address() -> usize {
+    0
+}
+
+/// What the trampolines keep, and how much room that takes.
+#[cfg(target_arch = "x86_64")]
+mod state {
+    use std::sync::atomic::{AtomicU32, AtomicUsize};
+
+    pub(super) static BYTES: AtomicUsize = AtomicUsize::new(0);
+    pub(super) static MASK: AtomicU32 = AtomicU32::new(0);
+}
+
+/// Which registers there are (Intel SDM volume 1, chapter 13, "Managing State Using the XSAVE Feature Set").
+#[cfg(target_arch = "x86_64")]
+#[allow(unused_unsafe)] // `__cpuid` is safe from Rust 1.94 on
+mod processor {
+    use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+
+    /// By which instruction the registers are kept.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Way {
+        Fxsave,
+        Xsave,
+        Xsavec,
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    pub(super) struct State {
+        pub(super) way: Way,
+        /// A multiple of 64.
+        pub(super) bytes: usize,
+        pub(super) mask: u32,
+    }
+
+    /// What may hold arguments: SSE, AVX, bounds, the masks and the two upper parts of AVX-512. Arguments of the x87 kind
+    /// are on the stack, and tiles are nobody's arguments.
+    const ARGUMENTS: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 6 | 1 << 7;
+    /// The part that both layouts begin with, and the header behind it.
+    const LEGACY: usize = 512;
+    const HEADER: usize = 64;
+
+    pub(super) fn state() -> State {
+        const OSXSAVE: u32 = 1 << 27;
+        const XSAVEC: u32 = 1 << 1;
+        // SAFETY: every x86-64 processor has `cpuid`; each leaf is asked for only if the one before says that it is there.
+        unsafe {
+            if __cpuid(1).ecx & OSXSAVE == 0 || __cpuid(0).eax < 0xd {
+                return State { way: Way::Fxsave, bytes: LEGACY, mask: 0 };
+            }
+            let mask = enabled() as u32 & ARGUMENTS;
+            let way = if __cpuid_count(0xd, 1).eax & XSAVEC == 0 { Way::Xsave } else { Way::Xsavec };
+            let mut end = LEGACY + HEADER;
+            for component in (2..32).filter(|component| mask >> component & 1 == 1) {
+                let place = __cpuid_count(0xd, component);
+                let (size, offset) = (place.eax as usize, place.ebx as usize);
+                end = match way {
+                    Way::Xsavec if place.ecx & 0b10 != 0 => end.next_multiple_of(64) + size,
+                    Way::Xsavec => end + size,
+                    _ => end.max(offset + size),
+                };
+            }
+            State { way, bytes: end.next_multiple_of(64), mask }
+        }
+    }
+
+    /// What the kernel keeps for each thread.
+    ///
+    /// # Safety
+    /// `cpuid` says `OSXSAVE`.
+    #[target_feature(enable = "xsave")]
+    unsafe fn enabled() -> u64 {
+        // SAFETY: the caller's promise.
+        unsafe { _xgetbv(0) }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn the_room_is_enough_for_what_the_processor_has() {
+            let state = state();
+            assert_eq!(state.bytes % 64, 0);
+            let least = match state.way {
+                Way::Fxsave => 512,
+                _ if state.mask & 1 << 2 != 0 => 512 + 64 + 256,
+                _ => 512 + 64,
+            };
+            assert!(state.bytes >= least && state.bytes < 4096, "{state:?}");
+        }
+    }
+}
+
+/// A trampoline that keeps vector registers by `$save` and `$restore`, after `$prepare` has made their room fit.
+///
+/// `rbx` holds the frame, so that unwinders and debuggers find their way however large the room is.
+#[cfg(target_arch = "x86_64")]
+macro_rules! trampoline {
+    ($name:literal, [$($prepare:literal),*], $save:literal, $restore:literal) => {
+        core::arch::global_asm!(
+            concat!(".pushsection .text.", $name, ", \"ax\", @progbits"),
+            ".p2align 4",
+            concat!(".hidden ", $name),
+            concat!(".globl ", $name),
+            concat!(".type ", $name, ", @function"),
+            concat!($name, ":"),
+            ".cfi_startproc",
+            // The two words of the procedure linkage table.
+            ".cfi_adjust_cfa_offset 16",
+            "endbr64",
+            "push rbx",
+            ".cfi_adjust_cfa_offset 8",
+            ".cfi_rel_offset rbx, 0",
+            "mov rbx, rsp",
+            ".cfi_def_cfa_register rbx",
+            "and rsp, -64",
+            "sub rsp, qword ptr [rip + {bytes}]",
+            "sub rsp, 64",
+            "mov [rsp], rax",
+            "mov [rsp + 8], rcx",
+            "mov [rsp + 16], rdx",
+            "mov [rsp + 24], rsi",
+            "mov [rsp + 32], rdi",
+            "mov [rsp + 40], r8",
+            "mov [rsp + 48], r9",
+            "mov [rsp + 56], r10",
+            "mov eax, dword ptr [rip + {mask}]",
+            "xor edx, edx",
+            $($prepare,)*
+            concat!($save, " [rsp + 64]"),
+            "mov rdi, [rbx + 8]",
+            "mov rsi, [rbx + 16]",
+            "call [rdi]",
+            "mov r11, rax",
+            "mov eax, dword ptr [rip + {mask}]",
+            "xor edx, edx",
+            concat!($restore, " [rsp + 64]"),
+            "mov rax, [rsp]",
+            "mov rcx, [rsp + 8]",
+            "mov rdx, [rsp + 16]",
+            "mov rsi, [rsp + 24]",
+            "mov rdi, [rsp + 32]",
+            "mov r8, [rsp + 40]",
+            "mov r9, [rsp + 48]",
+            "mov r10, [rsp + 56]",
+            "mov rsp, rbx",
+            ".cfi_def_cfa_register rsp",
+            "pop rbx",
+            ".cfi_adjust_cfa_offset -8",
+            ".cfi_restore rbx",
+            "add rsp, 16",
+            ".cfi_adjust_cfa_offset -16",
+            "jmp r11",
+            ".cfi_endproc",
+            concat!(".size ", $name, ", . - ", $name),
+            ".popsection",
+            bytes = sym state::BYTES,
+            mask = sym state::MASK,
+        );
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+trampoline!("soload_bind_fxsave", [], "fxsave64", "fxrstor64");
+
+// The header has to be zero where the instruction does not write it: restoring refuses anything else.
+#[cfg(target_arch = "x86_64")]
+trampoline!(
+    "soload_bind_xsave",
+    [
+        "mov [rsp + 576], rdx",
+        "mov [rsp + 584], rdx",
+        "mov [rsp + 592], rdx",
+        "mov [rsp + 600], rdx",
+        "mov [rsp + 608], rdx",
+        "mov [rsp + 616], rdx",
+        "mov [rsp + 624], rdx",
+        "mov [rsp + 632], rdx"
+    ],
+    "xsave64",
+    "xrstor64"
+);
+
+// This one writes the header's first two words itself.
+#[cfg(target_arch = "x86_64")]
+trampoline!(
+    "soload_bind_xsavec",
+    [
+        "mov [rsp + 592], rdx",
+        "mov [rsp + 600], rdx",
+        "mov [rsp + 608], rdx",
+        "mov [rsp + 616], rdx",
+        "mov [rsp + 624], rdx",
+        "mov [rsp + 632], rdx"
+    ],
+    "xsavec64",
+    "xrstor64"
+);

@@ -1,0 +1,32 @@
+// A function that is bound by its first call is looked for as all others are, among what is global at that time.
+// needs: journal
+// build: lazy_first -DDEFINES=1
+// build: lazy_second -DDEFINES=2
+// build: lazy_asker
+// build: lazy_asker_of_needed
+// needs: lazy_first
+// build: lazy_program_first -DPROGRAM
+// build: lazy_goodbye -DGOODBYE
+// needs: lazy_first
+// build: lazy_goodbye_to_global -DGOODBYE
+
+#include "journal.h"
+
+int soload_chosen(void);
+int soload_test_answer(void);
+
+#if defined DEFINES
+#define TEXT(x) #x
+#define SELF(x) TEXT(x)
+IN_AND_OUT("definition " SELF(DEFINES))
+int soload_chosen(void) { return DEFINES; }
+int soload_test_answer(void) { return -1; }
+#elif defined PROGRAM
+int soload_test_answer(void) { return -1; }
+int call_answer(void) { return soload_test_answer(); }
+#elif defined GOODBYE
+__attribute__((destructor)) static void last(void) { journal(soload_chosen() == 1 ? "bound at last" : "wrong"); }
+int present(void) { return 1; }
+#else
+int call_chosen(void) { return soload_chosen(); }
+#endif

@@ -1,0 +1,328 @@
+//! Lazy binding: a function is looked for when it is first called, and its caller does not notice.
+
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types stated here
+
+mod common;
+
+use std::ffi::c_int;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::thread;
+
+use common::maps::{is_mapped, protection};
+use common::*;
+use soload::{Closed, Reason};
+
+fn function(address: usize) -> extern "C" fn() -> c_int {
+    unsafe { std::mem::transmute(address) }
+}
+
+/// Copies of a fixture, each a library of its own whose functions have not been called yet.
+fn copies(name: &str, count: usize) -> impl Iterator<Item = std::path::PathBuf> {
+    let file = fixture(name);
+    (0..count).map(move |number| {
+        let copy = scratch().join(format!("lib{number}.so"));
+        fs::copy(&file, &copy).unwrap();
+        copy
+    })
+}
+
+/// For copies in another folder, which need fixtures.
+fn with_fixtures_found() -> Child {
+    Child::default().env("LD_LIBRARY_PATH", "$LIBS")
+}
+
+/// How a child of fork ends that runs the code and then exits with 0.
+fn after_fork(code: impl FnOnce()) -> ExitStatus {
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        code();
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    ExitStatus::from_raw(status)
+}
+
+#[test]
+fn a_function_that_nobody_defines_is_no_error_until_it_is_called() {
+    let said = on_both_loaders(|loader| {
+        let error = loader.try_open("lazy_missing").expect_err("bound at once");
+        assert!(error.contains("soload_missing_function"), "{error}");
+        let library = loader.open_with("lazy_missing", LAZY);
+        assert_eq!(library.call("call_present"), 1);
+        let address = library.address("call_missing");
+        let status = after_fork(|| drop(function(address)()));
+        assert_eq!(status.code(), Some(127), "{status}");
+    });
+    for (loader, said) in said {
+        let line = said.lines().find(|line| line.contains(": symbol lookup error: ")).expect(&said);
+        assert!(line.contains("liblazy_missing.so: undefined symbol"), "{loader:?}: {line}");
+        assert!(line.contains("soload_missing_function"), "{loader:?}: {line}");
+        assert!(loader == Loader::Host || line.contains("expected a definition in"), "{line}");
+    }
+}
+
+#[test]
+fn a_library_that_was_linked_to_be_bound_at_once_is() {
+    on_both_loaders(|loader| {
+        loader.try_open_with("lazy_missing_now", LAZY).expect_err("linked -z now");
+    });
+}
+
+#[test]
+fn the_environment_may_ask_for_everything_to_be_bound_at_once() {
+    Child::default().env("LD_BIND_NOW", "1").on_both_loaders(|loader| {
+        loader.try_open_with("lazy_missing", LAZY).expect_err("LD_BIND_NOW is set");
+    });
+}
+
+#[test]
+fn an_empty_wish_in_the_environment_is_none() {
+    Child::default().env("LD_BIND_NOW", "").on_both_loaders(|loader| {
+        loader.open_with("lazy_missing", LAZY);
+    });
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn every_register_that_may_hold_an_argument_arrives() {
+    on_both_loaders(|loader| {
+        for function in ["lost_of_sse", "lost_of_avx", "lost_of_avx512"] {
+            let library = loader.open_with("lazy_registers", LAZY);
+            // The second call does not pass the trampoline: it shows that the fixture itself is right.
+            assert_eq!((library.call(function), library.call(function)), (0, 0), "{function}");
+        }
+        let library = loader.open_with("lazy_registers", LAZY);
+        let lost = if loader.diverges(&DIVERGENCE_STATIC_CHAIN) { 0 } else { 8 };
+        assert!(library.call("lost_of_static_chain") <= lost);
+    });
+}
+
+#[test]
+fn arguments_results_and_the_threads_state_are_as_in_any_call() {
+    on_both_loaders(|loader| {
+        for function in ["sums", "results", "state_of_the_thread"] {
+            let library = loader.open_with("lazy_calls", LAZY);
+            assert_eq!((library.call(function), library.call(function)), (1, 1), "{function}");
+        }
+    });
+}
+
+#[test]
+fn exceptions_pass_through_a_call_that_was_bound_late() {
+    on_both_loaders(|loader| {
+        let library = loader.open_with("lazy_calls", LAZY);
+        for function in ["catch_what_is_thrown", "catch_through"] {
+            assert_eq!((library.call(function), library.call(function)), (42, 42), "{function}");
+        }
+    });
+}
+
+#[test]
+fn many_threads_may_be_the_first_to_call() {
+    with_fixtures_found().on_both_loaders(|loader| {
+        for copy in copies("lazy_calls", 20) {
+            let library = loader.try_open_bare(&copy, LAZY).unwrap();
+            let (call, start) = (library.address("call_first_time"), Barrier::new(8));
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        assert_eq!(function(call)(), 42);
+                    });
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_child_of_fork_may_be_the_first_to_call() {
+    on_both_loaders(|loader| {
+        let library = loader.open_with("lazy_calls", LAZY);
+        let call = function(library.address("call_first_time"));
+        let code = || assert_eq!(call(), 42);
+        assert!(after_fork(code).success());
+        code();
+    });
+}
+
+/// The functions that the handler below calls, and how many it has called.
+static TO_CALL: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+static CALLED: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn call_next(_: c_int) {
+    // The main thread holds the lock only with the signal off.
+    let next = TO_CALL.lock().unwrap().get(CALLED.load(Ordering::SeqCst)).copied();
+    if let Some(next) = next {
+        assert_eq!(function(next)(), 42);
+        CALLED.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_signal_handler_may_be_the_first_to_call_whatever_it_interrupts() {
+    with_fixtures_found().on_both_loaders(|loader| {
+        let libraries: Vec<_> =
+            copies("lazy_calls", 200).map(|copy| loader.try_open_bare(copy, LAZY).unwrap()).collect();
+        *TO_CALL.lock().unwrap() = libraries.iter().map(|library| library.address("call_first_time")).collect();
+        let often = libc::timeval { tv_sec: 0, tv_usec: 500 };
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = call_next as *const () as usize;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut());
+            libc::setitimer(
+                libc::ITIMER_REAL,
+                &libc::itimerval { it_interval: often, it_value: often },
+                std::ptr::null_mut(),
+            );
+        }
+        // What it interrupts: opening and closing, and the allocator.
+        while CALLED.load(Ordering::SeqCst) < libraries.len() {
+            loader.open_with("life_root", GLOBAL).close();
+        }
+    });
+}
+
+#[test]
+fn a_resolver_runs_when_its_function_is_first_called_and_finds_its_way_back() {
+    on_both_loaders(|loader| {
+        let library = loader.open_with("lazy_resolver", LAZY);
+        assert_eq!(library.call("call_own"), 3, "its resolver has called while the library was being loaded");
+        assert_eq!(library.read::<c_int>("times_resolved"), 0);
+        assert_eq!(library.call("call_indirect"), 42);
+        assert_eq!(library.read::<c_int>("times_resolved"), 1);
+        assert_eq!(library.read::<c_int>("frames_of_caller"), 1, "the backtrace passes through the trampoline");
+        assert_eq!(library.call("call_indirect_again"), 42);
+        assert_eq!(library.read::<c_int>("times_resolved"), 1, "the word is written");
+    });
+}
+
+#[test]
+fn a_version_is_looked_for_as_it_was_asked_for() {
+    on_both_loaders(|loader| {
+        for (user, answer) in [("versions_old", 1), ("versions_default", 2)] {
+            assert_eq!(loader.open_with(user, LAZY).call("call_foo"), answer, "{user}");
+        }
+        assert!(loader.try_open_with("versions_missing", LAZY).is_err(), "versions are checked at once");
+    });
+}
+
+extern "C" fn soload_test_answer_of_program() -> c_int {
+    7
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn soload_test_answer() -> c_int {
+    soload_test_answer_of_program()
+}
+
+#[test]
+fn the_program_comes_first() {
+    with_fixtures_found().on_both_loaders(|loader| {
+        assert_eq!(loader.open_with("lazy_program_first", LAZY).call("call_answer"), 7);
+        let deep = With { lazy: true, ..DEEP_BIND };
+        let copy = copies("lazy_program_first", 1).next().unwrap();
+        assert_eq!(loader.try_open_bare(copy, deep).unwrap().call("call_answer"), -1);
+    });
+}
+
+#[test]
+fn what_was_made_global_before_the_call_is_asked() {
+    on_both_loaders(|loader| {
+        let asker = loader.open_with("lazy_asker", LAZY);
+        let of_needed = loader.open_with("lazy_asker_of_needed", LAZY);
+        let _second = loader.open_with("lazy_second", GLOBAL);
+        let _first = loader.open_with("lazy_first", GLOBAL);
+        assert_eq!(asker.call("call_chosen"), 2, "in the order in which they became global");
+        assert_eq!(of_needed.call("call_chosen"), 2, "before what it needs itself");
+    });
+}
+
+#[test]
+fn a_deeply_bound_library_asks_what_it_needs_first() {
+    on_both_loaders(|loader| {
+        let asker = loader.open_with("lazy_asker_of_needed", With { lazy: true, ..DEEP_BIND });
+        let _second = loader.open_with("lazy_second", GLOBAL);
+        assert_eq!(asker.call("call_chosen"), 1);
+    });
+}
+
+#[test]
+fn whoever_was_bound_to_stays_as_long_as_its_user() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        for round in 1..=3 {
+            let asker = loader.open_with("lazy_asker", LAZY);
+            let first = loader.open_with("lazy_first", GLOBAL);
+            assert_eq!(asker.call("call_chosen"), 1);
+            match first {
+                Lib::Ours(first) => {
+                    let reasons = vec![Reason::BoundBy(fixture("lazy_asker"))];
+                    assert_eq!(first.close().unwrap(), Closed::StillMapped { reasons });
+                }
+                host => host.close(),
+            }
+            assert_eq!(asker.call("call_chosen"), 1);
+            let there = |times| ["definition 1+ definition 1-"; 3][..times].join(" ");
+            assert_eq!(journal.call_text("journal_text"), format!("{} definition 1+", there(round - 1)).trim());
+            asker.close();
+            assert_eq!(journal.call_text("journal_text"), there(round));
+            assert!(!is_mapped("liblazy_first.so") && !is_mapped("liblazy_asker.so"));
+        }
+    });
+}
+
+#[test]
+fn a_destructor_may_be_the_first_to_call() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        loader.open_with("lazy_goodbye", LAZY).close();
+        assert_eq!(journal.call_text("journal_text"), "definition 1+ bound at last definition 1-");
+        let first = loader.open_with("lazy_first", GLOBAL);
+        loader.open_with("lazy_goodbye_to_global", LAZY).close();
+        first.close();
+        let said = journal.call_text("journal_text");
+        assert!(said.ends_with("definition 1+ bound at last definition 1-"), "{said}");
+        assert!(!is_mapped("liblazy_first.so") && !is_mapped("liblazy_goodbye_to_global.so"));
+    });
+}
+
+#[test]
+fn a_library_that_is_loaded_again_is_bound_again() {
+    on_both_loaders(|loader| {
+        for _ in 0..3 {
+            let library = loader.open_with("lazy_calls", LAZY);
+            assert_eq!((library.call("call_first_time"), library.call("call_first_time")), (42, 42));
+            library.close();
+        }
+    });
+}
+
+#[test]
+fn what_lies_in_relro_is_read_only_all_the_same() {
+    on_both_loaders(|loader| {
+        let library = loader.open_with("lazy_calls", LAZY);
+        let address = library.address("sums");
+        let start = library_start(address);
+        let elf = common::elf::Elf::of("lazy_calls");
+        let relro = elf.segments(object::elf::PT_GNU_RELRO)[0];
+        let table = elf.value(object::elf::DT_PLTGOT);
+        let relro = relro.p_vaddr.get(object::LittleEndian);
+        assert_eq!(protection(start + relro as usize), "r--p");
+        assert_eq!(protection(start + table as usize + 24), "rw-p", "the words of functions that are bound later");
+    });
+}
+
+/// Where the object that has an address starts.
+fn library_start(address: usize) -> usize {
+    let maps = common::maps::maps();
+    let path = &maps.iter().find(|map| map.range.contains(&address)).unwrap().path;
+    maps.iter().find(|map| map.path == *path).unwrap().range.start
+}
