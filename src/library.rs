@@ -109,24 +109,17 @@ impl OpenOptions {
     }
 
     /// Whether functions of other libraries are bound when they are first called (`RTLD_LAZY`), for it and all that it
-    /// brings in. A function that nobody defines is then no error until it is called, which ends the program: a line on
+    /// brings in. A function that nobody defines is no error then until it is called, which ends the program: a line on
     /// standard error, exit code 127.
     ///
-    /// That costs safety and, at each first call, time. The pages with the addresses of functions (`.got.plt`) stay
-    /// writable while the library is loaded; without it, all that relocation writes in `PT_GNU_RELRO` is read-only before
-    /// any constructor runs, and what lies outside is written once. Relocation writes the same pages either way, so no
-    /// memory is saved, and it hardly takes less time unless a library refers to thousands of functions. Variables and
-    /// pointers to functions are bound at once as ever. So is everything of libraries that ask for it (linked `-z now`,
-    /// as most distributions do), and of all if `LD_BIND_NOW` was set when the program started.
+    /// What that costs: the pages with the addresses of functions (`.got.plt`) stay writable; `PT_GNU_RELRO` is read-only
+    /// before any constructor runs, as ever. Relocation writes the same pages either way. Variables and pointers to
+    /// functions are bound at once; so is everything of libraries linked `-z now`, and of all if `LD_BIND_NOW` was set when
+    /// the program started. A debugger told to step into a function passes over its first call.
     ///
-    /// Look-ups at a first call go by the objects that are global then, and by those that were opened along with the
-    /// library. They take no lock and no memory where the definition is in the library itself, in what it needs, or in
-    /// what the program started with; whatever they find elsewhere stays loaded as long as the library.
-    ///
-    /// ```
-    /// // SAFETY: zlib's constructors are sound.
-    /// let library = unsafe { soload::OpenOptions::new().lazy(true).open("libz.so.1") };
-    /// ```
+    /// A first call asks what is global then, and what was opened along with the library. It takes no lock and no memory
+    /// where the library itself, what it needs or what the program started with has the definition; whatever it finds
+    /// elsewhere stays loaded as long as the library.
     pub fn lazy(&mut self, lazy: bool) -> &mut Self {
         self.wishes.lazy = lazy;
         self

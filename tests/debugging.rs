@@ -91,3 +91,41 @@ fn gdb_finds_a_library_in_a_core_file_and_shows_the_way_through_it() {
     assert!(inner.is_some() && outer.is_some(), "the backtrace goes through it:\n{said}");
     assert!(said.contains(&format!("debugged.c:{line}")) && said.contains("$1 = 42"), "down to the line:\n{said}");
 }
+
+#[test]
+fn gdb_sees_through_a_call_that_is_being_bound() {
+    let name = "gdb_sees_through_a_call_that_is_being_bound";
+    if std::env::var_os(DEBUGGED).is_some() {
+        let library = Loader::Ours.open_with("debugged", LAZY);
+        assert_eq!(library.call("debugged_outer"), 43);
+        assert_eq!(library.call("debugged_outer"), 43);
+        return;
+    }
+    let commands = [
+        "break debugged_outer",
+        "run",
+        // It calls a function of its own, through the procedure linkage table.
+        "break soload::process::lazy::bind",
+        "continue",
+        "backtrace 4",
+        "finish",
+        "tbreak debugged_inner",
+        "continue",
+        "backtrace 2",
+        // Bound already.
+        "continue",
+        "step",
+        "print value",
+        "kill",
+    ];
+    let Some(said) = under_gdb(name, &commands) else { return };
+    let frames = |from: &str, to: &str| said.find(from).is_some_and(|at| said[at..].contains(to));
+    assert!(frames("lazy::bind", "in debugged_outer ()"), "a backtrace passes through the trampoline:\n{said}");
+    assert!(frames("in soload_bind_", "Value returned"), "so does `finish`:\n{said}");
+    assert!(frames("#0  debugged_inner (value=42)", "#1 "), "the trampoline leaves no frame behind:\n{said}");
+    let after = said.rfind("Breakpoint 1, debugged_outer").map_or("", |at| &said[at..]);
+    assert!(
+        after.contains("debugged_inner (value=42)") && after.contains("$2 = 42"),
+        "a later call is stepped into:\n{said}"
+    );
+}

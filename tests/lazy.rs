@@ -23,8 +23,9 @@ fn function(address: usize) -> extern "C" fn() -> c_int {
 /// Copies of a fixture, each a library of its own whose functions have not been called yet.
 fn copies(name: &str, count: usize) -> impl Iterator<Item = std::path::PathBuf> {
     let file = fixture(name);
-    (0..count).map(move |number| {
-        let copy = scratch().join(format!("lib{number}.so"));
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    (0..count).map(move |_| {
+        let copy = scratch().join(format!("lib{}.so", MADE.fetch_add(1, Ordering::SeqCst)));
         fs::copy(&file, &copy).unwrap();
         copy
     })
@@ -56,7 +57,9 @@ fn a_function_that_nobody_defines_is_no_error_until_it_is_called() {
         let library = loader.open_with("lazy_missing", LAZY);
         assert_eq!(library.call("call_present"), 1);
         let address = library.address("call_missing");
-        let status = after_fork(|| drop(function(address)()));
+        let status = after_fork(|| {
+            function(address)();
+        });
         assert_eq!(status.code(), Some(127), "{status}");
     });
     for (loader, said) in said {
@@ -276,6 +279,30 @@ fn whoever_was_bound_to_stays_as_long_as_its_user() {
             assert_eq!(journal.call_text("journal_text"), there(round));
             assert!(!is_mapped("liblazy_first.so") && !is_mapped("liblazy_asker.so"));
         }
+    });
+}
+
+#[test]
+fn calls_may_be_bound_while_what_is_global_comes_and_goes() {
+    with_fixtures_found().on_both_loaders(|loader| {
+        let done = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for copy in copies("lazy_asker_of_needed", 100) {
+                        let library = loader.try_open_bare(copy, LAZY).unwrap();
+                        let answer = library.call("call_chosen");
+                        assert!(answer == 1 || answer == 2, "{answer}");
+                        assert_eq!(library.call("call_chosen"), answer, "who answered stays");
+                    }
+                    done.fetch_add(1, Ordering::SeqCst);
+                });
+            }
+            while done.load(Ordering::SeqCst) < 2 {
+                loader.open_with("lazy_second", GLOBAL).close();
+            }
+        });
+        assert!(!is_mapped("liblazy_first.so") && !is_mapped("liblazy_second.so"));
     });
 }
 

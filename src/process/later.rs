@@ -46,6 +46,7 @@ type List = Vec<Fleeting>;
 static LIST: AtomicPtr<List> = AtomicPtr::new(ptr::null_mut());
 static READERS: AtomicUsize = AtomicUsize::new(0);
 /// Lists that were replaced while somebody read.
+#[allow(clippy::vec_box)] // readers have the address of what is in the box
 static REPLACED: Mutex<Vec<Box<List>>> = Mutex::new(Vec::new());
 
 thread_local! {

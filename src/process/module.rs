@@ -39,6 +39,7 @@ pub(crate) struct Module {
     pub(crate) frames: Option<Frames>,
     pub(crate) mapping: Arc<Mapping>,
     /// What binds its functions at their first call, if that was put off.
+    #[allow(dead_code)] // the trampoline has its address
     pub(crate) link: Option<Box<Link>>,
     /// Its thread-local storage, if it has any.
     pub(crate) storage: Option<Storage>,

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::module::{Dependency, Id, Module};
+use super::registry::{Keep, Phase, State};
 use crate::error::{Escaped, shown};
 
 /// Why a library is still mapped after its handle was closed.
@@ -51,5 +53,46 @@ impl std::fmt::Display for Reason {
             Self::Exiting => f.write_str("the process is exiting"),
             Self::OfTheHost => f.write_str("the C library's loader loaded it"),
         }
+    }
+}
+
+impl State {
+    /// Why `module` is still there: all that keeps it.
+    pub(super) fn reasons(&self, module: &Module) -> Vec<Reason> {
+        let Some(entry) = self.entry(module.id) else { return Vec::new() };
+        let mut reasons = Vec::new();
+        match entry.phase {
+            Phase::Finishing(_) | Phase::Abandoned => return reasons,
+            Phase::Finished => reasons.push(Reason::Exiting),
+            Phase::Initialising(_) => reasons.push(Reason::Initialising),
+            Phase::Ready => {}
+        }
+        if entry.handles > 0 {
+            reasons.push(Reason::OtherHandles(entry.handles));
+        }
+        if entry.thread_destructors > 0 {
+            reasons.push(Reason::ThreadLocalDestructors(entry.thread_destructors));
+        }
+        match &entry.keep {
+            Some(Keep::NoDelete) => reasons.push(Reason::NoDelete),
+            Some(Keep::Unique(name)) => {
+                reasons.push(Reason::UniqueSymbol(String::from_utf8_lossy(name).into_owned()));
+            }
+            None => {}
+        }
+        for other in self.entries.iter().filter(|other| other.module.id != module.id && other.is_live()) {
+            if other.module.needs(module.id) {
+                reasons.push(Reason::NeededBy(other.module.path.clone()));
+            } else if other.uses().any(|id| id == module.id) {
+                reasons.push(Reason::BoundBy(other.module.path.clone()));
+            }
+        }
+        reasons
+    }
+}
+
+impl Module {
+    fn needs(&self, id: Id) -> bool {
+        self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))
     }
 }

@@ -18,7 +18,7 @@ use crate::sys::Identity;
 /// All modules, in order of their ids.
 #[derive(Clone, Default)]
 pub(crate) struct State {
-    entries: Vec<Entry>,
+    pub(super) entries: Vec<Entry>,
     /// Made global by an open, in order; what the program started with is not among them.
     pub(crate) global: Vec<Object>,
     pub(crate) unique: Unique<Object>,
@@ -28,23 +28,23 @@ pub(crate) struct State {
 }
 
 #[derive(Clone)]
-struct Entry {
-    module: Arc<Module>,
+pub(super) struct Entry {
+    pub(super) module: Arc<Module>,
     /// Names it was asked for by.
-    names: Vec<Box<[u8]>>,
-    handles: usize,
+    pub(super) names: Vec<Box<[u8]>>,
+    pub(super) handles: usize,
     /// Thread-local destructors that threads have still to run.
-    thread_destructors: usize,
-    phase: Phase,
+    pub(super) thread_destructors: usize,
+    pub(super) phase: Phase,
     /// Modules that it has come to refer to since it was loaded.
-    bound_later: Vec<Id>,
+    pub(super) bound_later: Vec<Id>,
     /// Why it is never unloaded, if so.
-    keep: Option<Keep>,
+    pub(super) keep: Option<Keep>,
 }
 
 /// Where a module is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// A thread runs its constructors.
     Initialising(Thread),
     Ready,
@@ -348,7 +348,7 @@ fn finish(modules: &[Arc<Module>]) {
 }
 
 impl State {
-    fn entry(&self, id: Id) -> Option<&Entry> {
+    pub(super) fn entry(&self, id: Id) -> Option<&Entry> {
         let at = self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()?;
         self.entries.get(at)
     }
@@ -433,38 +433,6 @@ impl State {
         unused
     }
 
-    fn reasons(&self, module: &Module) -> Vec<Reason> {
-        let Some(entry) = self.entry(module.id) else { return Vec::new() };
-        let mut reasons = Vec::new();
-        match entry.phase {
-            Phase::Finishing(_) | Phase::Abandoned => return reasons,
-            Phase::Finished => reasons.push(Reason::Exiting),
-            Phase::Initialising(_) => reasons.push(Reason::Initialising),
-            Phase::Ready => {}
-        }
-        if entry.handles > 0 {
-            reasons.push(Reason::OtherHandles(entry.handles));
-        }
-        if entry.thread_destructors > 0 {
-            reasons.push(Reason::ThreadLocalDestructors(entry.thread_destructors));
-        }
-        match &entry.keep {
-            Some(Keep::NoDelete) => reasons.push(Reason::NoDelete),
-            Some(Keep::Unique(name)) => {
-                reasons.push(Reason::UniqueSymbol(String::from_utf8_lossy(name).into_owned()));
-            }
-            None => {}
-        }
-        for other in self.entries.iter().filter(|other| other.module.id != module.id && other.is_live()) {
-            if other.module.needs(module.id) {
-                reasons.push(Reason::NeededBy(other.module.path.clone()));
-            } else if other.uses().any(|id| id == module.id) {
-                reasons.push(Reason::BoundBy(other.module.path.clone()));
-            }
-        }
-        reasons
-    }
-
     /// Wakes the threads that wait for a change, if there are any: to ask the kernel costs as much as a look-up of ten.
     fn tell_waiting(&self) {
         if !self.waiting.is_empty() {
@@ -487,24 +455,18 @@ impl State {
 }
 
 impl Entry {
-    fn is_live(&self) -> bool {
+    pub(super) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Finishing(_) | Phase::Abandoned)
     }
 
     /// The modules that it needs or refers to.
-    fn uses(&self) -> impl Iterator<Item = Id> {
+    pub(super) fn uses(&self) -> impl Iterator<Item = Id> {
         let module = &self.module;
         let needed = module.needed.iter().filter_map(|dependency| match dependency {
             Dependency::Module(id) => Some(*id),
             Dependency::Host(_) => None,
         });
         needed.chain(module.bound_to.iter().chain(&self.bound_later).copied())
-    }
-}
-
-impl Module {
-    fn needs(&self, id: Id) -> bool {
-        self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))
     }
 }
 
