@@ -10,7 +10,7 @@
 //! memory, which the handle keeps mapped.
 
 use std::collections::HashMap;
-use std::ffi::{CString, c_int, c_void};
+use std::ffi::{CStr, CString, c_int, c_void};
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
@@ -50,7 +50,13 @@ pub(crate) struct Storage {
     pub(crate) module: usize,
     /// Where the library's block starts in that.
     pub(crate) shift: u64,
-    /// Where the block starts, counted from the thread pointer, if that is the same in all threads.
+    pub(crate) place: Place,
+}
+
+/// Where a block of thread-local storage is, as far as that was asked for.
+#[derive(Clone, Default)]
+pub(crate) struct Place {
+    /// Where it starts, counted from the thread pointer, if that is the same in all threads.
     pub(crate) offset: Option<u64>,
     /// Function and argument, by offset in the block.
     pub(crate) descriptors: HashMap<u64, (u64, u64)>,
@@ -58,7 +64,8 @@ pub(crate) struct Storage {
 
 /// Where it comes from; held until the storage is dropped.
 enum Source {
-    Carrier(#[allow(dead_code)] Handle),
+    /// And its name.
+    Carrier(#[allow(dead_code)] Handle, CString),
     Reserve(#[allow(dead_code)] Part),
 }
 
@@ -83,51 +90,58 @@ impl Storage {
         match Self::of_glibc(template) {
             Err(refused) if template.needs_static => {
                 let part = reserve::take(template).ok_or(refused)?;
-                let (module, shift, offset) = (part.module, part.shift, Some(part.offset));
-                Ok(Self { source: Source::Reserve(part), module, shift, offset, descriptors: HashMap::new() })
+                let (module, shift) = (part.module, part.shift);
+                let place = Place { offset: Some(part.offset), ..Place::default() };
+                Ok(Self { source: Source::Reserve(part), module, shift, place })
             }
             storage => storage,
         }
     }
 
     fn of_glibc(template: &Template) -> Result<Self, ErrorKind> {
-        let carrier = Carrier::of(template);
-        let file = memory_file(&carrier.bytes)?;
-        let name = unique_name(file.as_raw_fd());
-        let handle = match fault::point("dlopen") {
-            // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
-            Ok(()) => unsafe { (real().dlopen)(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
-            Err(_) => std::ptr::null_mut(),
-        };
-        let handle = NonNull::new(handle).ok_or_else(|| {
-            let (says, carrier) = (host::last_error(), format!("{}: ", name.to_string_lossy()));
-            let says = says.trim_start_matches(&carrier);
-            let what = format!("expected {:#x} bytes from the C library, which says: {says}", template.size);
-            ErrorKind::ThreadLocal { what }
+        let carrier = Carrier::of(&Block::Own(template), template.needs_static, &template.descriptors);
+        let (handle, name, place) = carrier.open(&template.descriptors).map_err(|says| ErrorKind::ThreadLocal {
+            what: format!(
+                "expected {:#x} bytes from the C library, which says: {}",
+                template.size,
+                without_name(&says)
+            ),
         })?;
-        let source = Source::Carrier(Handle(handle));
-        let mut storage = Self { source, module: 0, shift: 0, offset: None, descriptors: HashMap::new() };
-        let unknown = || ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() };
-        // SAFETY: `dlinfo` writes the number, or the pointer, that these requests are documented to give.
-        let base = unsafe {
-            let mut map: *const LinkMap = std::ptr::null();
-            let module: *mut usize = &raw mut storage.module;
-            let ok = (real().dlinfo)(handle.as_ptr(), libc::RTLD_DI_TLS_MODID, module.cast()) == 0
-                && (real().dlinfo)(handle.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) == 0;
-            if !ok || map.is_null() || storage.module == 0 {
-                return Err(unknown());
-            }
-            (*map).bias
-        };
-        // SAFETY: words of the carrier, which lie in its one segment, relocated by glibc.
-        let word = |at: u64| unsafe { ((base + at as usize) as *const u64).read() };
-        storage.offset = carrier.offset_at.map(word);
-        for (index, offset) in template.descriptors.iter().enumerate() {
-            let at = carrier.descriptors_at + 16 * index as u64;
-            storage.descriptors.insert(*offset, (word(at), word(at + 8)));
+        let mut module = 0;
+        let answer: *mut usize = &raw mut module;
+        // SAFETY: `dlinfo` writes the number that this request is documented to give.
+        let failed = unsafe { (real().dlinfo)(handle.0.as_ptr(), libc::RTLD_DI_TLS_MODID, answer.cast()) };
+        if failed != 0 || module == 0 {
+            return Err(ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() });
         }
-        Ok(storage)
+        Ok(Self { source: Source::Carrier(handle, name), module, shift: 0, place })
     }
+
+    /// Where the block is for a library that refers to it later: at one offset in all threads if it `needs_static`, and
+    /// by descriptors. The error is what glibc says.
+    ///
+    /// glibc settles on the first use by any thread whether a block that is made on demand could have one offset. Until
+    /// then a second carrier that refers to the first has it do so; descriptors are made either way.
+    pub(crate) fn place_for(&self, needs_static: bool, descriptors: &[u64]) -> Result<Place, String> {
+        let carrier = match &self.source {
+            Source::Carrier(_, name) if self.place.offset.is_none() => name,
+            _ => return Ok(self.place.clone()),
+        };
+        // What glibc makes belongs to the first: the second may go at once.
+        let relay = Carrier::of(&Block::Of(carrier), needs_static, descriptors);
+        relay.open(descriptors).map(|(_relay, _, place)| place).map_err(|says| without_name(&says).to_owned())
+    }
+}
+
+/// What glibc says of an object, without the name that nobody knows.
+fn without_name(says: &str) -> &str {
+    says.split_once(": ").filter(|(name, _)| name.starts_with("/proc/")).map_or(says, |(_, says)| says)
+}
+
+/// What a carrier is for: a block of its own, or one that another carrier has.
+enum Block<'a> {
+    Own(&'a Template),
+    Of(&'a CStr),
 }
 
 /// The file of a carrier, and where in it glibc leaves its answers.
@@ -139,28 +153,40 @@ struct Carrier {
 }
 
 impl Carrier {
-    /// Writes the object: header, four program headers, dynamic section, empty symbol and hash tables, relocations, the
-    /// words that they change, the initial image.
-    fn of(template: &Template) -> Self {
+    /// Writes the object: header, four program headers, dynamic section, symbol table, hash table, strings, relocations,
+    /// the words that they change, the initial image.
+    ///
+    /// A block of its own is there for others by a symbol; that of another carrier is referred to by the same one.
+    fn of(block: &Block<'_>, needs_static: bool, descriptors: &[u64]) -> Self {
         const R_TPOFF64: u64 = 18;
         const R_TLSDESC: u64 = 36;
         const DF_STATIC_TLS: u64 = 0x10;
+        /// Global, thread-local.
+        const SYMBOL: u64 = 0x16 << 32;
+        const DEFINED: u64 = 1 << 48;
+        let strings = {
+            let needed = if let Block::Of(name) = block { name.to_bytes() } else { b"" };
+            [b"\0soload block\0", needed, b"\0"].concat()
+        };
+        let (image, size, align, skew) = match block {
+            Block::Own(template) => (&*template.image, template.size, template.align.max(1), template.skew),
+            Block::Of(_) => (&[][..], 0, 1, 0),
+        };
         let words = |count: usize| count as u64 * 8;
         let headers = 64 + 4 * 56;
         let dynamic_at = headers;
-        let dynamic_len = words(2 * 10);
+        let dynamic_len = words(2 * 11);
         let symbols_at = dynamic_at + dynamic_len;
-        let hash_at = symbols_at + 24;
-        let strings_at = hash_at + 16;
-        let relocations_at = strings_at + 8;
-        let relocation_count = template.descriptors.len() + usize::from(template.needs_static);
+        let hash_at = symbols_at + 2 * 24;
+        let strings_at = hash_at + 5 * 4;
+        let relocations_at = (strings_at + strings.len() as u64).next_multiple_of(8);
+        let relocation_count = descriptors.len() + usize::from(needs_static);
         let offset_at = relocations_at + words(3 * relocation_count);
         let descriptors_at = offset_at + 8;
-        let words_end = descriptors_at + words(2 * template.descriptors.len());
+        let words_end = descriptors_at + words(2 * descriptors.len());
         // The image stands where it does modulo its alignment, as in the library: glibc keeps that skew.
-        let align = template.align.max(1);
-        let image_at = words_end.next_multiple_of(align) + template.skew % align;
-        let end = image_at + template.image.len() as u64;
+        let image_at = words_end.next_multiple_of(align) + skew % align;
+        let end = image_at + image.len() as u64;
 
         let mut bytes = Vec::with_capacity(end as usize);
         let half = |bytes: &mut Vec<u8>, values: &[u16]| values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
@@ -180,34 +206,74 @@ impl Carrier {
         };
         header(libc::PT_LOAD, 0, end, end, 0x1000);
         header(libc::PT_DYNAMIC, dynamic_at, dynamic_len, dynamic_len, 8);
-        header(libc::PT_TLS, image_at, template.image.len() as u64, template.size, align);
+        match block {
+            Block::Own(_) => header(libc::PT_TLS, image_at, image.len() as u64, size, align),
+            Block::Of(_) => header(libc::PT_NULL, 0, 0, 0, 1),
+        }
         header(libc::PT_GNU_STACK, 0, 0, 0, 16);
-        let flags = if template.needs_static { DF_STATIC_TLS } else { 0 };
-        let entries: [[u64; 2]; 10] = [
+        let flags = if needs_static { DF_STATIC_TLS } else { 0 };
+        const DT_NEEDED: u64 = 1;
+        const DT_NULL: u64 = 0;
+        let (needed, symbol, in_bucket) = match block {
+            Block::Own(_) => ([DT_NULL, 0], [1 | SYMBOL | DEFINED, 0, size], 1),
+            // Behind the symbol's name.
+            Block::Of(_) => ([DT_NEEDED, 14], [1 | SYMBOL, 0, 0], 0),
+        };
+        let entries: [[u64; 2]; 11] = [
             [4, hash_at],
             [5, strings_at],
             [6, symbols_at],
-            [10, 8],
+            [10, strings.len() as u64],
             [11, 24],
             [7, relocations_at],
             [8, words(3 * relocation_count)],
             [9, 24],
             [30, flags],
-            [0, 0],
+            needed,
+            [DT_NULL, 0],
         ];
         entries.iter().for_each(|entry| long(&mut bytes, entry));
         long(&mut bytes, &[0, 0, 0]);
-        word(&mut bytes, &[1, 1, 0, 0]);
-        long(&mut bytes, &[0]);
-        if template.needs_static {
-            long(&mut bytes, &[offset_at, R_TPOFF64, 0]);
+        long(&mut bytes, &symbol);
+        word(&mut bytes, &[1, 2, in_bucket, 0, 0]);
+        bytes.extend(&strings);
+        bytes.resize(relocations_at as usize, 0);
+        let kind = |number: u64| if let Block::Of(_) = block { 1 << 32 | number } else { number };
+        if needs_static {
+            long(&mut bytes, &[offset_at, kind(R_TPOFF64), 0]);
         }
-        for (index, offset) in template.descriptors.iter().enumerate() {
-            long(&mut bytes, &[descriptors_at + words(2 * index), R_TLSDESC, *offset]);
+        for (index, offset) in descriptors.iter().enumerate() {
+            long(&mut bytes, &[descriptors_at + words(2 * index), kind(R_TLSDESC), *offset]);
         }
         bytes.resize(image_at as usize, 0);
-        bytes.extend(&template.image);
-        Self { bytes, offset_at: template.needs_static.then_some(offset_at), descriptors_at }
+        bytes.extend(image);
+        Self { bytes, offset_at: needs_static.then_some(offset_at), descriptors_at }
+    }
+
+    /// Has glibc load it; answers the handle, the name, and where the block is as far as that was asked for.
+    fn open(&self, descriptors: &[u64]) -> Result<(Handle, CString, Place), String> {
+        let file = memory_file(&self.bytes).map_err(|kind| kind.to_string())?;
+        let name = unique_name(file.as_raw_fd());
+        let handle = match fault::point("dlopen") {
+            // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
+            Ok(()) => unsafe { (real().dlopen)(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
+            Err(_) => std::ptr::null_mut(),
+        };
+        let handle = NonNull::new(handle).map(Handle).ok_or_else(host::last_error)?;
+        let mut map: *const LinkMap = std::ptr::null();
+        // SAFETY: `dlinfo` writes the pointer that this request is documented to give; it lasts as long as the handle.
+        let base = unsafe {
+            if (real().dlinfo)(handle.0.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) != 0 || map.is_null() {
+                return Err(host::last_error());
+            }
+            (*map).bias
+        };
+        // SAFETY: words of the carrier, which lie in its one segment, relocated by glibc.
+        let word = |at: u64| unsafe { ((base + at as usize) as *const u64).read() };
+        let places = (self.descriptors_at..).step_by(16).map(|at| (word(at), word(at + 8)));
+        let place =
+            Place { offset: self.offset_at.map(word), descriptors: descriptors.iter().copied().zip(places).collect() };
+        Ok((handle, name, place))
     }
 }
 

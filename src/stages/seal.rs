@@ -1,5 +1,6 @@
 //! Sealing: resolvers decide, thread-local storage is got, functions are checked, and pages become read-only.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
 use super::bind::{Bound, Scope, Source};
@@ -13,7 +14,7 @@ use crate::load::relocate::{Outcome, ThreadLocal};
 use crate::load::scope::Definition;
 use crate::load::seal as sealing;
 use crate::process::module::Object;
-use crate::process::storage::{Storage, Template};
+use crate::process::storage::{Place, Storage, Template};
 use crate::process::unwind::Frames;
 use crate::process::{hooks, host};
 
@@ -95,18 +96,23 @@ fn resolve(group: &Relocated, scope: &Scope) -> Result<(), Error> {
 ///
 /// After the resolvers: glibc hands the initial image to all threads at once, so it has to be complete.
 fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
-    let mut wants: Vec<(bool, BTreeSet<u64>)> = group.members.iter().map(|_| Default::default()).collect();
+    // By provider: whether one offset for all threads is counted on, and what descriptors are wanted.
+    let mut wants: Vec<(bool, BTreeSet<u64>)> = scope.sources.iter().map(|_| Default::default()).collect();
     for (_, (_, outcome)) in group.new_members() {
         for word in &outcome.thread_local {
-            match (&scope.sources[word.provider], word.kind) {
-                (Source::Member(index), Kind::ThreadOffset) => wants[*index].0 = true,
-                (Source::Member(index), Kind::TlsDescriptor) => drop(wants[*index].1.insert(word.offset)),
+            match word.kind {
+                Kind::ThreadOffset => wants[word.provider].0 = true,
+                Kind::TlsDescriptor => drop(wants[word.provider].1.insert(word.offset)),
                 _ => {}
             }
         }
     }
+    let mut of_member = |index: usize| {
+        let is_it = |source: &Source| matches!(source, Source::Member(member) if *member == index);
+        scope.sources.iter().position(is_it).map(|provider| std::mem::take(&mut wants[provider])).unwrap_or_default()
+    };
     let group = group.advance(|index, (mut mapped, outcome)| {
-        let (needs_static, descriptors) = std::mem::take(&mut wants[index]);
+        let (needs_static, descriptors) = of_member(index);
         let image = &mapped.new.image;
         if let Some(block) = image.tls_header().filter(|header| header.memory_size > 0) {
             let template = Template {
@@ -121,9 +127,22 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         }
         Ok((mapped, outcome))
     })?;
+    // What was there before may have to be found anew.
+    let places: Vec<Result<Place, String>> = scope
+        .sources
+        .iter()
+        .zip(wants)
+        .map(|(source, (needs_static, descriptors))| match source {
+            Source::Object(Object::Module(module)) if needs_static || !descriptors.is_empty() => {
+                let storage = module.storage.as_ref().ok_or_else(String::new)?;
+                storage.place_for(needs_static, &Vec::from_iter(descriptors))
+            }
+            _ => Ok(Place::default()),
+        })
+        .collect();
     for (_, (mapped, outcome)) in group.new_members() {
         for word in &outcome.thread_local {
-            let written = Block::of(&group, scope, word).and_then(|block| block.write(mapped, word));
+            let written = Block::of(&group, scope, &places, word).and_then(|block| block.write(mapped, word));
             written.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         }
     }
@@ -135,24 +154,33 @@ struct Block<'a> {
     module: usize,
     /// Where it starts in that module's storage.
     shift: u64,
-    /// From the thread pointer, if that is the same in all threads.
-    offset: Option<u64>,
-    storage: Option<&'a Storage>,
+    /// What is known of its place, or why it is not.
+    place: Result<Cow<'a, Place>, &'a str>,
 }
 
 impl<'a> Block<'a> {
     /// The block of the object that `word` refers to.
-    fn of(group: &'a Relocated, scope: &'a Scope, word: &ThreadLocal) -> Result<Self, ErrorKind> {
+    fn of(
+        group: &'a Relocated,
+        scope: &'a Scope,
+        places: &'a [Result<Place, String>],
+        word: &ThreadLocal,
+    ) -> Result<Self, ErrorKind> {
+        let mut place = None;
         let storage = match &scope.sources[word.provider] {
             // What the program started with has its block at one offset in all threads.
             Source::Object(Object::Host(host)) if host.tls_module != 0 => {
                 let from_here =
                     || host::thread_local_address(host.tls_module, 0).0.wrapping_sub(native::thread_pointer());
                 let offset = host.at_start.then(|| from_here() as u64);
-                return Ok(Self { module: host.tls_module, shift: 0, offset, storage: None });
+                let place = Place { offset, ..Place::default() };
+                return Ok(Self { module: host.tls_module, shift: 0, place: Ok(Cow::Owned(place)) });
             }
             Source::Object(Object::Host(_)) => None,
-            Source::Object(Object::Module(module)) => module.storage.as_ref(),
+            Source::Object(Object::Module(module)) => {
+                place = Some(places[word.provider].as_ref());
+                module.storage.as_ref()
+            }
             Source::Member(index) => match &group.members[*index] {
                 Slot::New((mapped, _)) => mapped.storage.as_ref(),
                 Slot::Known(_) => None,
@@ -162,30 +190,30 @@ impl<'a> Block<'a> {
             let expected = "a thread-local block (PT_TLS) in the object that has the symbol";
             ErrorKind::malformed("thread-local reference", At::Vaddr(word.place), expected, "none")
         })?;
-        Ok(Self { module: storage.module, shift: storage.shift, offset: storage.offset, storage: Some(storage) })
+        let place = place.unwrap_or(Ok(&storage.place)).map(Cow::Borrowed).map_err(String::as_str);
+        Ok(Self { module: storage.module, shift: storage.shift, place })
     }
 
     /// Writes what `word` asks for.
     fn write(&self, mapped: &Mapped, word: &ThreadLocal) -> Result<(), ErrorKind> {
         let write = |at: u64, value: u64| mapped.mapping.write(Vaddr(word.place.0.wrapping_add(at)), 8, value);
-        let no_fixed_offset = || ErrorKind::ThreadLocal {
+        let refused = |why: &str| ErrorKind::ThreadLocal {
             what: format!(
-                "the reference at address {}: expected a block at one offset in all threads, found one made on demand",
+                "the reference at address {}: expected a block at one offset in all threads, found one made on demand{why}",
                 word.place
             ),
         };
+        let place = || self.place.as_ref().map_err(|says| refused(&format!("; the C library says: {says}")));
+        let offset = || place()?.offset.ok_or_else(|| refused(""));
         match word.kind {
             Kind::TlsModule => write(0, self.module as u64),
             Kind::TlsOffset => write(0, word.offset.wrapping_add(self.shift)),
-            Kind::ThreadOffset => write(0, self.offset.ok_or_else(no_fixed_offset)?.wrapping_add(word.offset)),
+            Kind::ThreadOffset => write(0, offset()?.wrapping_add(word.offset)),
             // glibc's own descriptor where it has made one; otherwise the one for blocks at a fixed offset.
             _ => {
-                let made = self.storage.and_then(|storage| storage.descriptors.get(&word.offset));
-                let fixed = || {
-                    let offset = self.offset.ok_or_else(no_fixed_offset)?;
-                    Ok((native::static_descriptor() as u64, offset.wrapping_add(word.offset)))
-                };
-                let (function, argument) = made.copied().map_or_else(fixed, Ok)?;
+                let made = place()?.descriptors.get(&word.offset).copied();
+                let fixed = || Ok((native::static_descriptor() as u64, offset()?.wrapping_add(word.offset)));
+                let (function, argument) = made.map_or_else(fixed, Ok)?;
                 write(0, function)?;
                 write(8, argument)
             }

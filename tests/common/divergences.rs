@@ -26,9 +26,6 @@ pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
 pub(crate) const DIVERGENCE_SEARCH_INFO: Divergence = Divergence(
     "glibc answers RTLD_DI_SERINFO with the folders it searches for a library; ours does not know that request, and says so",
 );
-pub(crate) const DIVERGENCE_STORAGE_ON_DEMAND: Divergence = Divergence(
-    "glibc can still give a block of thread-local storage one offset in all threads when a library opened later counts on it; ours, once made on demand, stays so, and the open fails with that reason",
-);
 pub(crate) const DIVERGENCE_STATIC_CHAIN: Divergence = Divergence(
     "glibc's trampoline may change r10, the static chain of nested functions, when a function is bound by its first call; ours keeps it",
 );
