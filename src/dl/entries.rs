@@ -57,6 +57,54 @@ macro_rules! with_caller {
     };
 }
 
+/// Defines such a function that, as long as there is no module, goes on to the C library's own function instead, which
+/// then sees the caller too: who asks for the next definition after his own is known by his return address alone.
+///
+/// Sanitizers ask as soon as they are loaded, before anything of the C library may be called through them.
+macro_rules! with_caller_once_there_are_modules {
+    ($(#[$doc:meta])* $name:ident($($argument:ident: $type:ty),*) -> $result:ty, $register:literal, $to:path) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As for the C function of that name.
+        #[cfg(target_arch = "x86_64")]
+        #[unsafe(naked)]
+        pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+            unsafe extern "C" fn forward() -> usize {
+                super::forward(|real| real.$name as *const () as usize)
+            }
+            core::arch::naked_asm!(
+                "endbr64",
+                "push rdi",
+                "push rsi",
+                "push rdx",
+                "call {forward}",
+                "pop rdx",
+                "pop rsi",
+                "pop rdi",
+                "test rax, rax",
+                "jnz 2f",
+                concat!("mov ", $register, ", [rsp]"),
+                "jmp {to}",
+                "2:",
+                "jmp rax",
+                forward = sym forward,
+                to = sym $to,
+            )
+        }
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// As for the C function of that name.
+        #[cfg(not(target_arch = "x86_64"))]
+        pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+            // SAFETY: the caller's promise.
+            unsafe { $to($($argument,)* std::ptr::null()) }
+        }
+    };
+}
+
 with_caller! {
     /// `dlopen`, by soload.
     ///
@@ -77,7 +125,7 @@ with_caller! {
     /// ```
     dlmopen(space: c_long, name: *const c_char, mode: c_int) -> *mut c_void, "rcx", open_in_from
 }
-with_caller! {
+with_caller_once_there_are_modules! {
     /// `dlsym`, by soload for what it loaded.
     ///
     /// ```
@@ -87,7 +135,7 @@ with_caller! {
     /// ```
     dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void, "rdx", symbol_from
 }
-with_caller! {
+with_caller_once_there_are_modules! {
     /// `dlvsym`, by soload for what it loaded.
     ///
     /// ```

@@ -18,6 +18,7 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use backtrace::{backtrace_symbols, backtrace_symbols_fd};
 pub use entries::{
@@ -30,7 +31,7 @@ use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
 use crate::loader::{self, Wishes};
 use crate::process::module::Object;
-use crate::process::real::real;
+use crate::process::real::{Real, real};
 use crate::process::scope::address;
 use crate::process::world::Look;
 use crate::process::{hooks, imports, registry};
@@ -48,10 +49,25 @@ thread_local! {
     static ERROR: RefCell<(Option<CString>, Option<CString>)> = const { RefCell::new((None, None)) };
 }
 
+/// Whether a call of ours ever failed.
+static FAILED: AtomicBool = AtomicBool::new(false);
+
 fn fail(text: String) {
+    FAILED.store(true, Ordering::Relaxed);
     let text = CString::new(text.replace('\0', "\\0")).unwrap_or_default();
     // A thread that is ending has no place for it any more; nobody is left there to ask.
     let _ = ERROR.try_with(|error| error.borrow_mut().0 = Some(text));
+}
+
+/// Where a call goes that the C library answers as long as there are no modules; 0 once there are.
+fn forward(function: impl FnOnce(&Real) -> usize) -> usize {
+    if registry::any() {
+        return 0;
+    }
+    if FAILED.load(Ordering::Relaxed) {
+        clear_error();
+    }
+    function(real())
 }
 
 fn clear_error() {

@@ -31,6 +31,9 @@ pub(super) unsafe fn at_address(
     info: *mut libc::Dl_info,
 ) -> Option<(*mut LinkMap, *const c_void)> {
     let addr = Addr(address as usize);
+    if !registry::any() {
+        return None;
+    }
     let module = registry::state().by_address(addr)?;
     let bias = module.mapping.bias();
     let vaddr = bias.vaddr(addr).0;
@@ -118,6 +121,10 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
             (this.callback)(&raw mut info, size.min(size_of::<libc::dl_phdr_info>()), this.data)
         }
     }
+    if !registry::any() {
+        // SAFETY: the caller's promise.
+        return unsafe { (real().dl_iterate_phdr)(Some(callback), data) };
+    }
     let (modules, added, removed) = registry::state().all();
     let mut this = Wrapped { callback, data, added, removed, host: (0, 0) };
     // SAFETY: `wrapped` takes this pointer, during this call.
@@ -152,6 +159,9 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
 /// # Safety
 /// `answer` can be written.
 pub(super) unsafe fn find(address: *const c_void, answer: *mut Found) -> Option<()> {
+    if !registry::any() {
+        return None;
+    }
     let module = hooks::undisturbed(registry::state).by_address(Addr(address as usize))?;
     let range = module.mapping.range();
     let frames = module.headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME)?;

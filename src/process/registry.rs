@@ -4,6 +4,7 @@
 //! runs: either could wait for another thread that waits for us.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::hooks::{self, Thread};
@@ -67,12 +68,19 @@ pub(crate) enum Keep {
 
 static REGISTRY: Mutex<Option<Arc<State>>> = Mutex::new(None);
 static CHANGED: Condvar = Condvar::new();
+/// Whether there ever was a module.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 type Guard = MutexGuard<'static, Option<Arc<State>>>;
 
 fn lock() -> Guard {
     // Every change of the tables is complete before anything that could panic.
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether there ever was a module. As long as there is none, every answer is the C library's.
+pub(crate) fn any() -> bool {
+    ANY.load(Ordering::Acquire)
 }
 
 /// The tables, to be changed: those that somebody else looks at are copied first.
@@ -132,6 +140,7 @@ pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcom
     {
         return None;
     }
+    ANY.store(true, Ordering::Release);
     let phase = Phase::Initialising(hooks::this_thread());
     let mut modules = Vec::new();
     for (index, Newcomer { module, names, keep }) in make(Id(state.next)).into_iter().enumerate() {
