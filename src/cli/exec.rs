@@ -13,11 +13,13 @@ use super::print;
 use super::{Outcome, Status};
 
 const DROP_IN: &str = "libsoload_dl.so";
+/// What AddressSanitizer goes by.
+const SANITIZER: &str = "ASAN_OPTIONS";
 
 /// Run a program whose dlopen is soload
 ///
 /// Puts libsoload_dl.so into LD_PRELOAD, after what is there, and becomes the program: the exit code is the program's,
-/// or 127 if it cannot be run. The drop-in is looked for beside this command and in ../lib, unless SOLOAD_DL says where
+/// or 127 if it cannot be run. Programs built with AddressSanitizer are told by ASAN_OPTIONS that they need not be first. The drop-in is looked for beside this command and in ../lib, unless SOLOAD_DL says where
 /// it is.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -39,7 +41,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         }
     };
     let mut command = Command::new(program);
-    command.args(arguments).env("LD_PRELOAD", preload);
+    command.args(arguments).env("LD_PRELOAD", preload).env(SANITIZER, sanitizer());
     if args.trace {
         command.env("SOLOAD_LOG", "trace");
     }
@@ -75,6 +77,17 @@ fn drop_in() -> Result<PathBuf, String> {
             folder = print::path(folder)
         )
     })
+}
+
+/// The sanitizer's options with one more: it would otherwise refuse to run behind something that is preloaded. What was
+/// set already comes last, so that it counts.
+fn sanitizer() -> OsString {
+    let mut options = OsString::from("verify_asan_link_order=0");
+    if let Some(set) = env::var_os(SANITIZER).filter(|set| !set.is_empty()) {
+        options.push(":");
+        options.push(set);
+    }
+    options
 }
 
 /// `LD_PRELOAD` with the drop-in behind what is there: some libraries insist on being first.
