@@ -4,6 +4,7 @@
 // needs: lazy_resolved
 
 #include <execinfo.h>
+#include <stdlib.h>
 #include <string.h>
 
 int choose(void);
@@ -24,6 +25,7 @@ __attribute__((noinline)) static void look_around(void) {
     char **names = backtrace_symbols(frames, count);
     for (int frame = 0; names && frame < count; frame++)
         frames_of_caller += strstr(names[frame], "(call_indirect+") != 0;
+    free(names);
 }
 
 static int (*resolve(void))(void) {

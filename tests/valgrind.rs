@@ -11,11 +11,10 @@ use common::*;
 
 const WATCHED: &str = "SOLOAD_TEST_WATCHED";
 
-/// Runs this one test again under valgrind. Whatever that reports fails it, but for what `options` turn off.
-fn under_valgrind(name: &str, options: &[&str]) {
+/// Runs this one test again under valgrind. Whatever that reports fails it.
+fn under_valgrind(name: &str) {
     let mut valgrind = Command::new("valgrind");
     valgrind.args(["--quiet", "--error-exitcode=99", "--leak-check=full", "--errors-for-leak-kinds=definite"]);
-    valgrind.args(options);
     // Otherwise what an unloaded library had allocated is reported without saying where.
     valgrind.args(["--keep-debuginfo=yes", "--show-leak-kinds=definite"]);
     valgrind.arg(std::env::current_exe().unwrap());
@@ -50,7 +49,7 @@ fn use_all(libraries: &[(&str, &str)]) {
 #[test]
 fn loading_using_and_unloading_is_clean() {
     if !is_watched() {
-        return under_valgrind("loading_using_and_unloading_is_clean", &[]);
+        return under_valgrind("loading_using_and_unloading_is_clean");
     }
     use_all(&[
         ("life_root", "present"),
@@ -66,7 +65,7 @@ fn loading_using_and_unloading_is_clean() {
 #[test]
 fn thread_local_storage_is_clean_in_every_model_and_thread() {
     if !is_watched() {
-        return under_valgrind("thread_local_storage_is_clean_in_every_model_and_thread", &[]);
+        return under_valgrind("thread_local_storage_is_clean_in_every_model_and_thread");
     }
     for model in ["tls_general", "tls_local", "tls_initial", "tls_descriptor", "tls_descriptor_static"] {
         let library = Lib::Ours(ours(model).unwrap());
@@ -80,9 +79,7 @@ fn thread_local_storage_is_clean_in_every_model_and_thread() {
 #[test]
 fn what_loaded_code_opens_is_clean() {
     if !is_watched() {
-        // Where soload and not ld.so has mapped libstdc++, valgrind 3.19 takes its `delete` for a call of `free`, though
-        // it is bound to the right function. Why is not known yet.
-        return under_valgrind("what_loaded_code_opens_is_clean", &["--show-mismatched-frees=no"]);
+        return under_valgrind("what_loaded_code_opens_is_clean");
     }
     use_all(&[
         ("nested/constructor.so", "plugin_own"),
@@ -91,4 +88,25 @@ fn what_loaded_code_opens_is_clean() {
         ("nested/plugin.so", "plugin_backtrace"),
         ("nested/thread_local.so", "use_thread_locals"),
     ]);
+}
+
+#[test]
+fn calls_that_are_bound_late_are_clean() {
+    if !is_watched() {
+        return under_valgrind("calls_that_are_bound_late_are_clean");
+    }
+    let _second = Loader::Ours.open_with("lazy_second", GLOBAL);
+    for _ in 0..2 {
+        for (library, function) in [
+            ("lazy_calls", "sums"),
+            ("lazy_calls", "catch_through"),
+            ("lazy_resolver", "call_indirect"),
+            ("lazy_asker", "call_chosen"),
+            ("lazy_goodbye", "present"),
+        ] {
+            let library = Loader::Ours.open_with(library, LAZY);
+            library.call(function);
+            library.close();
+        }
+    }
 }

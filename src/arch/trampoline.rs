@@ -139,7 +139,8 @@ mod processor {
 
 /// A trampoline that keeps vector registers by `$save` and `$restore`, after `$prepare` has made their room fit.
 ///
-/// `rbx` holds the frame, so that unwinders and debuggers find their way however large the room is.
+/// `rbp` holds the frame, with a copy of the return address above the caller's `rbp`: unwinders find their way however
+/// large the room is, those too that go by frame pointers alone.
 #[cfg(target_arch = "x86_64")]
 macro_rules! trampoline {
     ($name:literal, [$($prepare:literal),*], $save:literal, $restore:literal) => {
@@ -154,11 +155,13 @@ macro_rules! trampoline {
             // The two words of the procedure linkage table.
             ".cfi_adjust_cfa_offset 16",
             "endbr64",
-            "push rbx",
+            "push qword ptr [rsp + 16]",
             ".cfi_adjust_cfa_offset 8",
-            ".cfi_rel_offset rbx, 0",
-            "mov rbx, rsp",
-            ".cfi_def_cfa_register rbx",
+            "push rbp",
+            ".cfi_adjust_cfa_offset 8",
+            ".cfi_rel_offset rbp, 0",
+            "mov rbp, rsp",
+            ".cfi_def_cfa_register rbp",
             "and rsp, -64",
             "sub rsp, qword ptr [rip + {bytes}]",
             "sub rsp, 64",
@@ -174,8 +177,8 @@ macro_rules! trampoline {
             "xor edx, edx",
             $($prepare,)*
             concat!($save, " [rsp + 64]"),
-            "mov rdi, [rbx + 8]",
-            "mov rsi, [rbx + 16]",
+            "mov rdi, [rbp + 16]",
+            "mov rsi, [rbp + 24]",
             "call [rdi]",
             "mov r11, rax",
             "mov eax, dword ptr [rip + {mask}]",
@@ -189,13 +192,13 @@ macro_rules! trampoline {
             "mov r8, [rsp + 40]",
             "mov r9, [rsp + 48]",
             "mov r10, [rsp + 56]",
-            "mov rsp, rbx",
+            "mov rsp, rbp",
             ".cfi_def_cfa_register rsp",
-            "pop rbx",
+            "pop rbp",
             ".cfi_adjust_cfa_offset -8",
-            ".cfi_restore rbx",
-            "add rsp, 16",
-            ".cfi_adjust_cfa_offset -16",
+            ".cfi_restore rbp",
+            "add rsp, 24",
+            ".cfi_adjust_cfa_offset -24",
             "jmp r11",
             ".cfi_endproc",
             concat!(".size ", $name, ", . - ", $name),
