@@ -5,6 +5,7 @@
 mod common;
 
 use std::ffi::c_int;
+use std::fs;
 use std::sync::mpsc;
 use std::thread;
 
@@ -216,6 +217,18 @@ fn a_block_that_some_thread_has_used_has_descriptors_but_no_fixed_offset_any_mor
         assert_eq!(in_all_threads(&old, user.address("add_to_counter")), [42, 41, 41]);
         assert_eq!(owner.call("next_value"), 44, "it is the same variable");
         old.end();
+    });
+}
+
+#[test]
+fn a_library_is_not_taken_for_the_storage_of_another() {
+    on_both_loaders(|loader| {
+        let _first = loader.open("tls_general");
+        // While it was being opened, its own file had the first free number and the one for its storage the next.
+        let _taken = fs::File::open("/dev/null").unwrap();
+        let second = loader.open("tls_local");
+        assert_eq!(second.call("next_value"), 42);
+        assert!(common::maps::is_mapped("libtls_local.so"));
     });
 }
 

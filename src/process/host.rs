@@ -160,8 +160,17 @@ impl HostObject {
         }
     }
 
+    /// Whether it was opened by the number of an open file, as those are that we have the host open for their storage. That
+    /// number means other files later.
+    fn has_number_for_name(&self) -> bool {
+        self.name.to_bytes().starts_with(b"/proc/")
+    }
+
     /// Which file it is, as long as its path still leads there.
     pub(crate) fn identity(&self) -> Option<Identity> {
+        if self.has_number_for_name() {
+            return None;
+        }
         *self.identity.get_or_init(|| {
             if self.is_kernels() {
                 return None;
