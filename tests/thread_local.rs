@@ -287,6 +287,24 @@ fn a_thread_local_object_is_destroyed_when_its_thread_ends_and_the_library_stays
 }
 
 #[test]
+fn an_object_that_a_destructor_of_the_library_has_made_is_destroyed_when_its_thread_ends() {
+    on_both_loaders(|loader| {
+        if loader == Loader::Host {
+            // glibc unmaps the library, and the thread crashes when it ends.
+            return;
+        }
+        let journal = loader.open("journal");
+        let old = Old::thread();
+        old.run(move || loader.open("thread_destructor_late").close());
+        assert_eq!(journal.call_text("journal_text"), "");
+        // Whoever opens it gets a new one.
+        assert_eq!(loader.open("thread_destructor_late").call("present"), 1);
+        old.end();
+        assert_eq!(journal.call_text("journal_text"), "guest-");
+    });
+}
+
+#[test]
 fn static_storage_that_the_c_library_has_no_room_for_is_found_all_the_same() {
     on_both_loaders(|loader| {
         if loader == Loader::Host {

@@ -7,6 +7,7 @@ pub(crate) mod imports;
 pub(crate) mod later;
 pub(crate) mod lazy;
 pub(crate) mod module;
+pub(crate) mod newcomer;
 pub(crate) mod real;
 pub(crate) mod reason;
 pub(crate) mod registry;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::module::{Dependency, Id, Module};
-use super::registry::{Keep, Phase, State};
+use super::newcomer::Keep;
+use super::registry::{Phase, State};
 use crate::error::{Escaped, shown};
 
 /// Why a library is still mapped after its handle was closed.

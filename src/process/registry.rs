@@ -10,9 +10,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::hooks::{self, Thread};
 use super::later;
 use super::module::{Dependency, Id, Module, Object};
+use super::newcomer::{Fit, Keep, NewUnique, Newcomer, UniqueOwner};
 use super::reason::Reason;
 use crate::addr::Addr;
-use crate::file::symbols::Symbol;
 use crate::load::scope::Unique;
 use crate::sys::Identity;
 
@@ -53,17 +53,9 @@ pub(super) enum Phase {
     Finishing(Thread),
     /// Its destructors have run at the process's exit.
     Finished,
-    /// The thread that was initialising or finishing it is not in this process: a fork left it behind half done.
+    /// The thread that was initialising or finishing it is not in this process: a fork left it behind half done. Or its
+    /// destructors have run and made thread-local objects. It stays mapped, and nobody gets it any more.
     Abandoned,
-}
-
-/// Why a module stays for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// It asks for that (`DF_1_NODELETE`), or the one who opened it did.
-    NoDelete,
-    /// It has the definition of a unique symbol that everybody uses.
-    Unique(Box<[u8]>),
 }
 
 static REGISTRY: Mutex<Option<Arc<State>>> = Mutex::new(None);
@@ -91,39 +83,6 @@ fn edit(guard: &mut Guard) -> &mut State {
 /// The tables as they are now.
 pub(crate) fn state() -> Arc<State> {
     Arc::clone(lock().get_or_insert_default())
-}
-
-/// What a group was made to fit: if the process has changed in one of these, it has to be made anew.
-pub(crate) struct Fit {
-    /// The files its new modules were loaded from: nobody else may have loaded them meanwhile.
-    pub(crate) identities: Vec<Identity>,
-    /// Modules of the process that it rests on: they must still be there.
-    pub(crate) rests_on: Vec<Id>,
-    /// Unique symbols it was first to define.
-    pub(crate) unique: Vec<NewUnique>,
-}
-
-/// A unique symbol: its name, where it is, and who has it.
-pub(crate) struct NewUnique {
-    pub(crate) name: Box<[u8]>,
-    pub(crate) addr: Addr,
-    pub(crate) symbol: Symbol,
-    pub(crate) owner: UniqueOwner,
-}
-
-/// Who has a unique symbol.
-pub(crate) enum UniqueOwner {
-    /// A new module, by its place in the group's order of initialisation.
-    New(usize),
-    Known(Object),
-}
-
-/// A module on its way into the registry.
-pub(crate) struct Newcomer {
-    pub(crate) module: Module,
-    /// The names it was asked for by.
-    pub(crate) names: Vec<Box<[u8]>>,
-    pub(crate) keep: Option<Keep>,
 }
 
 /// Puts a group into the registry, with one handle to member `root`; from here on it is there for everybody.
@@ -314,6 +273,13 @@ fn unload(mut unused: Vec<Arc<Module>>) {
         let next = {
             let mut guard = lock();
             let state = edit(&mut guard);
+            // Or have thread-local objects made, which threads have still to destroy: then all of it stays mapped.
+            if unused.iter().any(|module| state.entry(module.id).is_some_and(|entry| entry.thread_destructors > 0)) {
+                unused.iter().for_each(|module| {
+                    state.entry_mut(module.id).into_iter().for_each(|entry| entry.phase = Phase::Abandoned);
+                });
+                return CHANGED.notify_all();
+            }
             state.entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
             state.take_unused()
         };

@@ -9,7 +9,8 @@ use crate::load::group::Slot;
 use crate::loader::Wishes;
 use crate::process::debugger::{self, Listed};
 use crate::process::module::{Dependency, Id, Module, Object};
-use crate::process::registry::{self, Fit, Keep, NewUnique, Newcomer, UniqueOwner};
+use crate::process::newcomer::{Fit, Keep, NewUnique, Newcomer, UniqueOwner};
+use crate::process::registry;
 
 /// A group that everybody sees.
 pub(crate) struct Published {
