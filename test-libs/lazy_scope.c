@@ -2,6 +2,9 @@
 // needs: journal
 // build: lazy_first -DDEFINES=1
 // build: lazy_second -DDEFINES=2
+// build: lazy_going -DDEFINES=1 -DGOING
+// build: lazy_along -DALONG
+// needs: lazy_asker lazy_going lazy_second
 // build: lazy_asker
 // build: lazy_asker_of_needed
 // needs: lazy_first
@@ -21,6 +24,14 @@ int soload_test_answer(void);
 IN_AND_OUT("definition " SELF(DEFINES))
 int soload_chosen(void) { return DEFINES; }
 int soload_test_answer(void) { return -1; }
+#ifdef GOING
+__attribute__((destructor)) static void hook(void) {
+    if (journal_last_hook)
+        journal_last_hook();
+}
+#endif
+#elif defined ALONG
+int present(void) { return 1; }
 #elif defined PROGRAM
 int soload_test_answer(void) { return -1; }
 int call_answer(void) { return soload_test_answer(); }

@@ -282,6 +282,54 @@ fn whoever_was_bound_to_stays_as_long_as_its_user() {
     });
 }
 
+/// `call_chosen` of a library, and what it answers to the hook below.
+static TO_ASK: AtomicUsize = AtomicUsize::new(0);
+static ANSWER: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn ask() {
+    ANSWER.store(function(TO_ASK.load(Ordering::SeqCst))() as usize, Ordering::SeqCst);
+}
+
+#[test]
+fn a_library_that_is_going_is_not_bound_to() {
+    // glibc forgets the whole scope when the library goes that brought it, and ends the process here.
+    on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_last_hook", ask as *const () as usize);
+        let along = loader.open_with("lazy_along", LAZY);
+        let asker = loader.open_with("lazy_asker", LAZY);
+        let _second = loader.open("lazy_second");
+        TO_ASK.store(asker.address("call_chosen"), Ordering::SeqCst);
+        // With it goes what it needs, but for what is open.
+        along.close();
+        assert_eq!(ANSWER.load(Ordering::SeqCst), 2);
+        assert_eq!(asker.call("call_chosen"), 2);
+        assert!(!is_mapped("liblazy_going.so"));
+    });
+}
+
+#[test]
+fn a_table_that_leads_astray_ends_the_process_with_a_line_that_says_so() {
+    let said = on_ours(|loader| {
+        let mut file = common::elf::Elf::of("lazy_missing");
+        // `push 0`, the number of its only relocation.
+        let at = file.bytes.windows(5).position(|bytes| bytes == [0x68, 0, 0, 0, 0]).unwrap();
+        file.bytes[at + 1..at + 5].copy_from_slice(&[0xff, 0xff, 0xff, 0x7f]);
+        let library = loader.try_open_bare(file.save("liblost.so"), LAZY).unwrap();
+        let address = library.address("call_missing");
+        let status = after_fork(|| {
+            function(address)();
+        });
+        assert_eq!(status.code(), Some(127), "{status}");
+    });
+    let [(_, said)] = &said[..] else { panic!("{said:?}") };
+    let line = said.lines().find(|line| line.contains(": symbol lookup error: ")).expect(said);
+    assert!(
+        line.contains("liblost.so: number 2147483647 that an entry of the procedure linkage table pushes"),
+        "{line}"
+    );
+}
+
 #[test]
 fn calls_may_be_bound_while_what_is_global_comes_and_goes() {
     with_fixtures_found().on_both_loaders(|loader| {

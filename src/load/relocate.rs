@@ -162,6 +162,11 @@ impl Work<'_, '_, '_> {
     /// as the file has it but for the bias. Answers whether the word can still be written at that time.
     fn leave(&mut self, relocation: &Relocation) -> bool {
         let (mapping, place) = (self.unit.mapping, relocation.place);
+        // What contradicts itself is an error now, and not when it is called.
+        let symbols = self.unit.symbols;
+        if symbols.get(relocation.symbol).and_then(|own| symbols.string(own.name)).is_none() {
+            return false;
+        }
         let Some(word) = mapping.stays_writable(place).then(|| mapping.read(place, 8).ok()).flatten() else {
             return false;
         };

@@ -85,7 +85,8 @@ enum Provider {
 enum Holds {
     /// It stays anyway.
     Nothing,
-    Module(Id),
+    /// By its number, once it has one.
+    Module(Option<Id>),
     Host(Arc<Pin>),
 }
 
@@ -134,11 +135,18 @@ impl Link {
             let what = format!("number {index} that an entry of the procedure linkage table pushes");
             ErrorKind::malformed(what, At::Object, "that of a relocation in DT_JMPREL for a function", "none")
         })?;
+        let mut gone = Vec::new();
         loop {
-            let found = self.look_up(&relocation)?;
+            let found = self.look_up(&relocation, &gone)?;
             // An undefined weak function is at 0: calling it is the caller's fault.
             let Some(found) = found else { return Ok(Addr(0)) };
-            let Some(keeps) = self.hold(&found.holds) else { continue };
+            let keeps = match self.hold(&found.holds) {
+                Ok(keeps) => keeps,
+                Err(provider) => {
+                    gone.push(provider);
+                    continue;
+                }
+            };
             let addr = match found.symbol.is_ifunc() && found.symbol.is_defined() {
                 false => found.value,
                 true => {
@@ -156,14 +164,15 @@ impl Link {
         }
     }
 
-    /// Sees to it that a definition stays for as long as this module; `None` if it has gone meanwhile. Answers `false` if
-    /// it is only sure to be there for this one call.
-    fn hold(&self, holds: &Holds) -> Option<bool> {
+    /// Sees to it that a definition stays for as long as this module, or answers which module is going with it. `false` if
+    /// it is only sure to be there for this one call: the group has not been published yet.
+    fn hold(&self, holds: &Holds) -> Result<bool, Id> {
         match holds {
-            Holds::Nothing => Some(true),
-            Holds::Module(provider) => match self.own_id() {
-                Some(user) => registry::refer(user, *provider).then_some(true),
-                None => Some(false),
+            Holds::Nothing => Ok(true),
+            Holds::Module(provider) => match self.own_id().zip(*provider) {
+                Some((user, provider)) if registry::refer(user, provider) => Ok(true),
+                Some((_, provider)) => Err(provider),
+                None => Ok(false),
             },
             Holds::Host(pin) => {
                 hooks::undisturbed(|| {
@@ -172,14 +181,14 @@ impl Link {
                         pins.push(Arc::clone(pin));
                     }
                 });
-                Some(true)
+                Ok(true)
             }
         }
     }
 
     /// What a function's relocation binds to (as `load::scope` does for all that is bound at once); `None` if it may be
-    /// undefined.
-    fn look_up(&self, relocation: &Relocation) -> Result<Option<Found>, ErrorKind> {
+    /// undefined. Modules that are going, or gone, are not asked.
+    fn look_up(&self, relocation: &Relocation, gone: &[Id]) -> Result<Option<Found>, ErrorKind> {
         let symbols = &*self.symbols;
         let own = symbols.get(relocation.symbol);
         let named = own.and_then(|own| Some((own, symbols.name(&own)?)));
@@ -199,7 +208,7 @@ impl Link {
         {
             return Ok(Some(Found { value, ..self.itself(own) }));
         }
-        let found = self.find(&wanted).or_else(|| self.find_elsewhere(&wanted, own));
+        let found = self.find(&wanted, gone).or_else(|| self.find_elsewhere(&wanted, own));
         if wanted.given_up.get() {
             let found = u64::from(hash::CHAIN_MAX) + 1;
             return Err(ErrorKind::Limit { what: "symbols in one hash chain", limit: found - 1, found });
@@ -210,7 +219,7 @@ impl Link {
         Ok(found)
     }
 
-    fn find(&self, wanted: &Wanted<'_>) -> Option<Found> {
+    fn find(&self, wanted: &Wanted<'_>, gone: &[Id]) -> Option<Found> {
         let scope = &*self.scope;
         let start = || {
             scope.start.iter().find_map(|host| {
@@ -218,15 +227,19 @@ impl Link {
                 Some(Found { value, symbol, provider: Provider::Host(Arc::clone(host)), holds: Holds::Nothing })
             })
         };
-        let later = || later::read(|list| list.iter().find_map(|object| fleeting(object, false, wanted)));
+        let later = || later::read(|list| list.iter().find_map(|object| fleeting(object, false, gone, wanted)));
         let group = || {
             scope.members.iter().zip(&self.needed).enumerate().find_map(|(number, (member, needed))| match member {
-                Member::Known(object) => fleeting(object, *needed, wanted),
+                Member::Known(object) => fleeting(object, *needed, gone, wanted),
                 Member::New { place, symbols, mapping } => {
+                    let id = self.id(*place);
+                    if id.is_some_and(|id| gone.contains(&id)) {
+                        return None;
+                    }
                     let (symbols, mapping) = (symbols.upgrade()?, mapping.upgrade()?);
                     let (value, symbol) = definition(&symbols, mapping.bias(), wanted)?;
                     let stays = *needed || number == self.own;
-                    let holds = self.id(*place).filter(|_| !stays).map_or(Holds::Nothing, Holds::Module);
+                    let holds = if stays { Holds::Nothing } else { Holds::Module(id) };
                     Some(Found { value, symbol, provider: Provider::Module(mapping), holds })
                 }
             })
@@ -274,12 +287,13 @@ impl Provider {
 }
 
 /// A definition in an object that may go; `stays` if it will not before the one who asks.
-fn fleeting(object: &Fleeting, stays: bool, wanted: &Wanted<'_>) -> Option<Found> {
+fn fleeting(object: &Fleeting, stays: bool, gone: &[Id], wanted: &Wanted<'_>) -> Option<Found> {
     match object {
+        Fleeting::Module { id, .. } if gone.contains(id) => None,
         Fleeting::Module { id, symbols, mapping } => {
             let (symbols, mapping) = (symbols.upgrade()?, mapping.upgrade()?);
             let (value, symbol) = definition(&symbols, mapping.bias(), wanted)?;
-            let holds = if stays { Holds::Nothing } else { Holds::Module(*id) };
+            let holds = if stays { Holds::Nothing } else { Holds::Module(Some(*id)) };
             Some(Found { value, symbol, provider: Provider::Module(mapping), holds })
         }
         Fleeting::Host(host, pin) => {

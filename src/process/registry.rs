@@ -166,8 +166,8 @@ pub(crate) fn refer(user: Id, to: Id) -> bool {
     let mut guard = lock();
     let state = guard.get_or_insert_default();
     let (Some(from), Some(provider)) = (state.entry(user), state.entry(to)) else { return false };
-    // What goes along with its user is there until the last destructor has run.
-    if !provider.is_live() && provider.phase != from.phase {
+    // What goes along with its user is there until the last destructor has run; what a fork left behind never goes.
+    if matches!(provider.phase, Phase::Finishing(_)) && provider.phase != from.phase {
         return false;
     }
     if !from.uses().any(|known| known == to) {
