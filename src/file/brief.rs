@@ -175,10 +175,13 @@ fn has_versions(dynamic: &Dynamic) -> bool {
     dynamic.verdef.is_some() || dynamic.verneed.is_some()
 }
 
-/// A file, and the pieces of it that have been read: their places in the file and in the buffer.
+/// Pieces that have been read: their places in the file and in the buffer, and the buffer.
+type Held<'f> = (Vec<(u64, Range<usize>)>, &'f mut Vec<u8>);
+
+/// A file, and the pieces of it that have been read.
 struct Pieces<'f> {
     file: &'f RegularFile,
-    held: RefCell<(Vec<(u64, Range<usize>)>, &'f mut Vec<u8>)>,
+    held: RefCell<Held<'f>>,
 }
 
 impl Pieces<'_> {
