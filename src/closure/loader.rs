@@ -10,7 +10,7 @@ use super::Resolver;
 use super::facts::Facts;
 use crate::file::elf::Header;
 use crate::file::view::{ByteOrder, Class};
-use crate::find::{Hwcaps, Libc, Root, Rule, Search, Settings};
+use crate::find::{Found, Hwcaps, Libc, Root, Search, Settings};
 use crate::sys;
 
 /// Bytes of a loader in which its directories are looked for, and of a text that names directories.
@@ -23,13 +23,12 @@ pub(super) struct Loader {
     /// Where it is expected; what a program names, or what the programs of a library's machine do.
     pub(super) path: Option<PathBuf>,
     pub(super) search: Search,
-    /// What a name means to whoever has no search path of its own, nor anybody above it; only what the first place looked
-    /// at had.
+    /// What a name means to whoever has no search path of its own, nor anybody above it.
     pub(super) found: Mutex<HashMap<Box<[u8]>, Known>>,
 }
 
 /// A library that was found before.
-pub(super) type Known = (PathBuf, Rule, Arc<Facts>);
+type Known = Found<Arc<Facts>>;
 
 /// What tells loaders apart: two programs with the same of all this are searched for alike.
 pub(super) type Kind = (Libc, Abi, Option<Box<[u8]>>);

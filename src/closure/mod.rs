@@ -1,7 +1,8 @@
 //! What a program or library will bring into a process, decided from files alone: nothing is mapped for execution or run.
 //!
-//! The search is the loader's own (`find`), begun as glibc's `ld.so` begins a program: its needs breadth first, what
-//! `LD_PRELOAD` and `/etc/ld.so.preload` name before them, the loader itself where it is first needed.
+//! The search is the loader's own (`find`), begun as the loader that would run the file begins a program: its needs
+//! breadth first, what `LD_PRELOAD` and `/etc/ld.so.preload` name before them, the loader itself where it is first
+//! needed. Which loader that is, glibc's, musl's or Android's, says the program's interpreter (`loader`).
 
 mod facts;
 mod hints;

@@ -279,14 +279,13 @@ impl Growth<'_> {
         let by_program = self.resolver.library_path.as_bytes().contains(&b'$');
         let usual = self.objects[asker].pathless && !by_program && !name.contains(&b'/');
         let known = || self.rules.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if usual && let Some((path, rule, facts)) = known().get(name) {
-            return Ok(Found { file: Arc::clone(facts), path: path.clone(), rule: rule.clone(), lost: Vec::new() });
+        if usual && let Some(found) = known().get(name) {
+            return Ok(found.clone());
         }
         let found = self
             .with_asker(asker, |asker| self.rules.search.find(name, asker, &[], &mut |path| self.probe(path, name)))?;
-        if usual && found.lost.is_empty() && found.path.is_absolute() {
-            let entry = (found.path.clone(), found.rule.clone(), Arc::clone(&found.file));
-            known().insert(name.into(), entry);
+        if usual {
+            known().insert(name.into(), found.clone());
         }
         Ok(found)
     }

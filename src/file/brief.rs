@@ -61,7 +61,7 @@ impl Brief {
     /// of what is wrong.
     pub(crate) fn read(file: RegularFile, buffer: &mut Vec<u8>) -> Result<Self, ErrorKind> {
         buffer.clear();
-        let pieces = Pieces { file: &file, held: RefCell::new((Vec::new(), buffer)) };
+        let pieces = Pieces { file: &file, held: RefCell::new(Held { pieces: Vec::new(), buffer }) };
         let read_start = |bytes: &[u8]| {
             let header = Header::read_start(bytes, file.size)?;
             Ok((header, header.program_headers(bytes).ok()))
@@ -175,13 +175,16 @@ fn has_versions(dynamic: &Dynamic) -> bool {
     dynamic.verdef.is_some() || dynamic.verneed.is_some()
 }
 
-/// Pieces that have been read: their places in the file and in the buffer, and the buffer.
-type Held<'f> = (Vec<(u64, Range<usize>)>, &'f mut Vec<u8>);
-
 /// A file, and the pieces of it that have been read.
 struct Pieces<'f> {
     file: &'f RegularFile,
     held: RefCell<Held<'f>>,
+}
+
+struct Held<'f> {
+    /// Where each piece is, in the file and in the buffer.
+    pieces: Vec<(u64, Range<usize>)>,
+    buffer: &'f mut Vec<u8>,
 }
 
 impl Pieces<'_> {
@@ -189,15 +192,15 @@ impl Pieces<'_> {
     fn with<T>(&self, offset: u64, len: u64, then: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let len = usize::try_from(len).ok()?;
         if let Some(range) = self.held(offset, len) {
-            return Some(then(&self.held.borrow().1[range]));
+            return Some(then(&self.held.borrow().buffer[range]));
         }
         let range = self.read(offset, len)?;
-        (range.len() >= len).then(|| then(&self.held.borrow().1[range.start..range.start + len]))
+        (range.len() >= len).then(|| then(&self.held.borrow().buffer[range.start..range.start + len]))
     }
 
     /// Where the `len` bytes at `offset` are, if they have been read.
     fn held(&self, offset: u64, len: usize) -> Option<Range<usize>> {
-        self.held.borrow().0.iter().find_map(|(at, piece)| {
+        self.held.borrow().pieces.iter().find_map(|(at, piece)| {
             let start = piece.start + usize::try_from(offset.checked_sub(*at)?).ok()?;
             let end = start.checked_add(len)?;
             (start <= piece.end && end <= piece.end).then_some(start..end)
@@ -206,7 +209,7 @@ impl Pieces<'_> {
 
     /// Reads up to `len` bytes at `offset`, fewer if the file ends.
     fn read(&self, offset: u64, len: usize) -> Option<Range<usize>> {
-        let (pieces, buffer) = &mut *self.held.borrow_mut();
+        let Held { pieces, buffer } = &mut *self.held.borrow_mut();
         let start = buffer.len();
         // What is as large as that is better mapped.
         if start + len > PIECES_MAX {
@@ -222,8 +225,7 @@ impl Pieces<'_> {
     /// The string at `offset`, which must end before `end`.
     fn string(&self, offset: u64, end: u64) -> Option<Vec<u8>> {
         let string = |range: Range<usize>| {
-            let (_, buffer) = &*self.held.borrow();
-            let text = &buffer[range];
+            let text = &self.held.borrow().buffer[range];
             let len = text.iter().position(|byte| *byte == 0)?;
             Some(text[..len].to_vec())
         };
@@ -234,7 +236,7 @@ impl Pieces<'_> {
 
     /// Where the piece ends that holds the byte at `place` of the buffer.
     fn end_of_piece(&self, place: usize) -> Option<usize> {
-        self.held.borrow().0.iter().find_map(|(_, piece)| piece.contains(&place).then_some(piece.end))
+        self.held.borrow().pieces.iter().find_map(|(_, piece)| piece.contains(&place).then_some(piece.end))
     }
 }
 

@@ -79,7 +79,7 @@ pub(crate) enum Probe<T> {
 }
 
 /// A library that was found.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Found<T> {
     /// What the probe kept of it.
     pub(crate) file: T,

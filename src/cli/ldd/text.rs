@@ -66,7 +66,9 @@ impl Text<'_> {
     pub(super) fn write_flat(&self, out: &mut impl Write) -> io::Result<()> {
         let closure = self.closure;
         self.write_root(out)?;
-        let shown = depths(closure);
+        // Nearly always all of them are, which takes no looking.
+        let all = self.depth == usize::MAX && closure.objects.iter().all(|object| object.role != Role::Present);
+        let shown = if all { vec![Some(0); closure.objects.len()] } else { depths(closure) };
         for (index, object) in closure.objects.iter().enumerate().skip(1) {
             if shown[index].is_none_or(|level| level > self.depth) {
                 continue;
