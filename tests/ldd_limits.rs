@@ -171,14 +171,14 @@ fn what_is_needed_a_million_ways_is_shown_once() {
 #[test]
 fn a_chain_of_thousands_takes_no_stack() {
     let folder = Folder::new();
-    const LENGTH: usize = 1200;
+    const LENGTH: usize = 1600;
     many(&folder, LENGTH, |number| [(number + 1).min(LENGTH - 1); 2]);
-    let line = format!("ulimit -s 256; exec {} ldd \"$@\" ./s0000.so", env!("CARGO_BIN_EXE_soload"));
-    for arguments in [&["--format=tree"][..], &["--flat"], &["--json"], &["-r", "--flat"], &["--why", "s1199.so"]] {
+    let line = format!("ulimit -s 512; exec {} ldd \"$@\" ./s0000.so", env!("CARGO_BIN_EXE_soload"));
+    for arguments in [&["--format=tree"][..], &["--flat"], &["--json"], &["-r", "--flat"], &["--why", "s1599.so"]] {
         let mut shell = Command::new("sh");
         let output = folder.run(shell.args(["-c", &line, "sh"]).args(arguments), &[]);
         assert!(output.status.success(), "{arguments:?}: {:?} {}", output.status, text(&output.stderr));
-        assert!(text(&output.stdout).contains("s1199.so"), "{arguments:?}");
+        assert!(text(&output.stdout).contains("s1599.so"), "{arguments:?}");
     }
 }
 
