@@ -65,15 +65,18 @@ impl Job {
         }
         let before = [private_bytes(), private_bytes()][1];
         let faults = faults();
+        let busy = processor_nanoseconds();
         self.mark();
         let begun = Instant::now();
         open(&self.library)?;
         let nanoseconds = begun.elapsed().as_nanos();
         self.mark();
+        let busy = processor_nanoseconds() - busy;
         let faults = self::faults() - faults;
         let private = private_bytes().saturating_sub(before);
         let private = if self.look { private.to_string() } else { "null".into() };
-        Ok(format!(r#""nanoseconds":{nanoseconds},"faults":{faults},"private_bytes":{private},"stages":[]"#))
+        let times = format!(r#""nanoseconds":{nanoseconds},"processor_nanoseconds":{busy}"#);
+        Ok(format!(r#"{times},"faults":{faults},"private_bytes":{private},"stages":[]"#))
     }
 
     fn mark(&self) {
@@ -82,6 +85,12 @@ impl Job {
             unsafe { libc::close(MARK) };
         }
     }
+}
+
+fn processor_nanoseconds() -> i64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
 fn faults() -> i64 {

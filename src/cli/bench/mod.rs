@@ -3,10 +3,10 @@
 //! JSON: `{"schema": 1, "command": "bench", "rounds", "first_open", "libraries": […]}`. `first_open` has, for each loader,
 //! how many microseconds the first open of a process takes longer than the second. A library has `name` and either
 //! `error` or `path` and `reports`: `mode` (`own`: with all that it needs loaded before, `before` objects; `cold`: with
-//! the C library alone), and `loaders`, by name: `error`, or `microseconds` and `ratio` (to `dlopen` in the same round),
-//! each with `median` and the interval `low` to `high` (95 %), `faults`, `calls` (system calls, `null` if they could not be
-//! counted), `private_bytes`, and `stages` (microseconds by name). A `path` that is not UTF-8 is lossy; `path_bytes`
-//! has it in hexadecimal then.
+//! the C library alone), and `loaders`, by name: `error`, or `microseconds` (with `--cpu` those that the process runs) and
+//! `ratio` (to `dlopen` in the same round), each with `median` and the interval `low` to `high` (95 %), `faults`, `calls`
+//! (system calls, `null` if they could not be counted), `private_bytes`, and `stages` (microseconds by name). A `path` that
+//! is not UTF-8 is lossy; `path_bytes` has it in hexadecimal then.
 
 #[allow(unsafe_code)] // asks for being traced before a program starts, and reads what the kernel says of a call
 mod calls;
@@ -28,7 +28,7 @@ use super::demo::Plugin;
 use super::print::{self, BOLD};
 use super::{Outcome, Status};
 use report::{Mode, Report, Time};
-use rounds::{Contestant, Run};
+use rounds::{Clock, Contestant, Run};
 use statistics::Median;
 use worker::Loader;
 
@@ -57,6 +57,9 @@ pub(super) struct Args {
     /// How often each loader has its turn, after one that does not count
     #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     rounds: u16,
+    /// Compare the time that the processes run instead of the time that passes: where other programs run too
+    #[arg(long)]
+    cpu: bool,
     /// A program that measures another loader, named like that (may be repeated): benches/peers of the source has some
     #[arg(long, value_name = "PROGRAM")]
     peer: Vec<PathBuf>,
@@ -129,6 +132,7 @@ struct Field {
     warm_up: PathBuf,
     modes: &'static [Mode],
     rounds: usize,
+    clock: Clock,
 }
 
 impl Field {
@@ -146,7 +150,8 @@ impl Field {
             (_, true) => &[Mode::Cold],
             _ => &[Mode::Own, Mode::Cold],
         };
-        Ok(Self { loaders, warm_up, modes, rounds: args.rounds.into() })
+        let clock = if args.cpu { Clock::Running } else { Clock::Passing };
+        Ok(Self { loaders, warm_up, modes, rounds: args.rounds.into(), clock })
     }
 
     fn contestants(&self, before: &[PathBuf], library: &Path) -> Vec<Contestant> {
@@ -167,7 +172,7 @@ impl Field {
         let first = self.contestants(&[], &copy);
         let second = self.contestants(std::slice::from_ref(&self.warm_up), &copy);
         let all: Vec<_> = first.into_iter().chain(second).collect();
-        let mut first = rounds::run(&all, self.rounds, "first open")?;
+        let mut first = rounds::run(&all, self.clock, self.rounds, "first open")?;
         let second = first.split_off(self.loaders.len());
         Ok(first.into_iter().zip(second).collect())
     }
@@ -187,7 +192,7 @@ impl Field {
             let needed = if *mode == Mode::Own { &needed[..] } else { &[] };
             let before: Vec<_> = [&self.warm_up].into_iter().chain(needed).cloned().collect();
             let note = format!("{}, {}", name.display(), mode.name());
-            let runs = rounds::run(&self.contestants(&before, &path), self.rounds, &note)?;
+            let runs = rounds::run(&self.contestants(&before, &path), self.clock, self.rounds, &note)?;
             reports.push(Report { mode: *mode, before: needed.len(), runs });
         }
         Ok(Ok((path, reports)))

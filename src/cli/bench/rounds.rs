@@ -17,6 +17,24 @@ const TIMEOUT: u32 = 60;
 /// Rounds in which a worker looks at its private pages: their number hardly differs.
 const LOOKS: usize = 3;
 
+/// Which time counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// The time that passes.
+    Passing,
+    /// The time that the process is running: less disturbed where others run too.
+    Running,
+}
+
+impl Clock {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Passing => "nanoseconds",
+            Self::Running => "processor_nanoseconds",
+        }
+    }
+}
+
 /// A loader with what it is to open.
 #[derive(Clone, Debug)]
 pub(super) struct Contestant {
@@ -56,7 +74,7 @@ pub(super) struct Run {
 }
 
 pub(super) struct Measured {
-    /// Nanoseconds of each round, the first one left out.
+    /// Nanoseconds of each round, the first one left out, by the clock that counts.
     times: Vec<f64>,
     stages: Vec<(String, Vec<f64>)>,
     faults: Vec<f64>,
@@ -66,7 +84,7 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    fn of(samples: &[Value], looks: &[Value], calls: Option<u64>) -> Self {
+    fn of(clock: Clock, samples: &[Value], looks: &[Value], calls: Option<u64>) -> Self {
         let mut stages: Vec<(String, Vec<f64>)> = Vec::new();
         for stage in samples.iter().flat_map(|sample| sample["stages"].as_array().into_iter().flatten()) {
             let (Some(name), Some(time)) = (stage[0].as_str(), stage[1].as_f64()) else { continue };
@@ -77,7 +95,7 @@ impl Measured {
         }
         let all = |from: &[Value], key: &str| from.iter().filter_map(|sample| sample[key].as_f64()).collect();
         Self {
-            times: all(samples, "nanoseconds"),
+            times: all(samples, clock.key()),
             stages,
             faults: all(samples, "faults"),
             private: all(looks, "private_bytes"),
@@ -116,7 +134,7 @@ impl Measured {
 }
 
 /// Lets all of them take their turns; `note` stands in the progress line.
-pub(super) fn run(contestants: &[Contestant], rounds: usize, note: &str) -> io::Result<Vec<Run>> {
+pub(super) fn run(contestants: &[Contestant], clock: Clock, rounds: usize, note: &str) -> io::Result<Vec<Run>> {
     let progress = io::stderr().is_terminal();
     let mut samples: Vec<Result<Vec<Value>, String>> = contestants.iter().map(|_| Ok(Vec::new())).collect();
     for round in 0..=rounds {
@@ -139,7 +157,7 @@ pub(super) fn run(contestants: &[Contestant], rounds: usize, note: &str) -> io::
     for (contestant, samples) in contestants.iter().zip(samples) {
         let measured = match samples {
             Err(reason) => Err(reason),
-            Ok(samples) => Ok(look(contestant, &samples)?),
+            Ok(samples) => Ok(look(contestant, clock, &samples)?),
         };
         runs.push(Run { name: contestant.name.clone(), measured });
     }
@@ -150,11 +168,11 @@ pub(super) fn run(contestants: &[Contestant], rounds: usize, note: &str) -> io::
 }
 
 /// What would disturb the clock, in processes of their own: private pages and system calls.
-fn look(contestant: &Contestant, samples: &[Value]) -> io::Result<Measured> {
+fn look(contestant: &Contestant, clock: Clock, samples: &[Value]) -> io::Result<Measured> {
     let mut looks = Vec::with_capacity(LOOKS);
     for _ in 0..LOOKS {
         looks.extend(contestant.sample(Some(How::Look))?.ok());
     }
     let calls = calls::count(&contestant.program, &contestant.arguments(Some(How::Mark)), TIMEOUT)?;
-    Ok(Measured::of(samples, &looks, calls))
+    Ok(Measured::of(clock, samples, &looks, calls))
 }

@@ -84,11 +84,13 @@ impl Job {
         }
         let mut pages = self.look.then(|| [private_bytes(), private_bytes()][1]);
         let faults = faults();
+        let busy = processor_time();
         self.mark();
         let begun = Instant::now();
         let stages = open(library)?;
         let time = begun.elapsed();
         self.mark();
+        let busy = processor_time().saturating_sub(busy);
         let faults = self::faults() - faults;
         if let Some(before) = &mut pages {
             *before = before.and_then(|before| Some(private_bytes()?.saturating_sub(before)));
@@ -98,6 +100,7 @@ impl Job {
         Ok(json!({
             "command": "bench worker",
             "nanoseconds": nanoseconds(time),
+            "processor_nanoseconds": nanoseconds(busy),
             "faults": faults,
             "private_bytes": pages.flatten(),
             "stages": stages,
@@ -136,6 +139,14 @@ fn by_dlopen(mode: i32) -> Open {
         // SAFETY: after a failure there is a message, a C string that stays until this thread's next call.
         Err(unsafe { CStr::from_ptr(libc::dlerror()) }.to_string_lossy().into_owned())
     })
+}
+
+/// How long this thread has been running, or the kernel for it.
+fn processor_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes one `timespec`.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Page faults of this process that needed no reading from a disk.
