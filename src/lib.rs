@@ -44,7 +44,8 @@ mod maps;
 #[allow(unsafe_code)]
 // process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
-#[allow(unsafe_code)] // share::experiment has mappings and second processes to try things with; the rest has none
+#[allow(unsafe_code)]
+// share::experiment has mappings and second processes to try things with, share::scan asks the kernel; the rest has none
 mod share;
 #[allow(unsafe_code)] // stages::seal hands mapped frames to the unwinder; the rest has none
 mod stages;
@@ -72,5 +73,7 @@ pub use find::{Libc, Rule};
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;
-pub use share::{Cause, Claim, Forecast, Mapping, Page, PageMap, PageState, Proof, Sharing, Verdict, Writes};
+pub use share::{
+    Cause, Claim, Forecast, Mapping, Page, PageMap, PageRun, PageScan, PageState, Proof, Sharing, Verdict, Writes,
+};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

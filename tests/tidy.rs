@@ -55,6 +55,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/process/debugger.rs", "what the debugger reads"),
     ("src/stages/seal.rs", "handing mapped frames to the unwinder"),
     ("src/share/experiment.rs", "the mappings and second processes that `soload prove` tries things with"),
+    ("src/share/scan.rs", "the buffer that the kernel tells of pages in"),
     ("src/library.rs", "the promises of whoever opens and asks"),
     ("src/symbol.rs", "an address that the caller has given a type"),
     ("src/dl/", "what foreign code passes to the functions of <dlfcn.h>"),

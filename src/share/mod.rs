@@ -7,10 +7,12 @@ mod pages;
 mod prove;
 mod prove_cost;
 mod prove_two;
+mod scan;
 mod sharing;
 
 pub use forecast::{Cause, Forecast, Writes};
 pub use mappings::Mapping;
 pub use pages::{Page, PageMap, PageState};
 pub use prove::{Claim, Proof, Verdict};
+pub use scan::{PageRun, PageScan};
 pub use sharing::Sharing;

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use crate::addr::{Addr, PageSize};
+use super::scan::PageScan;
 use crate::error::ErrorKind;
 use crate::sys;
 
@@ -59,6 +60,9 @@ pub struct Page {
     /// The number of the page frame, if it has one and the kernel tells (`CAP_SYS_ADMIN`): two processes that have the
     /// same number share the page.
     pub frame: Option<NonZeroU64>,
+    /// Whether it is mapped together with others by one entry for 2 MiB (or what the machine has), which saves page
+    /// tables and faults. Always `false` before Linux 6.7, which does not tell.
+    pub huge: bool,
 }
 
 impl Page {
@@ -75,7 +79,7 @@ impl Page {
         };
         // Of a page that is not present the same bits say where in which swap area it is.
         let frame = if present { NonZeroU64::new(entry & ((1 << 55) - 1)) } else { None };
-        Self { state, exclusive: present && exclusive, frame }
+        Self { state, exclusive: present && exclusive, frame, huge: false }
     }
 }
 
@@ -143,7 +147,7 @@ impl PageMap {
         Self::of_pagemap(format!("/proc/{process}/pagemap").as_ref(), range)
     }
 
-    fn of_pagemap(pagemap: &Path, range: Range<Addr>) -> Result<Self, ErrorKind> {
+    fn of_pagemap(path: &Path, range: Range<Addr>) -> Result<Self, ErrorKind> {
         let page = sys::page_size();
         let start = page.down(range.start.0 as u64);
         let count = if range.is_empty() {
@@ -155,8 +159,24 @@ impl PageMap {
         if count > PAGES_MAX {
             return Err(ErrorKind::Limit { what: "pages of a range", limit: PAGES_MAX, found: count });
         }
-        let pages = read(pagemap, start / page.bytes(), count)?;
-        Ok(Self { page, start: Addr(start as usize), pages })
+        let pagemap = File::open(path).map_err(system("open of pagemap"))?;
+        let pages = read(&pagemap, start / page.bytes(), count)?;
+        let mut map = Self { page, start: Addr(start as usize), pages };
+        if let Some(scan) = PageScan::of_pagemap(pagemap) {
+            map.note_huge(&scan);
+        }
+        Ok(map)
+    }
+
+    /// Entries of pagemap do not tell the size of what they are part of.
+    fn note_huge(&mut self, scan: &PageScan) {
+        let size = self.page.bytes() as usize;
+        let end = Addr(self.start.0.saturating_add(self.pages.len() * size));
+        for run in scan.runs(self.start..end).map_while(Result::ok).filter(|run| run.huge) {
+            let index = |at: Addr| (at.0.saturating_sub(self.start.0) / size).min(self.pages.len());
+            let (first, last) = (index(run.range.start), index(run.range.end));
+            self.pages[first..last].iter_mut().for_each(|page| page.huge = true);
+        }
     }
 
     /// How many of them are in that state.
@@ -173,15 +193,17 @@ impl PageMap {
     }
 }
 
-fn read(pagemap: &Path, first: u64, count: u64) -> Result<Vec<Page>, ErrorKind> {
-    let system = |call| move |error: io::Error| ErrorKind::System { call, errno: error.raw_os_error().unwrap_or(0) };
-    let file = File::open(pagemap).map_err(system("open of pagemap"))?;
+fn system(call: &'static str) -> impl Fn(io::Error) -> ErrorKind {
+    move |error| ErrorKind::System { call, errno: error.raw_os_error().unwrap_or(0) }
+}
+
+fn read(pagemap: &File, first: u64, count: u64) -> Result<Vec<Page>, ErrorKind> {
     let mut pages = Vec::with_capacity(count as usize);
     let mut chunk = [0; CHUNK];
     while (pages.len() as u64) < count {
         let done = pages.len() as u64;
         let wanted = ((count - done) * ENTRY).min(CHUNK as u64) as usize;
-        let got = match file.read_at(&mut chunk[..wanted], (first + done) * ENTRY) {
+        let got = match pagemap.read_at(&mut chunk[..wanted], (first + done) * ENTRY) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             got => got.map_err(system("read of pagemap"))?,
         };
@@ -226,7 +248,7 @@ mod tests {
         ];
         for (entry, state, frame) in cases {
             let exclusive = entry >> 63 & 1 == 1 && entry >> 56 & 1 == 1;
-            assert_eq!(Page::of_entry(entry), Page { state, exclusive, frame }, "{entry:#x}");
+            assert_eq!(Page::of_entry(entry), Page { state, exclusive, frame, huge: false }, "{entry:#x}");
         }
     }
 

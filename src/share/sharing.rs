@@ -24,6 +24,9 @@ pub struct Sharing {
     pub resident: u64,
     /// Of these, copies of the process's own.
     pub copied: u64,
+    /// Of these, copies that no other process has: each process needs that memory anew. After a fork, parent and child
+    /// have copies together until one of them writes.
+    pub own: u64,
     /// Different pages of memory.
     pub frames: u64,
     /// Whether `frames` is an estimate, because the kernel did not tell frame numbers (it tells the superuser): a page
@@ -44,6 +47,7 @@ impl Sharing {
             mapped: all().count() as u64,
             resident,
             copied: all().filter(|page| page.state == PageState::Copied).count() as u64,
+            own: all().filter(|page| page.state == PageState::Copied && page.exclusive).count() as u64,
             frames: if estimated { estimate(processes) } else { frames.len() as u64 },
             estimated,
         }
@@ -71,6 +75,7 @@ impl Sharing {
             mapped: self.mapped + other.mapped,
             resident: self.resident + other.resident,
             copied: self.copied + other.copied,
+            own: self.own + other.own,
             frames: self.frames + other.frames,
             estimated: self.estimated || other.estimated,
         }
@@ -97,7 +102,7 @@ mod tests {
     use crate::addr::{Addr, PageSize};
 
     fn map(pages: &[(PageState, bool, u64)]) -> PageMap {
-        let page = |&(state, exclusive, frame)| Page { state, exclusive, frame: NonZeroU64::new(frame) };
+        let page = |&(state, exclusive, frame)| Page { state, exclusive, frame: NonZeroU64::new(frame), huge: false };
         let size = const { PageSize::new(4096).unwrap() };
         PageMap { page: size, start: Addr(0), pages: pages.iter().map(page).collect() }
     }
@@ -120,5 +125,14 @@ mod tests {
         let two = map(&[(Shared, false, 0), (Exclusive, true, 0), (Copied, false, 0)]);
         let sharing = Sharing::of(&[&one, &two]);
         assert_eq!((sharing.frames, sharing.estimated), (1 + 2 + 1, true));
+    }
+
+    #[test]
+    fn copies_that_parent_and_child_have_together_are_nobody_s_own() {
+        use PageState::Copied;
+        let parent = map(&[(Copied, false, 7), (Copied, true, 8)]);
+        let child = map(&[(Copied, false, 7), (Copied, true, 9)]);
+        let sharing = Sharing::of(&[&parent, &child]);
+        assert_eq!((sharing.copied, sharing.own, sharing.frames), (4, 2, 3));
     }
 }

@@ -117,9 +117,9 @@ impl Run {
         self.segments.iter().map(|segment| segment.sharing).fold(Sharing::default(), Sharing::and)
     }
 
-    /// Pages that one more process like these would add.
+    /// Pages that one more process like these would add. What a fork shares with its parent adds nothing.
     fn further(&self) -> u64 {
-        self.total().copied.div_ceil(self.processes.len().max(1) as u64)
+        self.total().own.div_ceil(self.processes.len().max(1) as u64)
     }
 }
 
