@@ -22,6 +22,8 @@ mod pages;
 mod print;
 mod prove;
 mod share;
+#[allow(unsafe_code)] // stops another process and has it make system calls
+mod trace;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -53,6 +55,7 @@ enum Command {
     Forecast(forecast::Args),
     Share(share::Args),
     Pages(pages::Args),
+    Trace(trace::Args),
     Prove(prove::Args),
     Doctor(doctor::Args),
     Completions(manual::Completions),
@@ -138,6 +141,7 @@ fn run(command: Command) -> Outcome {
         Command::Forecast(args) => forecast::run(&args, &mut out),
         Command::Share(args) => share::run(&args, &mut out),
         Command::Pages(args) => pages::run(&args, &mut out),
+        Command::Trace(args) => trace::run(&args, &mut out),
         Command::Prove(args) => prove::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Completions(args) => manual::completions(&args, &mut out),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::Source;
 use super::elf::Header;
 use super::image::Image;
 use super::notes;
@@ -334,6 +335,43 @@ impl Image {
             constructors: count(dynamic.init, dynamic.init_arraysz),
             destructors: count(dynamic.fini, dynamic.fini_arraysz),
         }
+    }
+
+    /// The functions that run when it is loaded, in their order: `DT_INIT`, and what will stand in `DT_INIT_ARRAY`. An
+    /// entry that is a reference to a symbol is left out.
+    ///
+    /// ```
+    /// # if let Ok(image) = soload::Image::open("/lib/x86_64-linux-gnu/libz.so.1".as_ref()) {
+    /// assert_eq!(image.constructors()?.len() as u64, image.life_functions().constructors);
+    /// # }
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The relocation tables lie outside of the file, or contradict themselves.
+    pub fn constructors(&self) -> Result<Vec<Vaddr>, Error> {
+        let Some(dynamic) = self.dynamic() else { return Ok(Vec::new()) };
+        let mut functions = Vec::from_iter(dynamic.init.filter(|at| *at != 0).map(Vaddr));
+        if let (Some(start), Some(size)) = (dynamic.init_array, dynamic.init_arraysz.filter(|size| *size > 0)) {
+            let array = Vaddr(start)..Vaddr(start.saturating_add(size));
+            let relocations = self.relocations(&self.source()).map_err(|kind| self.error(kind))?;
+            let in_array = relocations.iter().flat_map(|all| all.iter()).filter(|one| array.contains(&one.place));
+            let is_relative = |what: What| match what {
+                What::Relr => true,
+                What::Type(number) => self
+                    .machine()
+                    .and_then(|machine| machine.relocation(number))
+                    .is_some_and(|row| row.kind == Kind::Relative),
+            };
+            let word = |at: Vaddr| self.source().table(at, Some(self.class().word()))?.word(0);
+            let mut entries: Vec<_> = in_array
+                .filter(|one| is_relative(one.what))
+                .filter_map(|one| Some((one.place, one.addend.map_or_else(|| word(one.place), |at| Some(at as u64))?)))
+                .collect();
+            entries.sort();
+            functions.extend(entries.into_iter().map(|(_, function)| Vaddr(function)));
+        }
+        Ok(functions)
     }
 
     /// Whether it is a program that can be placed anywhere, which only the kernel and the program's loader start.

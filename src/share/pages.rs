@@ -7,8 +7,8 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::addr::{Addr, PageSize};
 use super::scan::PageScan;
+use crate::addr::{Addr, PageSize};
 use crate::error::ErrorKind;
 use crate::sys;
 

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use crate::addr::Addr;
 use crate::error::ErrorKind;
 
-/// Pages in a row of which the kernel says the same.
+/// Pages in a row that memory is behind, and of which the kernel says the same.
 ///
 /// ```
 /// use soload::{Addr, PageScan};
@@ -19,7 +19,7 @@ use crate::error::ErrorKind;
 /// let at = buffer.as_ptr().addr();
 /// if let Ok(scan) = PageScan::of_process(std::process::id()) {
 ///     let runs = scan.runs(Addr(at)..Addr(at + buffer.len())).collect::<Result<Vec<_>, _>>()?;
-///     assert!(runs.iter().all(|run| run.present && !run.file));
+///     assert!(runs.iter().all(|run| !run.file));
 /// }
 /// # Ok::<(), soload::ErrorKind>(())
 /// ```
@@ -28,9 +28,7 @@ use crate::error::ErrorKind;
 pub struct PageRun {
     /// Their addresses, whole pages.
     pub range: Range<Addr>,
-    /// Whether memory is behind them.
-    pub present: bool,
-    /// Whether that is a file's, in the page cache. What is present and not a file's is the process's own copy.
+    /// Whether the memory is a file's, in the page cache. Otherwise it is the process's own.
     pub file: bool,
     /// Whether they were written since they were last [protected](PageScan::protect).
     pub written: bool,
@@ -141,7 +139,6 @@ impl PageScan {
             let has = |category: u64| region.categories & category != 0;
             Some(Ok(PageRun {
                 range: Addr(region.start as usize)..Addr(region.end as usize),
-                present: has(PRESENT),
                 file: has(FILE),
                 written: has(WRITTEN),
                 zero: has(PFNZERO),
@@ -268,7 +265,7 @@ mod tests {
         let states = map.pages.iter().enumerate().filter(|(_, page)| page.state == PageState::Copied);
         assert_eq!(found, states.map(|(index, _)| index).collect::<Vec<_>>());
         // Transparent huge pages may have brought more than what was written.
-        assert!(written.iter().all(|index| found.contains(index)) && runs.iter().all(|run| run.present && !run.file));
+        assert!(written.iter().all(|index| found.contains(index)) && runs.iter().all(|run| !run.file));
         assert_eq!(scan.copied(range).unwrap(), found.len() as u64);
         black_box(&bytes);
     }
@@ -278,7 +275,7 @@ mod tests {
         let Some(scan) = own() else { return };
         let code = PageScan::of_process as *const () as usize;
         let run = scan.runs(Addr(code)..Addr(code + 1)).next().unwrap().unwrap();
-        assert!(run.present && run.file && run.range.contains(&Addr(code)), "{run:?}");
+        assert!(run.file && run.range.contains(&Addr(code)), "{run:?}");
         assert_eq!(scan.runs(Addr(0)..Addr(4096)).count(), 0);
         assert_eq!(scan.runs(Addr(4096)..Addr(0)).count(), 0);
     }
