@@ -31,6 +31,8 @@ mod error;
 mod export;
 mod file;
 mod find;
+#[allow(unsafe_code)] // pages of a library are replaced by copies of them
+mod guard;
 mod help;
 #[allow(unsafe_code)] // the caller's handle: opening and asking are promises of the caller
 mod library;
@@ -70,6 +72,7 @@ pub use file::inspect::{
 pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
 pub use find::{Libc, Rule};
+pub use guard::Guard;
 pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;

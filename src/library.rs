@@ -16,6 +16,7 @@ use crate::export::{Export, exports};
 use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
 use crate::find::Rule;
+use crate::guard::Guard;
 use crate::loader::{self, Opened, Wishes};
 use crate::process::hooks;
 use crate::process::module::Object;
@@ -67,6 +68,8 @@ impl fmt::Debug for OpenOptions {
             .field("search_dirs", &wishes.search_dirs)
             .field("allow_writable_executable", &wishes.allow_writable_executable)
             .field("allow_executable_stack", &wishes.allow_executable_stack)
+            .field("huge_pages", &wishes.huge_pages)
+            .field("guard", &wishes.guard)
             .finish()
     }
 }
@@ -135,6 +138,32 @@ impl OpenOptions {
     /// that really runs on the stack will fault.
     pub fn allow_executable_stack(&mut self, allow: bool) -> &mut Self {
         self.wishes.allow_executable_stack = allow;
+        self
+    }
+
+    /// Whether code is mapped in pages of 2 MiB, where the file system gives them: fewer faults, smaller page tables.
+    ///
+    /// Only the part of a file that nobody has read yet comes in such pages, and it is read whole blocks at a time; what is
+    /// in memory in small pages already stays so (`soload warm` reads it anew). Costs nothing where it cannot be had:
+    /// libraries with less than 2 MiB of code, file systems without large folios, Linux before 5.18.
+    ///
+    /// ```
+    /// // SAFETY: zlib's constructors are sound.
+    /// let library = unsafe { soload::OpenOptions::new().huge_pages(true).open("libz.so.1") };
+    /// ```
+    pub fn huge_pages(&mut self, huge: bool) -> &mut Self {
+        self.wishes.huge_pages = huge;
+        self
+    }
+
+    /// What keeps the files that are loaded as they are, should somebody overwrite them in place; [`Guard`] has the costs.
+    ///
+    /// ```
+    /// // SAFETY: zlib's constructors are sound.
+    /// let library = unsafe { soload::OpenOptions::new().guard(soload::Guard::Lease).open("libz.so.1") };
+    /// ```
+    pub fn guard(&mut self, guard: Guard) -> &mut Self {
+        self.wishes.guard = guard;
         self
     }
 

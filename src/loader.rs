@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::addr::Bias;
 use crate::error::{Error, ErrorKind};
 use crate::find::graph::{self, OpenedBefore};
+use crate::guard::Guard;
 use crate::load::scope::Imports;
 use crate::process::host::Pin;
 use crate::process::module::Object;
@@ -34,6 +35,9 @@ pub(crate) struct Wishes {
     pub(crate) search_dirs: Vec<PathBuf>,
     pub(crate) allow_writable_executable: bool,
     pub(crate) allow_executable_stack: bool,
+    /// Code in pages of 2 MiB, where the file system gives them.
+    pub(crate) huge_pages: bool,
+    pub(crate) guard: Guard,
     /// Who opens, if it is not the program: libraries are looked for where that object says.
     pub(crate) caller: Option<Object>,
     /// The functions that loaded code gets from us, by name.
@@ -87,7 +91,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         // From here on no file is opened and no object joins the group. The process changes; whatever fails drops the
         // group, and with it every mapping it has made.
 
-        let group = stages::map(group)?;
+        let group = stages::map(group, wishes)?;
         clock.stage("map");
         let Some(scope) = stages::scope(&group, &look, wishes) else { continue };
         let bound = match hooks::undisturbed(|| stages::relocate(group, scope, &look, &help)) {
@@ -122,6 +126,8 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 
 /// The files that opening `name` would bring in or find there, its own first. Nothing is loaded.
 pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error> {
+    // Nothing stays mapped that would have to be guarded.
+    let wishes = &Wishes { guard: Guard::Nothing, ..wishes.clone() };
     let (look, graph) = hooks::undisturbed(|| {
         let look = Look::now();
         let graph = stages::discover(name, wishes, &look, OpenedBefore::new());

@@ -56,6 +56,8 @@ pub(crate) struct RegularFile {
     pub(crate) size: u64,
     /// Its permissions (`st_mode`).
     pub(crate) mode: u32,
+    /// Whether a lease has been taken, so that writers wait.
+    pub(crate) leased: bool,
 }
 
 impl RegularFile {
@@ -94,6 +96,7 @@ impl RegularFile {
                 identity: Identity { device: meta.dev(), inode: meta.ino() },
                 size: meta.len(),
                 mode: meta.mode(),
+                leased: false,
             }),
         }
     }
@@ -375,6 +378,15 @@ impl Reservation {
         if let Ok((at, size)) = self.inside(offset, len) {
             // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
             unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
+        }
+    }
+
+    /// Has the kernel read `len` bytes of a file at `offset` in blocks of 2 MiB, and map them by one entry each, where it
+    /// can. Before they are first read; nothing is lost where it cannot.
+    pub(crate) fn prefer_huge_pages(&self, offset: u64, len: u64) {
+        if let Ok((at, size)) = self.inside(offset, len) {
+            // SAFETY: `inside` proved the range to be ours; what it contains stays what it is.
+            unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_HUGEPAGE) };
         }
     }
 

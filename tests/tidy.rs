@@ -12,23 +12,24 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("error", &["addr", "help"]),
     ("help", &["addr", "error"]),
     ("sys", &["addr", "error"]),
+    ("guard", &["addr", "error", "sys"]),
     ("arch", &["addr"]),
     ("file", &["addr", "error", "sys", "arch"]),
-    ("find", &["addr", "error", "sys", "arch", "file"]),
+    ("find", &["addr", "error", "sys", "guard", "arch", "file"]),
     // Arithmetic: whoever plans changes nothing, so that a plan can be made and shown for any file of any machine.
     ("load/plan", &["addr", "error", "file"]),
     ("load", &["addr", "error", "sys", "arch", "file", "find"]),
     // What `soload ldd` says is what the search and the binding of the loader decide, begun as for a program.
     ("closure", &["addr", "error", "sys", "arch", "file", "find", "load"]),
-    ("process", &["addr", "error", "sys", "arch", "file", "find", "load"]),
+    ("process", &["addr", "error", "sys", "guard", "arch", "file", "find", "load"]),
     ("share", &["addr", "error", "sys", "arch", "file", "load"]),
     // The stages and the driver above them share what goes in (`Wishes`) and what comes out (`Opened`).
-    ("stages", &["addr", "error", "sys", "arch", "file", "find", "load", "process", "loader"]),
-    ("loader", &["addr", "error", "sys", "arch", "file", "find", "load", "process", "stages"]),
+    ("stages", &["addr", "error", "sys", "guard", "arch", "file", "find", "load", "process", "loader"]),
+    ("loader", &["addr", "error", "sys", "guard", "arch", "file", "find", "load", "process", "stages"]),
     ("export", &["addr", "error", "file"]),
     // A symbol borrows the library that gave it: two files, one layer.
     ("symbol", &["addr", "error", "library"]),
-    ("library", &["addr", "error", "file", "find", "load", "process", "loader", "export", "symbol", "dl"]),
+    ("library", &["addr", "error", "guard", "file", "find", "load", "process", "loader", "export", "symbol", "dl"]),
     // What code of a library gets as `dlopen` opens like `Library` does; `Library` says that it shall get it.
     ("dl", &["addr", "error", "file", "process", "loader", "library"]),
     // The command is a user of the library: whatever it needs is public.
@@ -39,6 +40,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// The only files that hold unsafe code, and what each one owns. `ARCHITECTURE.md` says who guarantees what.
 const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/sys.rs", "every mapping that soload creates"),
+    ("src/guard.rs", "the pages that are made private when a file is about to be overwritten"),
     ("src/arch/native.rs", "the machine's own instructions"),
     ("src/arch/trampoline.rs", "the way of a function's first call"),
     ("src/load/map.rs", "the memory that is being relocated"),

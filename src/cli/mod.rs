@@ -88,12 +88,32 @@ struct Loading {
     /// Load libraries that ask for an executable stack (the stack stays as it is)
     #[arg(long)]
     allow_exec_stack: bool,
+    /// Map code in pages of 2 MiB, where the file system gives them
+    #[arg(long)]
+    huge_pages: bool,
+    /// Keep loaded code as it is, should somebody overwrite a file in place
+    #[arg(long, value_enum, value_name = "HOW")]
+    guard: Option<GuardBy>,
+}
+
+/// What keeps loaded code as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum GuardBy {
+    /// Writers wait until all pages are private
+    Lease,
+    /// A copy of the file in memory is loaded
+    Snapshot,
 }
 
 impl Loading {
     fn options(&self) -> soload::OpenOptions {
         let mut options = soload::OpenOptions::new();
         options.allow_writable_executable(self.allow_wx).allow_executable_stack(self.allow_exec_stack);
+        options.huge_pages(self.huge_pages).guard(match self.guard {
+            None => soload::Guard::Nothing,
+            Some(GuardBy::Lease) => soload::Guard::Lease,
+            Some(GuardBy::Snapshot) => soload::Guard::Snapshot,
+        });
         for directory in &self.search_dir {
             options.search_dir(directory);
         }
@@ -103,7 +123,13 @@ impl Loading {
     /// The same, as it is typed.
     fn typed(&self) -> impl Iterator<Item = OsString> {
         let directories = self.search_dir.iter().flat_map(|directory| ["--search-dir".into(), directory.into()]);
-        let flags = [(self.allow_wx, "--allow-wx"), (self.allow_exec_stack, "--allow-exec-stack")];
+        let flags = [
+            (self.allow_wx, "--allow-wx"),
+            (self.allow_exec_stack, "--allow-exec-stack"),
+            (self.huge_pages, "--huge-pages"),
+            (self.guard == Some(GuardBy::Lease), "--guard=lease"),
+            (self.guard == Some(GuardBy::Snapshot), "--guard=snapshot"),
+        ];
         directories.chain(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.into()))
     }
 }

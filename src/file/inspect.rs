@@ -337,6 +337,15 @@ impl Image {
         }
     }
 
+    /// Whether symbols are looked up in the file even when it is mapped, because what is mapped may be written to.
+    pub(crate) fn reads_tables_from_file(&self) -> bool {
+        let Some(dynamic) = self.dynamic() else { return false };
+        let tables = [dynamic.symtab, dynamic.strtab, dynamic.gnu_hash, dynamic.hash, dynamic.versym];
+        let tables = tables.into_iter().chain([dynamic.verneed, dynamic.verdef]).flatten();
+        let writable = |at| self.segments().iter().any(|segment| segment.flags.write && segment.contains(Vaddr(at), 1));
+        self.has_text_relocations() || tables.into_iter().any(writable)
+    }
+
     /// The functions that run when it is loaded, in their order: `DT_INIT`, and what will stand in `DT_INIT_ARRAY`. An
     /// entry that is a reference to a symbol is left out.
     ///

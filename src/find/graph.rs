@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
 use crate::file::image::Image;
+use crate::guard::{self, Guard};
 use crate::sys::{Identity, RegularFile};
 
 /// Objects of one group: the widest real closure has some three hundred.
@@ -91,6 +92,8 @@ pub(crate) struct Request<'a> {
     pub(crate) caller: &'a Asker<'a>,
     /// The program, whose DT_RPATH is everybody's.
     pub(crate) program: &'a Asker<'a>,
+    /// What keeps the files as they are while they are mapped.
+    pub(crate) guard: Guard,
 }
 
 /// Files that an attempt before this one has opened, by the paths under which they were found.
@@ -295,6 +298,19 @@ impl<W: World> Discovery<'_, W> {
         }
     }
 
+    /// Reads a file where it is going to be mapped, unless it is wanted in another way.
+    fn read(&self, path: &Path, mut file: RegularFile) -> Result<Image, ErrorKind> {
+        if self.request.guard == Guard::Nothing {
+            return Image::read_in_place(path.to_owned(), file);
+        }
+        let guard = self.request.guard.lease(&mut file);
+        let image = Image::read(path.to_owned(), file)?;
+        if guard == Guard::Lease && !image.reads_tables_from_file() {
+            return Ok(image);
+        }
+        Image::read(path.to_owned(), guard::snapshot(image.file())?)
+    }
+
     fn probe(&self, path: &Path) -> Result<Opened<W::Object>, Refusal> {
         if let Some(image) = self.opened.borrow_mut().remove(path) {
             // What it is was found out; whether it is there by now, or joins by another path, was not.
@@ -316,7 +332,7 @@ impl<W: World> Discovery<'_, W> {
         if let Some(object) = self.world.by_identity(file.identity) {
             return Ok(Opened::Known(object));
         }
-        let image = Image::read_in_place(path.to_owned(), file).map_err(Refusal::Final)?;
+        let image = self.read(path, file).map_err(Refusal::Final)?;
         match image.check_loadable() {
             // A library for another machine or class may stand beside ours; any other oddity ends the search.
             Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Err(Refusal::Passing(kind)),

@@ -99,6 +99,14 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Asks for pages of 2 MiB under the code. Nothing of it has been read by this mapping yet.
+    pub(crate) fn prefer_huge_pages(&self, plan: &Plan) {
+        let code = plan.maps.iter().filter(|map| map.protection.execute && map.file.is_some());
+        for range in code.map(|map| &map.range) {
+            self.reservation.prefer_huge_pages(range.start.0 - plan.span.start.0, range.end.0 - range.start.0);
+        }
+    }
+
     /// Clears the rest of a segment's last file page.
     fn clear(&self, plan: &Plan, zeros: &Range<Vaddr>) -> Result<(), ErrorKind> {
         let Some(map) = plan.map_at(zeros.start).filter(|map| zeros.end <= map.range.end) else { return Ok(()) };

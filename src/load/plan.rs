@@ -145,6 +145,36 @@ impl Plan {
         Ok(())
     }
 
+    /// Asks for a place where code can be mapped in pages of 2 MiB: one that differs from its offset in the file by a
+    /// multiple of that. Code for which there is no such place stays where it would be.
+    pub(crate) fn align_for_huge_pages(&mut self) {
+        const HUGE: PageSize = PageSize::new(2 << 20).unwrap();
+        let fits = |map: &PlannedMap| {
+            let same = |offset: FileOffset| HUGE.offset(offset.0) == HUGE.offset(map.range.start.0 - self.span.start.0);
+            map.protection.execute && map.range.end.0 - map.range.start.0 >= HUGE.bytes() && map.file.is_some_and(same)
+        };
+        if self.maps.iter().any(fits) {
+            self.align = PageSize::new(self.align.bytes().max(HUGE.bytes())).unwrap_or(HUGE);
+        }
+    }
+
+    /// The pages that come from the file, with the protection that they have in the end.
+    pub(crate) fn file_parts(&self) -> Vec<(Range<Vaddr>, Protection)> {
+        let mut parts = Vec::with_capacity(self.maps.len() + 1);
+        for map in self.maps.iter().filter(|map| map.file.is_some()) {
+            let relro = self.relro.clone().unwrap_or(map.range.start..map.range.start);
+            let clamp = |at: Vaddr| at.clamp(map.range.start, map.range.end);
+            let (start, end) = (clamp(relro.start), clamp(relro.end));
+            let all = [
+                (map.range.start..start, map.protection),
+                (start..end, Protection::READ),
+                (end..map.range.end, map.protection),
+            ];
+            parts.extend(all.into_iter().filter(|(range, _)| !range.is_empty()));
+        }
+        parts
+    }
+
     /// The end of the mappings of the segment that `vaddr` lies in.
     fn segment_end(&self, vaddr: Vaddr) -> Option<Vaddr> {
         let header = self.map_at(vaddr)?.header;
@@ -207,6 +237,31 @@ mod tests {
     fn segments_that_share_a_page_are_refused() {
         let error = Plan::of_segments(&[segment(0, 0, 0x10, 0x10), segment(0x800, 0x800, 8, 8)], None, PAGE);
         assert!(matches!(error, Err(ErrorKind::Malformed { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn relro_cuts_the_pages_of_the_file_into_parts() {
+        let relro = Some(Vaddr(0x1000)..Vaddr(0x2000));
+        let plan = Plan::of_segments(&[segment(0, 0, 0x4000, 0x6000)], relro, PAGE).unwrap();
+        let parts = [(0, 0x1000, RW), (0x1000, 0x2000, Protection::READ), (0x2000, 0x4000, RW)];
+        assert_eq!(plan.file_parts(), parts.map(|(start, end, protection)| (Vaddr(start)..Vaddr(end), protection)));
+        let plan = Plan::of_segments(&[segment(0, 0, 0x4000, 0x4000)], None, PAGE).unwrap();
+        assert_eq!(plan.file_parts(), [(Vaddr(0)..Vaddr(0x4000), RW)]);
+    }
+
+    #[test]
+    fn code_of_two_megabytes_wants_a_place_for_huge_pages() {
+        let code = Protection { read: true, write: false, execute: true };
+        let align = |offset: u64, vaddr, size, flags| {
+            let segments = [segment(0, 0, 0x1000, 0x1000), Segment { flags, ..segment(offset, vaddr, size, size) }];
+            let mut plan = Plan::of_segments(&segments, None, PAGE).unwrap();
+            plan.align_for_huge_pages();
+            plan.align.bytes()
+        };
+        assert_eq!(align(0x1000, 0x1000, 4 << 20, code), 2 << 20);
+        assert_eq!(align(0x1000, 0x1000, 1 << 20, code), 0x1000, "too little");
+        assert_eq!(align(0x1000, 0x2000, 4 << 20, code), 0x1000, "no place fits");
+        assert_eq!(align(0x1000, 0x1000, 4 << 20, RW), 0x1000, "no code");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::addr::{Addr, Bias};
 use crate::error::Candidate;
 use crate::file::symbols::Symbols;
 use crate::find::Rule;
+use crate::guard::Lease;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
 use crate::load::scope::Provider;
@@ -37,6 +38,8 @@ pub(crate) struct Module {
     /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) frames: Option<Frames>,
+    #[allow(dead_code)] // acts by being dropped, before the mapping
+    pub(crate) lease: Option<Lease>,
     pub(crate) mapping: Arc<Mapping>,
     /// What binds its functions at their first call, if that was put off.
     #[allow(dead_code)] // the trampoline has its address

@@ -59,7 +59,13 @@ pub(crate) fn discover(
         _ => program_asker,
     };
     graph::discover(
-        &Request { name, search_dirs: &wishes.search_dirs, caller: &caller, program: &program_asker },
+        &Request {
+            name,
+            search_dirs: &wishes.search_dirs,
+            caller: &caller,
+            program: &program_asker,
+            guard: wishes.guard,
+        },
         search,
         look,
         opened,

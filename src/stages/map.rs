@@ -11,6 +11,7 @@ use crate::find::graph::New;
 use crate::load::group::Group;
 use crate::load::map::{MappedImage, Mapping};
 use crate::load::scope::Provider;
+use crate::loader::Wishes;
 use crate::process::lazy::Link;
 use crate::process::module::Object;
 use crate::process::registry;
@@ -37,12 +38,18 @@ impl Mapped {
 }
 
 /// Maps every new member, and reads its tables where they now are.
-pub(crate) fn map(group: Planned) -> Result<Group<Object, Box<Mapped>>, Error> {
+pub(crate) fn map(group: Planned, wishes: &Wishes) -> Result<Group<Object, Box<Mapped>>, Error> {
     let identities: Vec<_> = group.new_members().map(|(_, (new, _))| new.image.identity()).collect();
     registry::wait_until_gone(&identities);
-    group.advance(|_, (mut new, plan)| {
+    group.advance(|_, (mut new, mut plan)| {
         let mapped = (|| {
+            if wishes.huge_pages {
+                plan.align_for_huge_pages();
+            }
             let mapping = Mapping::new(&plan, &mut new.image)?;
+            if wishes.huge_pages {
+                mapping.prefer_huge_pages(&plan);
+            }
             let source = MappedImage { mapping: &mapping, image: &new.image };
             let no_dynamic = || ErrorKind::malformed("PT_DYNAMIC", At::Object, "a dynamic section", "none");
             let symbols = new.image.symbols(&source)?.ok_or_else(no_dynamic)?;

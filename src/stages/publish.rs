@@ -96,6 +96,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 symbols: sealed.mapped.symbols,
                 listed: Listed::new(new.image.path(), sealed.mapped.mapping.bias(), dynamic),
                 frames: sealed.frames,
+                lease: sealed.lease,
                 mapping: sealed.mapped.mapping,
                 link: sealed.mapped.link.inspect(|link| link.publish(first)),
                 storage: sealed.mapped.storage,

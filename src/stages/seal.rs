@@ -8,8 +8,10 @@ use super::map::Mapped;
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, native};
 use crate::error::{At, Error, ErrorKind};
+use crate::guard::{Lease, Part};
 use crate::load::call::Code;
 use crate::load::group::{Group, Slot};
+use crate::load::plan::Plan;
 use crate::load::relocate::{Outcome, ThreadLocal};
 use crate::load::scope::Definition;
 use crate::load::seal as sealing;
@@ -17,11 +19,13 @@ use crate::process::module::Object;
 use crate::process::storage::{Place, Storage, Template};
 use crate::process::unwind::Frames;
 use crate::process::{hooks, host};
+use crate::sys;
 
 /// A member that only has to be published.
 pub(super) struct Sealed {
     /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
     pub(super) frames: Option<Frames>,
+    pub(super) lease: Option<Lease>,
     pub(super) mapped: Box<Mapped>,
     pub(super) bound_to: Vec<bool>,
     pub(super) constructors: Vec<Code>,
@@ -60,7 +64,11 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
         // SAFETY: `frames` are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
         let frames = mapped.frames.map(|at| unsafe { Frames::register(mapped.mapping.bias().at(at)) });
-        Ok(Sealed { frames, mapped, bound_to: outcome.bound_to, constructors, destructors })
+        // SAFETY: they are mapped as sealing has left them, and as long: the lease is dropped before the mapping, as the
+        // frames are. No code of the object runs yet.
+        let lease = unsafe { Lease::hold(mapped.new.image.file(), mapped.parts_of_file()) }
+            .map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
+        Ok(Sealed { frames, lease, mapped, bound_to: outcome.bound_to, constructors, destructors })
     })?;
     Ok(SealedGroup { group, scope, unique })
 }
@@ -222,6 +230,14 @@ impl<'a> Block<'a> {
 }
 
 impl Mapped {
+    /// The pages that come from the file, as they are mapped now.
+    fn parts_of_file(&self) -> impl Iterator<Item = Part> {
+        let (image, bias) = (&self.new.image, self.mapping.bias());
+        let plan = Plan::of_segments(image.segments(), image.relro(), sys::page_size());
+        let parts = plan.map(|plan| plan.file_parts()).unwrap_or_default().into_iter();
+        parts.map(move |(range, protection)| Part { range: bias.at(range.start)..bias.at(range.end), protection })
+    }
+
     /// Constructors and destructors in the order in which they run (gABI chapter 5, "Initialization and Termination").
     fn functions(&self, is_code: impl Fn(Addr) -> bool) -> Result<(Vec<Code>, Vec<Code>), ErrorKind> {
         let Some(dynamic) = self.new.image.dynamic() else { return Ok(Default::default()) };

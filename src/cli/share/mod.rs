@@ -182,7 +182,13 @@ pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, 
         svg: None,
         html: None,
         hold: false,
-        loading: Loading { search_dir: Vec::new(), allow_wx: false, allow_exec_stack: false },
+        loading: Loading {
+            search_dir: Vec::new(),
+            allow_wx: false,
+            allow_exec_stack: false,
+            huge_pages: false,
+            guard: None,
+        },
         json: false,
     };
     let files = args.loading.options().files(library)?;
