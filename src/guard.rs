@@ -96,7 +96,7 @@ pub(crate) fn snapshot(file: &RegularFile) -> Result<RegularFile, ErrorKind> {
     if unsafe { libc::fcntl(copy.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
         return Err(system("F_ADD_SEALS")(io::Error::last_os_error()));
     }
-    Ok(RegularFile { fd: copy.into(), identity: file.identity, size, mode: file.mode, leased: false })
+    Ok(RegularFile { fd: copy.into(), identity: file.identity, size, mode: file.mode, leased: false, huge: false })
 }
 
 /// Pages that come from the file, and what may be done with them.

@@ -77,6 +77,7 @@ pub use library::{Closed, Library, OpenOptions};
 pub use load::plan::{Plan, PlannedMap};
 pub use process::reason::Reason;
 pub use share::{
-    Cause, Claim, Forecast, Mapping, Page, PageMap, PageRun, PageScan, PageState, Proof, Sharing, Verdict, Writes,
+    Cause, Claim, Forecast, Mapping, Page, PageMap, PageRun, PageScan, PageState, Proof, Sharing, Verdict, Warming,
+    Warmth, Writes,
 };
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

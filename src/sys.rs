@@ -58,6 +58,8 @@ pub(crate) struct RegularFile {
     pub(crate) mode: u32,
     /// Whether a lease has been taken, so that writers wait.
     pub(crate) leased: bool,
+    /// Whether what is read of it shall come in blocks of 2 MiB.
+    pub(crate) huge: bool,
 }
 
 impl RegularFile {
@@ -97,6 +99,7 @@ impl RegularFile {
                 size: meta.len(),
                 mode: meta.mode(),
                 leased: false,
+                huge: false,
             }),
         }
     }
@@ -153,6 +156,10 @@ impl RegularFile {
             // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
             .and_then(|()| unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, &self.fd, 0) })
             .map(|start| {
+                if self.huge {
+                    // SAFETY: the mapping that has just been made; advice changes nothing that can be read.
+                    unsafe { libc::madvise(start.as_ptr(), len.get(), libc::MADV_HUGEPAGE) };
+                }
                 let map = Map { start, len };
                 // SAFETY: the range is mapped readable until `map`, its owner, is dropped. The kernel keeps a private
                 // file mapping readable; a file truncated by somebody else meanwhile is outside what can be promised.

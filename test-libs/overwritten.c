@@ -4,11 +4,11 @@
 #define PAGE 4096
 
 // Pages of their own, so that nothing else touches them.
-static const volatile int constants[3 * PAGE / sizeof(int)] __attribute__((aligned(PAGE))) = {[PAGE / sizeof(int)] = 42};
+static const int constants[3 * PAGE / sizeof(int)] __attribute__((aligned(PAGE))) = {[PAGE / sizeof(int)] = 42};
 static int variables[3 * PAGE / sizeof(int)] __attribute__((aligned(PAGE))) = {[PAGE / sizeof(int)] = 43};
 
 int near_code(void) { return 41; }
-int constant(void) { return constants[PAGE / sizeof(int)]; }
-int variable(void) { return ((volatile int *)variables)[PAGE / sizeof(int)]; }
+int constant(void) { return *(const volatile int *)&constants[PAGE / sizeof(int)]; }
+int variable(void) { return *(volatile int *)&variables[PAGE / sizeof(int)]; }
 
 __attribute__((aligned(2 * PAGE), section(".text.far"))) int far_code(void) { return 44; }

@@ -24,6 +24,7 @@ mod prove;
 mod share;
 #[allow(unsafe_code)] // stops another process and has it make system calls
 mod trace;
+mod warm;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -56,6 +57,7 @@ enum Command {
     Share(share::Args),
     Pages(pages::Args),
     Trace(trace::Args),
+    Warm(warm::Args),
     Prove(prove::Args),
     Doctor(doctor::Args),
     Completions(manual::Completions),
@@ -168,6 +170,7 @@ fn run(command: Command) -> Outcome {
         Command::Share(args) => share::run(&args, &mut out),
         Command::Pages(args) => pages::run(&args, &mut out),
         Command::Trace(args) => trace::run(&args, &mut out),
+        Command::Warm(args) => warm::run(&args, &mut out),
         Command::Prove(args) => prove::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Completions(args) => manual::completions(&args, &mut out),

@@ -94,6 +94,8 @@ pub(crate) struct Request<'a> {
     pub(crate) program: &'a Asker<'a>,
     /// What keeps the files as they are while they are mapped.
     pub(crate) guard: Guard,
+    /// Whether what is read of them shall come in blocks of 2 MiB.
+    pub(crate) huge_pages: bool,
 }
 
 /// Files that an attempt before this one has opened, by the paths under which they were found.
@@ -300,12 +302,13 @@ impl<W: World> Discovery<'_, W> {
 
     /// Reads a file where it is going to be mapped, unless it is wanted in another way.
     fn read(&self, path: &Path, mut file: RegularFile) -> Result<Image, ErrorKind> {
-        if self.request.guard == Guard::Nothing {
+        if self.request.guard == Guard::Nothing && !self.request.huge_pages {
             return Image::read_in_place(path.to_owned(), file);
         }
+        file.huge = self.request.huge_pages;
         let guard = self.request.guard.lease(&mut file);
         let image = Image::read(path.to_owned(), file)?;
-        if guard == Guard::Lease && !image.reads_tables_from_file() {
+        if guard == Guard::Nothing || guard == Guard::Lease && !image.reads_tables_from_file() {
             return Ok(image);
         }
         Image::read(path.to_owned(), guard::snapshot(image.file())?)

@@ -18,6 +18,10 @@ pub(super) struct Area {
     len: usize,
 }
 
+fn page() -> usize {
+    crate::sys::page_size().bytes() as usize
+}
+
 /// What becomes of writes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Writes {
@@ -37,6 +41,49 @@ impl Area {
         // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, protection, flags, fd.as_raw_fd(), 0) };
         if start == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(Self { start: start.cast(), len }) }
+    }
+
+    /// Maps the first `len` bytes of a file as code is, at a multiple of `align`.
+    pub(super) fn map_code(fd: BorrowedFd<'_>, len: usize, align: usize) -> io::Result<Self> {
+        let total = len.checked_add(align).ok_or(io::ErrorKind::OutOfMemory)?;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), total, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let reserved = Self { start: start.cast(), len: total };
+        let (skip, protection) =
+            (start.addr().next_multiple_of(align) - start.addr(), libc::PROT_READ | libc::PROT_EXEC);
+        // SAFETY: inside what has just been reserved, which nothing refers to.
+        let mapped = unsafe {
+            libc::mmap(start.byte_add(skip), len, protection, libc::MAP_PRIVATE | libc::MAP_FIXED, fd.as_raw_fd(), 0)
+        };
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        std::mem::forget(reserved);
+        let area = Self { start: mapped.cast(), len };
+        for (at, len) in [(start, skip), (mapped.wrapping_byte_add(len.next_multiple_of(page())), align - skip)] {
+            // SAFETY: the ends of the reservation, in which nothing is mapped. The last page of the file is not among them.
+            unsafe { libc::munmap(at, len & !(page() - 1)) };
+        }
+        Ok(area)
+    }
+
+    /// Has the kernel read those bytes in blocks of 2 MiB, where it can. An error says that it did not read them.
+    pub(super) fn read_in_huge_pages(&self, bytes: Range<usize>) -> io::Result<()> {
+        let advise = |start: usize, len: usize, advice| {
+            assert!(start.checked_add(len).is_some_and(|end| end <= self.len.next_multiple_of(page())));
+            // SAFETY: our own mapping; its content stays what it is.
+            match unsafe { libc::madvise(self.start.add(start).cast(), len, advice) } {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
+        };
+        // A kernel without huge pages refuses the first one only.
+        let _ = advise(0, self.len, libc::MADV_HUGEPAGE);
+        advise(bytes.start, bytes.len(), libc::MADV_POPULATE_READ)
     }
 
     pub(super) fn range(&self) -> Range<Addr> {

@@ -9,6 +9,7 @@ mod prove_cost;
 mod prove_two;
 mod scan;
 mod sharing;
+mod warm;
 
 pub use forecast::{Cause, Forecast, Writes};
 pub use mappings::Mapping;
@@ -16,3 +17,4 @@ pub use pages::{Page, PageMap, PageState};
 pub use prove::{Claim, Proof, Verdict};
 pub use scan::{PageRun, PageScan};
 pub use sharing::Sharing;
+pub use warm::{Warming, Warmth};

@@ -65,6 +65,7 @@ pub(crate) fn discover(
             caller: &caller,
             program: &program_asker,
             guard: wishes.guard,
+            huge_pages: wishes.huge_pages,
         },
         search,
         look,

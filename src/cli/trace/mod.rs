@@ -289,7 +289,7 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     let phases = || Phase::ALL.into_iter().filter(|phase| report.costs.iter().any(|cost| cost.phase == *phase));
     let mut header = vec!["content".to_owned(), "pages".into()];
     // Short, so that all of it fits into a hundred columns.
-    let short = |phase: Phase| if phase == Phase::Constructors { "constr." } else { phase.name() };
+    let short = |phase: Phase| if phase == Phase::Constructors { "ctor" } else { phase.name() };
     header.extend(phases().flat_map(|phase| [format!("{} r", short(phase)), format!("{} w", short(phase))]));
     header.extend(["untouched".into(), "forecast".into()]);
     let mut table = print::table(&header.iter().map(String::as_str).collect::<Vec<_>>());
@@ -350,9 +350,10 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
     }
     writeln!(
         out,
-        "  {DIM}By userfaultfd (asynchronous write protection) and PAGEMAP_SCAN: every page counted, none by fault-around.\n  \
-         A page read costs a fault that maps the file's page; one written, a fault that copies it. Not told by the kernel:\n  \
-         the order within a phase, reads after the first, faults by page, other processes than this one.{DIM:#}"
+        "  {DIM}By userfaultfd (asynchronous write protection) and PAGEMAP_SCAN: each page touched is counted,\n  \
+         none that only lies beside one (fault-around). A page read costs a fault that maps the page of\n  \
+         the file, one written a fault that copies it. Not told by the kernel: the order within a phase,\n  \
+         reads after the first, faults by page. Not watched: other processes than this one.{DIM:#}"
     )
 }
 

@@ -1,0 +1,145 @@
+//! What `soload trace` shows is what the program did: each page that was touched, and none besides.
+
+#![cfg(all(feature = "cli", target_arch = "x86_64"))]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+fn soload<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_soload")).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
+}
+
+/// The answer, which is the last line: the program may print something before.
+#[track_caller]
+fn trace(arguments: &[&str]) -> Option<Value> {
+    let output = soload(&[&["trace", "--json"], arguments].concat());
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if errors.contains("userfaultfd") {
+        println!("not run: {errors}");
+        return None;
+    }
+    assert!(output.status.success(), "{text}{errors}");
+    Some(serde_json::from_str(text.lines().last().unwrap()).unwrap())
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so")).to_str().unwrap().into()
+}
+
+/// The letters of the pages of a region.
+fn pages<'a>(answer: &'a Value, content: &str) -> &'a str {
+    let regions = answer["regions"].as_array().unwrap();
+    regions.iter().find(|region| region["content"] == content).unwrap()["pages"].as_str().unwrap()
+}
+
+fn number(answer: &Value, phase: &str, what: &str) -> u64 {
+    let regions = answer["regions"].as_array().unwrap().iter();
+    regions.map(|region| region["phases"][phase][what].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn relocation_writes_what_was_forecast_and_constructors_what_they_do() {
+    for with in ["soload", "dlopen"] {
+        let Some(answer) = trace(&["--with", with, &fixture("demo")]) else { return };
+        assert_eq!((&answer["end"], &answer["before"]), (&"exit".into(), &0.into()), "{answer}");
+        let phases: Vec<_> = answer["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
+        assert_eq!(phases, ["load", "constructors", "run"], "{answer}");
+        let forecast: u64 =
+            answer["regions"].as_array().unwrap().iter().filter_map(|region| region["forecast"].as_u64()).sum();
+        assert_eq!(number(&answer, "load", "written"), forecast, "{with}: {answer}");
+        assert_eq!(pages(&answer, "relocated constants"), "LLLLLLL", "{with}");
+        // The constructor is code, and sets a variable among the zeros; two pages of data nobody ever touches.
+        assert_eq!((pages(&answer, "code"), pages(&answer, "zeros")), ("c", "C..."), "{with}: {answer}");
+        assert_eq!(pages(&answer, "variables"), "L..", "{with}");
+        assert_eq!(number(&answer, "constructors", "written"), 1, "{with}");
+        assert_eq!(number(&answer, "run", "written"), 0, "{with}");
+    }
+}
+
+#[test]
+fn each_page_that_is_touched_later_is_seen_and_no_other() {
+    let library = fixture("overwritten");
+    for (function, region, letters) in [
+        ("constant", "constants", 1),
+        ("far_code", "code", 2), // with what ends the library
+        ("near_code", "code", 1),
+    ] {
+        let Some(without) = trace(&[&library]) else { return };
+        let Some(with) = trace(&["--call", function, &library]) else { return };
+        let (without, with) = (pages(&without, region), pages(&with, region));
+        assert_eq!(without.len(), with.len());
+        let more = |text: &str| text.matches(['r', 'c', 'l']).count();
+        assert!((more(without)..=more(without) + letters).contains(&more(with)), "{function}: {without} {with}");
+    }
+    let Some(called) = trace(&["--call", "constant", &library]) else { return };
+    // Page two of three, and the table of unwind records beside it was not even mapped by fault-around.
+    assert_eq!(number(&called, "run", "written"), 0, "{called}");
+    assert_eq!(pages(&called, "constants").matches('r').count(), 1, "{called}");
+}
+
+#[test]
+fn programs_that_know_nothing_of_soload_are_watched_from_their_start() {
+    let demo = fixture("demo");
+    let preload = format!("LD_PRELOAD={demo}");
+    // Started by the program that was named, which does not load it itself.
+    let Some(answer) = trace(&[&demo, "--", "sh", "-c", "true; env \"$0\" true; true", &preload]) else { return };
+    assert_eq!(answer["end"], "exit");
+    assert_eq!(pages(&answer, "relocated constants"), "LLLLLLL", "{answer}");
+    assert_eq!(pages(&answer, "zeros"), "C...", "{answer}");
+}
+
+#[test]
+fn what_the_program_prints_and_how_it_ends_stays_its_own() {
+    let demo = fixture("demo");
+    let output = soload(&["trace", &demo, "--", "env", &format!("LD_PRELOAD={demo}"), "echo", "hello"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    if String::from_utf8_lossy(&output.stderr).contains("userfaultfd") {
+        return println!("not run: no userfaultfd");
+    }
+    assert!(text.starts_with("hello\n") && text.contains("relocated constants"), "{text}");
+    assert!(text.lines().skip(2).all(|line| line.chars().count() <= 100), "{text}");
+    assert!(text.contains("in process "), "{text}");
+    // A signal is delivered as if nobody looked.
+    let script = "trap 'echo caught' USR1; kill -USR1 $$; LD_PRELOAD=\"$0\" true; exit 3";
+    let output = soload(&["trace", &demo, "--", "sh", "-c", script, &demo]);
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("caught\n"), "{output:?}");
+}
+
+#[test]
+fn threads_and_unloading_are_followed() {
+    let demo = fixture("demo");
+    let command = env!("CARGO_BIN_EXE_soload");
+    let Some(answer) = trace(&[&demo, "--", command, "load", &demo]) else { return };
+    assert_eq!(answer["end"], "unloaded", "{answer}");
+    assert_eq!(pages(&answer, "relocated constants"), "LLLLLLL", "{answer}");
+    // `forecast --check` loads it in a process that another thread of this one starts.
+    let Some(answer) = trace(&[&demo, "--", command, "forecast", "--check", &demo]) else { return };
+    assert_eq!(pages(&answer, "relocated constants"), "LLLLLLL", "{answer}");
+}
+
+#[test]
+fn a_library_without_constructors_has_no_such_phase() {
+    let library = fixture("without_functions");
+    let Some(answer) = trace(&[&library]) else { return };
+    let phases: Vec<_> = answer["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
+    assert_eq!(phases, ["run"], "{answer}");
+}
+
+#[test]
+fn what_cannot_be_run_or_does_not_load_it_is_said_to() {
+    let demo = fixture("demo");
+    let error = |arguments: &[&str]| {
+        let output = soload(&[&["trace"], arguments].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = error(&[&demo, "--", "true"]);
+    assert!(code == Some(1) && text.contains("true has ended without loading"), "{text}");
+    let (code, text) = error(&[&demo, "--", "./nothing-there"]);
+    assert!(code == Some(1) && text.contains("./nothing-there: cannot be run"), "{text}");
+    let (code, text) = error(&["--", "true"]);
+    assert!(code == Some(2) && text.contains("name the library"), "{text}");
+    let missing: PathBuf = "libnothing_there.so".into();
+    assert_eq!(error(&[missing.to_str().unwrap(), "--", "true"]).0, Some(1));
+}
