@@ -228,7 +228,7 @@ fn a_library_that_is_replaced_truncated_or_deleted_under_a_process_is_found() {
         command.args(["share", "--hold", "--"]).arg(&library).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut holder = Holder(command.spawn().unwrap());
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.0.stdout.as_mut().unwrap()));
-        assert!(lines.next().unwrap().unwrap().ends_with("is loaded"));
+        assert!(lines.next().unwrap().unwrap().contains("is loaded"));
         harm(&library);
         let answer = document(i32::from(!kind.is_empty()), &["doctor", "--json", &holder.id()]);
         let findings = answer["processes"][0]["findings"].as_array().unwrap();

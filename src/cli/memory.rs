@@ -6,13 +6,17 @@
 //! zeroed), `content`, `forecast` (pages that relocation makes private) and, once loaded, `untouched`, `shared`,
 //! `exclusive`, `copied` and `swapped` (pages).
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::ops::Range;
+use std::path::Path;
 
 use anstyle::Style;
 use comfy_table::{Cell, Color, Table};
 use serde_json::{Value, json};
-use soload::{Bias, ErrorKind, FileOffset, Forecast, PageMap, PageState, Plan, Protection, Vaddr};
+use soload::{
+    Bias, ErrorKind, FileOffset, Forecast, Image, PageMap, PageSize, PageState, Plan, PlannedMap, Protection, Vaddr,
+};
 
 use super::print::{self, DIM, GOOD, NOTE, WARN};
 
@@ -92,6 +96,25 @@ pub(super) fn measure(regions: &mut [Region], bias: Bias) -> Result<(), ErrorKin
         region.pages = Some(PageMap::of_range(bias.at(region.range.start)..bias.at(region.range.end))?);
     }
     Ok(())
+}
+
+/// The pages of a library that this process has copies of, of those mappings that are asked for.
+pub(super) fn copied_pages(
+    path: &Path,
+    bias: Bias,
+    wanted: impl Fn(&PlannedMap) -> bool,
+) -> Result<BTreeSet<Vaddr>, String> {
+    let mut pages = BTreeSet::new();
+    let image = Image::open(path).map_err(|error| error.to_string())?;
+    let plan = Plan::of(&image, PageSize::native()).map_err(|error| error.to_string())?;
+    for map in plan.maps.iter().filter(|map| wanted(map)) {
+        let range = bias.at(map.range.start)..bias.at(map.range.end);
+        let measured = PageMap::of_range(range).map_err(|error| error.to_string())?;
+        let states = measured.pages.iter().enumerate();
+        let private = states.filter(|(_, page)| matches!(page.state, PageState::Copied | PageState::Swapped));
+        pages.extend(private.map(|(index, _)| Vaddr(map.range.start.0 + index as u64 * plan.page.bytes())));
+    }
+    Ok(pages)
 }
 
 /// The mappings, with their protection before and after RELRO.

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use soload::{Addr, Bias, Error, Image, PageMap, PageSize, PageState, Plan, Vaddr};
+use soload::{Addr, Bias, Error, Image, PageSize, Plan, Vaddr};
 
 use super::forecast_of;
 use crate::cli::dlopen::HostLibrary;
 use crate::cli::load::With;
-use crate::cli::{Loading, Outcome, Status, print};
+use crate::cli::{Loading, Outcome, Status, memory, print};
 
 pub(super) fn run(libraries: &[OsString], with: With, loading: &Loading, out: &mut impl Write) -> Outcome {
     let Some(name) = libraries.first() else { return Ok(Status::Usage) };
@@ -68,16 +68,7 @@ fn by_dlopen(name: &OsString) -> Result<Vec<Value>, String> {
 
 /// The pages of the file that are private to this process now.
 fn copied(path: &Path, bias: Bias) -> Result<BTreeSet<Vaddr>, String> {
-    let mut pages = BTreeSet::new();
-    let plan = plan(path).map_err(|error| error.to_string())?.1;
-    for map in plan.maps.iter().filter(|map| map.file.is_some()) {
-        let range = bias.at(map.range.start)..bias.at(map.range.end);
-        let measured = PageMap::of_range(range).map_err(|error| error.to_string())?;
-        let states = measured.pages.iter().enumerate();
-        let private = states.filter(|(_, page)| matches!(page.state, PageState::Copied | PageState::Swapped));
-        pages.extend(private.map(|(index, _)| Vaddr(map.range.start.0 + index as u64 * plan.page.bytes())));
-    }
-    Ok(pages)
+    memory::copied_pages(path, bias, |map| map.file.is_some())
 }
 
 fn plan(path: &Path) -> Result<(Image, Plan), Error> {

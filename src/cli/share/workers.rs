@@ -1,21 +1,53 @@
 //! Processes that load a library and hold it until they are let go.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
-use soload::Library;
+use serde_json::{Value, json};
+use soload::{Addr, Bias, Library, Vaddr};
 
 use super::name;
 use crate::cli::dlopen::HostLibrary;
 use crate::cli::load::With;
-use crate::cli::{Loading, Outcome, Status, print};
+use crate::cli::{Loading, Outcome, Status, memory, print};
 
 /// What a worker says when it has loaded the library, whatever the library itself may print.
-const READY: &str = "soload: the library is loaded";
+const READY: &str = "soload: the library is loaded ";
 
 /// They end when this is dropped.
-pub(in crate::cli) struct Workers(Vec<Child>);
+pub(in crate::cli) struct Workers {
+    processes: Vec<Child>,
+    /// What the first of them saw while it loaded the library.
+    pub(in crate::cli) marks: Marks,
+}
+
+/// The pages of a library that were copies at two moments.
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Marks {
+    /// After relocation and before constructors; `dlopen` has no such moment.
+    pub(in crate::cli) relocated: Option<BTreeSet<Vaddr>>,
+    /// After constructors.
+    pub(in crate::cli) constructed: BTreeSet<Vaddr>,
+}
+
+impl Marks {
+    fn json(&self) -> Value {
+        let list = |pages: &BTreeSet<Vaddr>| pages.iter().map(|page| page.0).collect::<Vec<_>>();
+        json!({"relocated": self.relocated.as_ref().map(list), "constructed": list(&self.constructed)})
+    }
+
+    fn of_json(document: &Value) -> Self {
+        let pages = |list: &Value| Some(list.as_array()?.iter().filter_map(|page| page.as_u64().map(Vaddr)).collect());
+        Self {
+            relocated: pages(&document["relocated"]),
+            constructed: pages(&document["constructed"]).unwrap_or_default(),
+        }
+    }
+}
 
 impl Workers {
     /// Starts them, and waits until each has loaded the library.
@@ -27,7 +59,7 @@ impl Workers {
         loading: &Loading,
     ) -> io::Result<Self> {
         let command = std::env::current_exe()?;
-        let mut workers = Self(Vec::new());
+        let mut workers = Self { processes: Vec::new(), marks: Marks::default() };
         for _ in 0..count {
             let mut worker = Command::new(&command);
             worker.args(["share", "--hold", "--with", name(with)]).args(loading.typed());
@@ -35,26 +67,32 @@ impl Workers {
                 worker.args(["--call", symbol]);
             }
             worker.arg("--").arg(library).stdin(Stdio::piped()).stdout(Stdio::piped());
-            workers.0.push(worker.spawn()?);
+            workers.processes.push(worker.spawn()?);
         }
-        for worker in &mut workers.0 {
+        let mut marks = Vec::new();
+        for worker in &mut workers.processes {
             let output = worker.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
-            let mut lines = BufReader::new(output).split(b'\n');
-            if !lines.any(|line| line.is_ok_and(|line| line.ends_with(READY.as_bytes()))) {
-                return Err(io::Error::other("a process could not load the library"));
-            }
+            let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
+            // The library may have printed something without ending its line.
+            let mut answers = lines.filter_map(|line| {
+                let text = String::from_utf8_lossy(&line).into_owned();
+                Some(text[text.rfind(READY)? + READY.len()..].to_owned())
+            });
+            let answer = answers.next().ok_or_else(|| io::Error::other("a process could not load the library"))?;
+            marks.push(Marks::of_json(&serde_json::from_str(&answer).unwrap_or_default()));
         }
+        workers.marks = marks.into_iter().next().unwrap_or_default();
         Ok(workers)
     }
 
     pub(in crate::cli) fn pids(&self) -> Vec<u32> {
-        self.0.iter().map(Child::id).collect()
+        self.processes.iter().map(Child::id).collect()
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        for worker in &mut self.0 {
+        for worker in &mut self.processes {
             // The end of its input lets it go; it may be in a loop of the library's, which ends nothing.
             worker.stdin.take();
             let _ = worker.kill();
@@ -75,31 +113,50 @@ pub(in crate::cli) fn hold(
         With::Soload => by_soload(library, call, loading),
         With::Dlopen => by_dlopen(library, call),
     };
-    if let Err(reason) = held {
-        print::complain(reason);
-        return Ok(Status::Failed);
-    }
-    writeln!(out, "{READY}")?;
+    let marks = match held {
+        Ok(marks) => marks,
+        Err(reason) => {
+            print::complain(reason);
+            return Ok(Status::Failed);
+        }
+    };
+    writeln!(out, "{READY}{}", marks.json())?;
     out.flush()?;
     let _ = io::stdin().lock().read(&mut [0]);
     std::process::exit(0)
 }
 
-fn by_soload(library: &OsStr, call: Option<&str>, loading: &Loading) -> Result<(), String> {
+fn by_soload(library: &OsStr, call: Option<&str>, loading: &Loading) -> Result<Marks, String> {
+    let seen: Arc<Mutex<Vec<(PathBuf, BTreeSet<Vaddr>)>>> = Arc::default();
+    let notes = Arc::clone(&seen);
+    let mut options = loading.options();
+    options.before_constructors(move |path, bias| {
+        if let (Ok(mut notes), Ok(pages)) = (notes.lock(), memory::copied_pages(path, bias, |_| true)) {
+            notes.push((path.to_owned(), pages));
+        }
+    });
     // SAFETY: whoever names a library on the command line vouches for its code.
-    let library = unsafe { loading.options().open(library) }.map_err(|error| error.to_string())?;
+    let library = unsafe { options.open(library) }.map_err(|error| error.to_string())?;
+    let bias = library.bias().unwrap_or_default();
+    let constructed = memory::copied_pages(library.path(), bias, |_| true).unwrap_or_default();
+    let mut seen = seen.lock().map_err(|error| error.to_string())?;
+    let own = seen.iter().position(|(path, _)| path == library.path());
+    let marks = Marks { relocated: own.map(|own| seen.swap_remove(own).1), constructed };
     if let Some(symbol) = call {
         // SAFETY: as above; the help says that it is called without arguments.
         let function = unsafe { library.get::<extern "C" fn()>(symbol) }.map_err(|error| error.to_string())?;
         function();
     }
     std::mem::forget::<Library>(library);
-    Ok(())
+    Ok(marks)
 }
 
-fn by_dlopen(library: &OsStr, call: Option<&str>) -> Result<(), String> {
+fn by_dlopen(library: &OsStr, call: Option<&str>) -> Result<Marks, String> {
     // SAFETY: as for soload.
     let library = unsafe { HostLibrary::open(library) }?;
+    let bias = Bias::between(Addr(library.bias()), Vaddr(0));
+    let constructed = library.path().and_then(|path| memory::copied_pages(&path, bias, |_| true).ok());
+    let marks = Marks { relocated: None, constructed: constructed.unwrap_or_default() };
     if let Some(symbol) = call {
         let name = CString::new(symbol).map_err(|error| error.to_string())?;
         let address = library.address(&name).ok_or_else(|| format!("{symbol}: no such symbol"))?;
@@ -108,5 +165,5 @@ fn by_dlopen(library: &OsStr, call: Option<&str>) -> Result<(), String> {
         function();
     }
     std::mem::forget(library);
-    Ok(())
+    Ok(marks)
 }
