@@ -17,7 +17,7 @@ fn trace(arguments: &[&str]) -> Option<Value> {
     let output = soload(&[&["trace", "--json"], arguments].concat());
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if errors.contains("userfaultfd") {
-        println!("not run: {errors}");
+        eprintln!("DID NOT RUN: {errors}");
         return None;
     }
     assert!(output.status.success(), "{text}{errors}");
@@ -96,7 +96,7 @@ fn what_the_program_prints_and_how_it_ends_stays_its_own() {
     let output = soload(&["trace", &demo, "--", "env", &format!("LD_PRELOAD={demo}"), "echo", "hello"]);
     let text = String::from_utf8_lossy(&output.stdout);
     if String::from_utf8_lossy(&output.stderr).contains("userfaultfd") {
-        return println!("not run: no userfaultfd");
+        return eprintln!("DID NOT RUN: no userfaultfd");
     }
     assert!(text.starts_with("hello\n") && text.contains("relocated constants"), "{text}");
     assert!(text.lines().skip(2).all(|line| line.chars().count() <= 100), "{text}");

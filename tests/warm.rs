@@ -30,7 +30,7 @@ fn cold() -> PathBuf {
 fn gives_huge_pages(path: &Path) -> bool {
     let gives = Warming::of(path).unwrap().after.huge > 0;
     if !gives {
-        println!("not run: {} has no file system that gives pages of 2 MiB", path.display());
+        eprintln!("DID NOT RUN: {} has no file system that gives pages of 2 MiB", path.display());
     }
     gives
 }

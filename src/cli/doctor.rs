@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use soload::{ErrorKind, Mapping, PageMap, PageSize, PageState};
+use soload::{ErrorKind, Mapping, PageMap, PageScan, PageSize, PageState};
 
 use super::print::{self, BAD, BOLD, DIM, GOOD, WARN};
 use super::{Outcome, Status};
@@ -125,8 +125,10 @@ fn examine(process: u32) -> Result<(usize, Vec<Finding>), ErrorKind> {
             Path::new("/proc").join(process.to_string()).join("root").join(path.strip_prefix("/").unwrap_or(path));
         findings.extend(of_file(path, mappings, fs::metadata(seen).ok().map(Now::from), started));
     }
+    // Before Linux 6.7 page by page, which takes longer for large mappings.
+    let scan = PageScan::of_process(process).ok();
     for mapping in mappings.iter().filter(|mapping| mapping.protection.execute) {
-        findings.extend(of_code(mapping, copied(process, mapping)?));
+        findings.extend(of_code(mapping, copied(process, scan.as_ref(), mapping)?));
     }
     findings.sort_by(|a, b| (a.kind, &a.path).cmp(&(b.kind, &b.path)));
     Ok((files.len(), findings))
@@ -156,7 +158,7 @@ fn of_file(path: &Path, mappings: &[&Mapping], now: Option<Now>, started: Option
 }
 
 /// What is unusual about a mapping of code, of which so many pages are copies.
-fn of_code(mapping: &Mapping, copied: usize) -> Vec<Finding> {
+fn of_code(mapping: &Mapping, copied: u64) -> Vec<Finding> {
     let mut findings = Vec::new();
     let name = if mapping.path.as_os_str().is_empty() { Path::new("[anonymous]") } else { &mapping.path };
     let mut note = |kind, what: String| findings.push(Finding { path: name.to_owned(), kind, what });
@@ -168,18 +170,24 @@ fn of_code(mapping: &Mapping, copied: usize) -> Vec<Finding> {
     if copied > 0 && mapping.inode != 0 {
         note(
             Kind::PrivateCode,
-            format!("{} of code copied: relocated, patched, or under a debugger", print::plural(copied, "page")),
+            format!(
+                "{} of code copied: relocated, patched, or under a debugger",
+                print::plural(copied as usize, "page")
+            ),
         );
     }
     findings
 }
 
-fn copied(process: u32, mapping: &Mapping) -> Result<usize, ErrorKind> {
+fn copied(process: u32, scan: Option<&PageScan>, mapping: &Mapping) -> Result<u64, ErrorKind> {
     // The vsyscall page lies outside of what can be asked about.
     if mapping.inode == 0 {
         return Ok(0);
     }
-    Ok(PageMap::of_process(process, mapping.range.clone())?.count(PageState::Copied))
+    match scan {
+        Some(scan) => scan.copied(mapping.range.clone()),
+        None => Ok(PageMap::of_process(process, mapping.range.clone())?.count(PageState::Copied) as u64),
+    }
 }
 
 /// When a process started, in seconds since 1970.

@@ -237,7 +237,7 @@ mod tests {
     fn own() -> Option<PageScan> {
         match PageScan::of_process(std::process::id()) {
             Err(ErrorKind::System { errno: libc::ENOTTY, .. }) => {
-                println!("not run: this kernel has no PAGEMAP_SCAN");
+                eprintln!("DID NOT RUN: this kernel has no PAGEMAP_SCAN");
                 None
             }
             scan => Some(scan.unwrap()),

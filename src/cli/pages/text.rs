@@ -101,7 +101,7 @@ fn write_legend(out: &mut impl Write, seen: &[Seen<'_>], blocks: bool) -> io::Re
     }
     let Some(subject) = seen.first().map(|seen| seen.subject) else { return Ok(()) };
     let how = if subject.knows_constructors() {
-        "copies by when they were made: its pages were looked at before and after constructors"
+        "its copies were counted before and after constructors"
     } else {
         "relocation's copies by the forecast; constructors' are not told from later ones"
     };

@@ -8,17 +8,21 @@ use soload::PageSize;
 use super::{Run, Segment, name};
 use crate::cli::print::{self, Size};
 
-const LEFT: f64 = 190.0;
-const BAR: f64 = 560.0;
-const WIDTH: f64 = 940.0;
-const ROW: f64 = 34.0;
-const PANEL_HEAD: f64 = 62.0;
-const PANEL_FOOT: f64 = 42.0;
-const TOP: f64 = 84.0;
+const MARGIN: f64 = 28.0;
+const LEFT: f64 = 180.0;
+const BAR: f64 = 530.0;
+const SEEN: f64 = 800.0;
+const MEMORY: f64 = 880.0;
+const FACTOR: f64 = WIDTH - MARGIN;
+const WIDTH: f64 = 980.0;
+const ROW: f64 = 31.0;
+const PANEL_HEAD: f64 = 124.0;
+const PANEL_FOOT: f64 = 26.0;
+const TOP: f64 = 82.0;
 
-const STYLE: &str = "text{font-family:system-ui,sans-serif;font-size:13px;fill:#222}\
-.h{font-size:20px;font-weight:600}.p{font-size:15px;font-weight:600}.d{fill:#666}.n{text-anchor:end}\
-.f{fill:#2f8f6b}.c{fill:#dd8a2e}.g{fill:#e6e9ec}";
+const STYLE: &str = "text{font-family:system-ui,sans-serif;font-size:13px;fill:#1f2528}\
+.h{font-size:22px;font-weight:650}.p{font-size:16px;font-weight:600}.k{font-size:24px;font-weight:650}.d{fill:#6a7378}\
+.n{text-anchor:end}.f{fill:#2f8f6b}.c{fill:#e09a3b}.g{fill:#e4e8ea}";
 
 /// Text that means nothing to a reader of XML.
 pub(in crate::cli) fn xml(text: &str) -> String {
@@ -31,7 +35,7 @@ pub(super) fn svg(path: &Path, runs: &[Run]) -> String {
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" height=\"{height}\" \
          role=\"img\"><title>{file}: memory of several processes</title><style>{STYLE}</style>\
-         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/><text class=\"h\" x=\"24\" y=\"36\">{file}</text>"
+         <rect width=\"100%\" height=\"100%\" fill=\"#fff\"/><text class=\"h\" x=\"{MARGIN}\" y=\"38\">{file}</text>"
     );
     let legend = [
         ("f", "one page of memory for all"),
@@ -39,11 +43,11 @@ pub(super) fn svg(path: &Path, runs: &[Run]) -> String {
         ("g", "seen by others, costs nothing"),
     ];
     for (index, (class, text)) in legend.into_iter().enumerate() {
-        let x = 24.0 + index as f64 * 225.0;
+        let x = MARGIN + index as f64 * 225.0;
         let _ = write!(
             svg,
-            "<rect class=\"{class}\" x=\"{x}\" y=\"52\" width=\"13\" height=\"13\" rx=\"2\"/>\
-             <text class=\"d\" x=\"{}\" y=\"63\">{text}</text>",
+            "<rect class=\"{class}\" x=\"{x}\" y=\"56\" width=\"13\" height=\"13\" rx=\"2\"/>\
+             <text class=\"d\" x=\"{}\" y=\"67\">{text}</text>",
             x + 20.0
         );
     }
@@ -72,39 +76,48 @@ fn title(run: &Run) -> String {
     run.with.map_or(processes.clone(), |with| format!("{processes} with {}", name(with)))
 }
 
-fn summary(run: &Run) -> String {
+fn size(pages: u64) -> Size {
+    Size(pages * PageSize::native().bytes())
+}
+
+/// Numbers and what they are: what the processes see, what memory that takes, and what one more would add.
+fn figures(run: &Run) -> [(String, &'static str); 3] {
     let total = run.total();
-    let size = |pages: u64| Size(pages * PageSize::native().bytes());
-    let how = if total.estimated { "an estimate without root" } else { "counted by frame numbers" };
-    format!(
-        "{} seen, {} of memory ({how}); each further process costs {}",
-        size(total.resident),
-        size(total.frames),
-        size(run.further())
-    )
+    let memory = if total.estimated { "of memory, by an estimate without root" } else { "of memory, by frame numbers" };
+    [
+        (size(total.resident).to_string(), "seen by the processes together"),
+        (size(total.frames).to_string(), memory),
+        (size(run.further()).to_string(), "more for each further process"),
+    ]
+}
+
+fn summary(run: &Run) -> String {
+    figures(run).map(|(number, what)| format!("{number} {what}")).join(", ")
 }
 
 fn panel(svg: &mut String, run: &Run, top: f64, most: u64) {
-    let _ = write!(
-        svg,
-        "<text class=\"p\" x=\"24\" y=\"{}\">{}</text><text class=\"d n\" x=\"{}\" y=\"{}\">seen, in pages</text>\
-         <text class=\"d n\" x=\"{}\" y=\"{}\">shared</text>",
-        top + 30.0,
-        xml(&title(run)),
-        LEFT + BAR + 90.0,
-        top + 30.0,
-        WIDTH - 24.0,
-        top + 30.0,
-    );
+    let _ = write!(svg, "<text class=\"p\" x=\"{MARGIN}\" y=\"{}\">{}</text>", top + 30.0, xml(&title(run)));
+    for (index, (number, what)) in figures(run).into_iter().enumerate() {
+        let x = MARGIN + index as f64 * (WIDTH - 2.0 * MARGIN) / 3.0;
+        let _ = write!(
+            svg,
+            "<text class=\"k\" x=\"{x:.1}\" y=\"{}\">{number}</text><text class=\"d\" x=\"{x:.1}\" y=\"{}\">{what}</text>",
+            top + 66.0,
+            top + 86.0
+        );
+    }
+    for (x, what) in [(SEEN, "seen"), (MEMORY, "memory"), (FACTOR, "shared")] {
+        let _ = write!(svg, "<text class=\"d n\" x=\"{x}\" y=\"{}\">{what}</text>", top + PANEL_HEAD - 8.0);
+    }
     for (index, segment) in shown(run).enumerate() {
-        let y = top + PANEL_HEAD - 18.0 + index as f64 * ROW;
+        let y = top + PANEL_HEAD + index as f64 * ROW;
         let sharing = &segment.sharing;
         let width = |pages: u64| pages as f64 / most as f64 * BAR;
         let copied = sharing.copied.min(sharing.frames);
         let shared = sharing.frames - copied;
         let _ = write!(
             svg,
-            "<g><title>{}: {} pages seen, {} frames, {} copied</title><text x=\"24\" y=\"{:.1}\">{}</text>",
+            "<g><title>{}: {} pages seen, {} frames, {} copied</title><text x=\"{MARGIN}\" y=\"{:.1}\">{}</text>",
             segment.content,
             sharing.resident,
             sharing.frames,
@@ -125,23 +138,14 @@ fn panel(svg: &mut String, run: &Run, top: f64, most: u64) {
         bar("g", 0, sharing.resident);
         bar("f", 0, shared);
         bar("c", shared, copied);
-        let _ = write!(
-            svg,
-            "<text class=\"n\" x=\"{}\" y=\"{:.1}\">{}</text><text class=\"n\" x=\"{}\" y=\"{:.1}\">{:.1} ×</text></g>",
-            LEFT + BAR + 90.0,
-            y + 16.0,
-            sharing.resident,
-            WIDTH - 24.0,
-            y + 16.0,
-            sharing.factor().unwrap_or(1.0),
-        );
+        let factor = format!("{:.1} ×", sharing.factor().unwrap_or(1.0));
+        let numbers =
+            [(SEEN, size(sharing.resident).to_string()), (MEMORY, size(sharing.frames).to_string()), (FACTOR, factor)];
+        for (x, number) in numbers {
+            let _ = write!(svg, "<text class=\"n\" x=\"{x}\" y=\"{:.1}\">{number}</text>", y + 16.0);
+        }
+        svg.push_str("</g>");
     }
-    let _ = write!(
-        svg,
-        "<text class=\"d\" x=\"24\" y=\"{:.1}\">{}</text>",
-        top + panel_height(run) - 26.0,
-        xml(&summary(run))
-    );
 }
 
 pub(super) fn html(path: &Path, runs: &[Run]) -> String {
@@ -149,7 +153,7 @@ pub(super) fn html(path: &Path, runs: &[Run]) -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{file}</title>\
          <meta name=\"viewport\" content=\"width=device-width\"><style>body{{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;\
-         max-width:60rem;padding:0 1rem;color:#222}}svg{{max-width:100%;height:auto}}table{{border-collapse:collapse;\
+         max-width:60rem;padding:0 1rem;color:#222}}svg{{max-width:100%;height:auto;margin-left:-28px}}table{{border-collapse:collapse;\
          margin:1rem 0}}td,th{{padding:.3rem .8rem;text-align:right;border-bottom:1px solid #e6e9ec}}\
          td:first-child,th:first-child{{text-align:left;padding-left:0}}th{{font-weight:600;color:#666}}</style>\
          <h1>What one library costs several processes</h1><p><code>{file}</code></p>{}",

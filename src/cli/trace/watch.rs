@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn touched_pages_are_put_where_they_belong() {
         let scan = PageScan::of_process(std::process::id());
-        let Ok(scan) = scan else { return println!("not run: this kernel has no PAGEMAP_SCAN") };
+        let Ok(scan) = scan else { return eprintln!("DID NOT RUN: this kernel has no PAGEMAP_SCAN") };
         let page = soload::PageSize::native().bytes() as usize;
         let mut bytes = vec![0_u8; 64 << 20];
         let first = bytes.as_ptr().addr();
