@@ -259,6 +259,7 @@ fn inspect_shows_what_a_loader_will_do() {
         "relocated constants",
         "rw-     r--",
         "forecast      relocation makes ",
+        "of these 8 by relative, 1 by symbol",
         "by kind       3077 relative",
         "RELRO         partial",
         "stack         not executable",
@@ -315,6 +316,8 @@ fn inspect_reads_files_of_every_class_and_order_and_machine() {
         let regions = file["plan"]["regions"].as_array().unwrap();
         let forecast: u64 = regions.iter().map(|region| region["forecast"].as_u64().unwrap()).sum();
         assert_eq!(forecast, 1, "{name}");
+        let by_relative = |region: &serde_json::Value| region["by_cause"]["relative"].as_u64();
+        assert_eq!(regions.iter().filter_map(by_relative).sum::<u64>(), 1, "{name}");
         out(typed("inspect FILE", &path));
     }
     let nobodys = Foreign { machine: 9999, ..Foreign::default() };

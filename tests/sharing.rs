@@ -93,6 +93,42 @@ fn two_processes_with_one_library_share_its_text() {
     });
 }
 
+/// What a fork has of a library it shares with its parent, relocated pages as well, until one of them writes.
+#[test]
+#[cfg(feature = "cli")]
+fn one_more_process_that_is_forked_costs_nothing() {
+    on_ours(|_| {
+        let library = Lib::Ours(ours("demo").unwrap());
+        let share = |processes: &[String]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_soload"));
+            command.args(["share", "--json", "--pid", &processes.join(",")]).arg(fixture("demo"));
+            let answer = command.output().unwrap().stdout;
+            let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
+            let number = |what: &str| answer["runs"][0]["total"][what].as_u64().unwrap();
+            (number("copied"), number("further_bytes"))
+        };
+        let own = std::process::id().to_string();
+        let (copied, further) = share(std::slice::from_ref(&own));
+        assert_eq!(further, copied * PAGE as u64, "alone, all copies are its own");
+        let (read, write) = std::io::pipe().unwrap();
+        let fork = || match unsafe { libc::fork() } {
+            0 => {
+                // Until the parent is gone, or closes its end.
+                unsafe { libc::alarm(30) };
+                let mut read = read.try_clone().unwrap();
+                unsafe { libc::close(std::os::fd::AsRawFd::as_raw_fd(&write)) };
+                let _ = read.read(&mut [0]);
+                unsafe { libc::_exit(0) }
+            }
+            child => child.to_string(),
+        };
+        let children = [fork(), fork()];
+        let (all, further) = share(&[own, children[0].clone(), children[1].clone()]);
+        assert_eq!((all, further), (3 * copied, 0));
+        drop((library, write));
+    });
+}
+
 #[test]
 fn no_page_of_text_or_constants_is_private() {
     on_ours(|_| {

@@ -3,7 +3,7 @@
 //! In JSON a plan is `page_size`, `start`, `end` and `align` (bytes), and `regions`: for each `mapping` (the number of
 //! its `mmap`; RELRO cuts one mapping into two regions), `start`, `end`, `file_offset` (`null`: zero pages),
 //! `protection` (as mapped), `protection_after_relro`, `zeros_from` (from there to the end of the file's part, bytes are
-//! zeroed), `content`, `forecast` (pages that relocation makes private) and, once loaded, `untouched`, `shared`,
+//! zeroed), `content`, `forecast` (pages that relocation makes private), `by_cause` (of these, pages that each cause writes to) and, once loaded, `untouched`, `shared`,
 //! `exclusive`, `copied` and `swapped` (pages).
 
 use std::collections::BTreeSet;
@@ -13,9 +13,10 @@ use std::path::Path;
 
 use anstyle::Style;
 use comfy_table::{Cell, Color, Table};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use soload::{
-    Bias, ErrorKind, FileOffset, Forecast, Image, PageMap, PageSize, PageState, Plan, PlannedMap, Protection, Vaddr,
+    Bias, Cause, ErrorKind, FileOffset, Forecast, Image, PageMap, PageSize, PageState, Plan, PlannedMap, Protection,
+    Vaddr,
 };
 
 use super::print::{self, DIM, GOOD, NOTE, WARN};
@@ -36,6 +37,8 @@ pub(super) struct Region {
     pub(super) content: &'static str,
     /// Pages that relocation makes private, if its tables could be read.
     pub(super) forecast: Option<usize>,
+    /// Of these, pages that each cause writes to; one page may have several.
+    pub(super) causes: Option<Causes>,
     /// What backs the pages, if it is loaded.
     pub(super) pages: Option<PageMap>,
 }
@@ -49,6 +52,25 @@ impl Region {
     pub(super) fn count(&self, state: PageState) -> usize {
         self.pages.as_ref().map_or(0, |pages| pages.count(state))
     }
+}
+
+/// Pages that each cause writes to.
+pub(super) type Causes = [u64; Cause::ALL.len()];
+
+fn causes_in(forecast: &Forecast, range: &Range<Vaddr>) -> Causes {
+    let mut counts = Causes::default();
+    for (_, writes) in forecast.pages.range(range.clone()) {
+        writes.causes().for_each(|cause| counts[cause as usize] += 1);
+    }
+    counts
+}
+
+pub(super) fn causes_json(counts: Causes) -> Value {
+    Cause::ALL
+        .into_iter()
+        .map(|cause| (cause.name().to_owned(), counts[cause as usize].into()))
+        .collect::<Map<_, _>>()
+        .into()
 }
 
 /// The regions of a plan, in order of address.
@@ -82,6 +104,7 @@ pub(super) fn regions(plan: &Plan, forecast: Option<&Forecast>) -> Vec<Region> {
                 zeros_from: zeros.map(|zeros| zeros.start),
                 content,
                 forecast: forecast.map(|forecast| forecast.count_in(&range)),
+                causes: forecast.map(|forecast| causes_in(forecast, &range)),
                 pages: None,
                 range,
             });
@@ -243,6 +266,7 @@ pub(super) fn json_of(plan: &Plan, regions: &[Region]) -> Value {
             "zeros_from": region.zeros_from.map(|from| from.0),
             "content": region.content,
             "forecast": region.forecast,
+            "by_cause": region.causes.map(causes_json),
         });
         if region.pages.is_some() {
             object["untouched"] = region.count(PageState::Untouched).into();

@@ -130,16 +130,8 @@ impl Sum {
         let numbers =
             [("pages", self.pages), ("file_pages", self.file), ("private", self.private), ("relro", self.relro)];
         object.extend(numbers.map(|(name, number)| (name.to_owned(), number.into())));
-        object.insert("by_cause".into(), causes_json(self.by_cause));
+        object.insert("by_cause".into(), memory::causes_json(self.by_cause));
     }
-}
-
-fn causes_json(counts: [u64; Cause::ALL.len()]) -> Value {
-    Cause::ALL
-        .into_iter()
-        .map(|cause| (cause.name().to_owned(), counts[cause as usize].into()))
-        .collect::<Map<_, _>>()
-        .into()
 }
 
 fn forecast_of(image: &Image, plan: &Plan, with: With) -> Result<Forecast, Error> {
@@ -151,15 +143,6 @@ fn forecast_of(image: &Image, plan: &Plan, with: With) -> Result<Forecast, Error
 
 fn pages_of(region: &Region, page: PageSize) -> u64 {
     (region.range.end.0 - region.range.start.0) / page.bytes()
-}
-
-/// The pages of a region that each cause writes to.
-fn causes_in(forecast: &Forecast, region: &Region) -> [u64; Cause::ALL.len()] {
-    let mut counts = Cause::ALL.map(|_| 0);
-    for (_, writes) in forecast.pages.range(region.range.clone()) {
-        writes.causes().for_each(|cause| counts[cause as usize] += 1);
-    }
-    counts
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
@@ -247,7 +230,7 @@ fn json_of(name: &OsString, foretold: &Foretold) -> Value {
             "start": region.range.start.0,
             "pages": pages_of(region, foretold.page),
             "private": region.forecast,
-            "by_cause": causes_json(causes_in(&foretold.forecast, region)),
+            "by_cause": memory::causes_json(region.causes.unwrap_or_default()),
         })
     });
     object.insert("regions".into(), regions.collect());
@@ -273,7 +256,7 @@ fn write_one(out: &mut impl Write, foretold: &Foretold, processes: u64) -> io::R
             Cell::new(pages_of(region, foretold.page)),
             memory::forecast_cell(region),
         ];
-        cells.extend(cause_cells(causes_in(&foretold.forecast, region), &shown));
+        cells.extend(cause_cells(region.causes.unwrap_or_default(), &shown));
         table.add_row(cells);
     }
     let mut cells =

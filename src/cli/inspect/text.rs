@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
-use soload::{ByteOrder, Class, Escaped, Outline, ProgramHeader};
+use soload::{ByteOrder, Cause, Class, Escaped, Outline, ProgramHeader};
 
 use super::facts::{Contents, Extent, Facts, SearchDir, kind_of};
 use crate::cli::memory;
@@ -57,6 +57,14 @@ fn write_contents(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
             let size = print::Size(private as u64 * plan.page.bytes());
             let text = format_args!("relocation makes {private} of {of_file} pages of the file private, {size}");
             line(out, "forecast", text)?;
+            let by_cause = |cause: Cause| {
+                let pages: u64 = regions.iter().filter_map(|region| region.causes).map(|all| all[cause as usize]).sum();
+                (pages > 0).then(|| format!("{pages} by {}", cause.name()))
+            };
+            let causes: Vec<_> = Cause::ALL.into_iter().filter_map(by_cause).collect();
+            if !causes.is_empty() {
+                line(out, "", format_args!("of these {} (a page may have several causes)", causes.join(", ")))?;
+            }
         }
         for (size, extent) in &contents.other_page_sizes {
             let text = match extent {

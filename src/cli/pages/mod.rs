@@ -59,7 +59,7 @@ pub(super) struct Args {
 
 /// What is shown.
 enum Shown {
-    Library(Subject),
+    Library(Box<Subject>),
     /// All that a process has loaded, and why other files of it are not shown.
     Process(u32, Vec<Subject>, Vec<String>),
 }
@@ -67,7 +67,7 @@ enum Shown {
 impl Shown {
     fn subjects(&self) -> &[Subject] {
         match self {
-            Self::Library(subject) => std::slice::from_ref(subject),
+            Self::Library(subject) => std::slice::from_ref(&**subject),
             Self::Process(_, subjects, _) => subjects,
         }
     }
@@ -177,12 +177,13 @@ fn library_shown(args: &Args, asked: &OsString, workers: &mut Option<Workers>) -
     })?;
     let path = files.into_iter().next().unwrap_or_else(|| PathBuf::from(asked));
     if let Some(process) = args.pid {
-        return Subject::find(&path, process, With::Dlopen, None).map(Shown::Library);
+        return Subject::find(&path, process, With::Dlopen, None).map(|subject| Shown::Library(Box::new(subject)));
     }
     // Whether pages are shared shows only if there is somebody to share them with.
     let started = Workers::start(2, args.with, asked, args.call.as_deref(), &args.loading);
     let started = workers.insert(started.map_err(|error| error.to_string())?);
-    Subject::find(&path, started.pids()[0], args.with, Some(started.marks.clone())).map(Shown::Library)
+    Subject::find(&path, started.pids()[0], args.with, Some(started.marks.clone()))
+        .map(|subject| Shown::Library(Box::new(subject)))
 }
 
 fn draw(args: &Args, seen: &[Seen<'_>]) -> Result<(), String> {

@@ -135,8 +135,8 @@ mod tests {
     #[test]
     fn two_lines_of_cells_become_one_of_half_blocks() {
         let mut out = Vec::new();
-        write_cells(&mut out, &vec![Look::Shared; WIDTH * 2], WIDTH, true).unwrap();
-        write_cells(&mut out, &vec![Look::Shared; 3], WIDTH, true).unwrap();
+        write_cells(&mut out, &[Look::Shared; WIDTH * 2], WIDTH, true).unwrap();
+        write_cells(&mut out, &[Look::Shared; 3], WIDTH, true).unwrap();
         assert_eq!(String::from_utf8(out).unwrap().matches('▀').count(), WIDTH + 3);
     }
 

@@ -127,7 +127,8 @@ pub(in crate::cli) fn hold(
 }
 
 fn by_soload(library: &OsStr, call: Option<&str>, loading: &Loading) -> Result<Marks, String> {
-    let seen: Arc<Mutex<Vec<(PathBuf, BTreeSet<Vaddr>)>>> = Arc::default();
+    type Copied = (PathBuf, BTreeSet<Vaddr>);
+    let seen: Arc<Mutex<Vec<Copied>>> = Arc::default();
     let notes = Arc::clone(&seen);
     let mut options = loading.options();
     options.before_constructors(move |path, bias| {
