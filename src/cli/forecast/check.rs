@@ -3,12 +3,13 @@
 //! JSON: `libraries` (tried), `loaded`, `objects` (different files that were measured), `forecast`, `measured`, `missed`
 //! and `extra` (pages), and `differences`: for each object with any, `path`, `missed` and `extra` as page addresses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use soload::Vaddr;
 
 use super::Args;
 use crate::cli::load::With;
@@ -20,16 +21,32 @@ const LIST_MAX: usize = 20;
 
 pub(super) fn run(args: &Args, libraries: &[PathBuf], out: &mut impl Write) -> Outcome {
     let command = std::env::current_exe()?;
-    let measure = |library: &Path| {
-        let with = if args.with == With::Dlopen { "dlopen" } else { "soload" };
-        let mut arguments: Vec<OsString> = ["forecast", "--measure", "--with", with].map(OsString::from).into();
+    let arguments = |words: &[&str], library: &Path| {
+        let mut arguments: Vec<OsString> = words.iter().map(OsString::from).collect();
         arguments.extend(args.loading.typed());
         arguments.extend(["--".into(), library.into()]);
-        Ok(match children::document(&command, arguments, args.timeout, r#"{"command":"measure""#)? {
-            Ok((document, _)) if document["ok"] == true => Ok(document),
-            Ok((document, _)) => Err(document["error"].as_str().unwrap_or_default().to_owned()),
-            Err(reason) => Err(reason),
-        })
+        arguments
+    };
+    // The moment before constructors is soload's to tell; of dlopen it has to be seen from outside.
+    let measure = |library: &Path| match args.with {
+        With::Soload => {
+            let arguments = arguments(&["forecast", "--measure", "--with", "soload"], library);
+            Ok(match children::document(&command, arguments, args.timeout, r#"{"command":"measure""#)? {
+                Ok((document, _)) if document["ok"] == true => Ok(document),
+                Ok((document, _)) => Err(document["error"].as_str().unwrap_or_default().to_owned()),
+                Err(reason) => Err(reason),
+            })
+        }
+        With::Dlopen => {
+            let mut arguments = arguments(&["trace", "--json", "--with", "dlopen"], library);
+            arguments.retain(|argument| argument != "--");
+            let traced = children::document(&command, arguments, args.timeout, r#"{"before":"#)?;
+            let refused = |reason: String| match reason.starts_with("ended without") {
+                true => "dlopen did not load it".into(),
+                false => reason,
+            };
+            Ok(traced.map_err(refused).and_then(|(document, _)| relocated(&document)))
+        }
     };
     let answers = match children::each(libraries, measure) {
         Ok(answers) => answers,
@@ -45,6 +62,26 @@ pub(super) fn run(args: &Args, libraries: &[PathBuf], out: &mut impl Write) -> O
         report.write(out)?;
     }
     Ok(if report.is_exact() && report.loaded > 0 { Status::Done } else { Status::Failed })
+}
+
+/// What tracing has seen of the pages that loading wrote to, compared with the forecast.
+fn relocated(traced: &Value) -> Result<Value, String> {
+    let path = PathBuf::from(traced["path"].as_str().unwrap_or_default());
+    let size = traced["page_size"].as_u64().unwrap_or(1);
+    let has_phase = |name| traced["phases"].as_array().is_some_and(|all| all.iter().any(|phase| phase["name"] == name));
+    let wanted = match has_phase("load") {
+        true => 'L',
+        // Without constructors there is one phase only.
+        false if traced["constructors"] == 0 && traced["end"] == "exit" => 'R',
+        false => return Err("dlopen gave up while it was loading it".into()),
+    };
+    let mut measured = BTreeSet::new();
+    for region in traced["regions"].as_array().into_iter().flatten().filter(|region| !region["forecast"].is_null()) {
+        let (start, pages) = (region["start"].as_u64().unwrap_or(0), region["pages"].as_str().unwrap_or_default());
+        let written = pages.chars().zip(0..).filter(|(letter, _)| *letter == wanted);
+        measured.extend(written.map(|(_, index)| Vaddr(start + index * size)));
+    }
+    Ok(json!({"objects": [super::measure::compare(&path, measured, With::Dlopen)?]}))
 }
 
 struct Report {
@@ -84,9 +121,8 @@ impl Report {
         self.objects.values().map(number).sum()
     }
 
-    /// Constructors have run after dlopen: what they write to cannot be told from what was missed.
     fn is_exact(&self) -> bool {
-        self.sum("extra") == 0 && (self.with == With::Dlopen || self.sum("missed") == 0)
+        self.sum("extra") == 0 && self.sum("missed") == 0
     }
 
     fn json(&self) -> Value {
@@ -104,9 +140,9 @@ impl Report {
     }
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
-        let (who, when) = match self.with {
-            With::Soload => ("soload", "after relocation and before constructors"),
-            With::Dlopen => ("dlopen", "after constructors"),
+        let (who, how) = match self.with {
+            With::Soload => ("soload", "by /proc/self/pagemap"),
+            With::Dlopen => ("dlopen", "by userfaultfd and PAGEMAP_SCAN, from outside"),
         };
         let style = if self.is_exact() { GOOD } else { BAD };
         writeln!(
@@ -114,7 +150,7 @@ impl Report {
             "{BOLD}{} of {} libraries{BOLD:#} loaded by {who}, each in a process of its own",
             self.loaded, self.libraries
         )?;
-        writeln!(out, "Measured {when}, page by page, by /proc/self/pagemap\n")?;
+        writeln!(out, "Measured after relocation and before constructors, page by page, {how}\n")?;
         for (what, number) in [
             ("objects measured", self.objects.len() as u64),
             ("pages forecast", self.sum("forecast")),
@@ -122,8 +158,7 @@ impl Report {
         ] {
             writeln!(out, "  {what:18} {number:>8}")?;
         }
-        let why = if self.with == With::Dlopen { "  written by constructors, or missed" } else { "" };
-        writeln!(out, "  {:18} {style}{:>8}{style:#}{why}", "pages missed", self.sum("missed"))?;
+        writeln!(out, "  {:18} {style}{:>8}{style:#}", "pages missed", self.sum("missed"))?;
         writeln!(out, "  {:18} {style}{:>8}{style:#}", "pages extra", self.sum("extra"))?;
         let differing: Vec<_> = self.objects.iter().filter(|(_, object)| differs(object)).collect();
         if !differing.is_empty() {

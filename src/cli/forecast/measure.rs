@@ -12,20 +12,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use soload::{Addr, Bias, Error, Image, PageSize, Plan, Vaddr};
+use soload::{Bias, Error, Image, PageSize, Plan, Vaddr};
 
 use super::forecast_of;
-use crate::cli::dlopen::HostLibrary;
 use crate::cli::load::With;
 use crate::cli::{Loading, Outcome, Status, memory, print};
 
-pub(super) fn run(libraries: &[OsString], with: With, loading: &Loading, out: &mut impl Write) -> Outcome {
+pub(super) fn run(libraries: &[OsString], loading: &Loading, out: &mut impl Write) -> Outcome {
     let Some(name) = libraries.first() else { return Ok(Status::Usage) };
-    let answer = match with {
-        With::Soload => by_soload(name, loading),
-        With::Dlopen => by_dlopen(name),
-    };
-    let document = match answer {
+    let document = match by_soload(name, loading) {
         Ok(objects) => json!({"command": "measure", "schema": 1, "ok": true, "objects": objects}),
         Err(error) => json!({"command": "measure", "schema": 1, "ok": false, "error": error}),
     };
@@ -56,16 +51,6 @@ fn by_soload(name: &OsString, loading: &Loading) -> Result<Vec<Value>, String> {
     seen.into_iter().map(|(path, pages)| compare(&path, pages?, With::Soload)).collect()
 }
 
-/// The pages of the library itself, after its constructors: glibc offers no moment before.
-fn by_dlopen(name: &OsString) -> Result<Vec<Value>, String> {
-    // SAFETY: as above.
-    let library = unsafe { HostLibrary::open(name) }?;
-    let path = library.path().ok_or("without a file")?;
-    let pages = copied(&path, Bias::between(Addr(library.bias()), Vaddr(0)))?;
-    std::mem::forget(library);
-    Ok(vec![compare(&path, pages, With::Dlopen)?])
-}
-
 /// The pages of the file that are private to this process now.
 fn copied(path: &Path, bias: Bias) -> Result<BTreeSet<Vaddr>, String> {
     memory::copied_pages(path, bias, |map| map.file.is_some())
@@ -77,7 +62,8 @@ fn plan(path: &Path) -> Result<(Image, Plan), Error> {
     Ok((image, plan))
 }
 
-fn compare(path: &Path, measured: BTreeSet<Vaddr>, with: With) -> Result<Value, String> {
+/// What of it was forecast, and what not.
+pub(super) fn compare(path: &Path, measured: BTreeSet<Vaddr>, with: With) -> Result<Value, String> {
     let forecast = plan(path).and_then(|(image, plan)| forecast_of(&image, &plan, with));
     let forecast: BTreeSet<Vaddr> = forecast.map_err(|error| error.to_string())?.pages.into_keys().collect();
     let difference = |a: &BTreeSet<Vaddr>, b| a.difference(b).map(|page| page.0).collect::<Vec<_>>();

@@ -147,7 +147,7 @@ fn pages_of(region: &Region, page: PageSize) -> u64 {
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     if args.measure {
-        return measure::run(&args.libraries, args.with, &args.loading, out);
+        return measure::run(&args.libraries, &args.loading, out);
     }
     if args.check || args.top.is_some() {
         let usual = [children::usual_directory().into_os_string()];

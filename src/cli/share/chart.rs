@@ -32,8 +32,8 @@ pub(super) fn write(out: &mut impl Write, run: &Run) -> io::Result<()> {
     writeln!(out)?;
     for segment in run.segments.iter().filter(|segment| segment.sharing.resident > 0) {
         let sharing = &segment.sharing;
-        let copied = sharing.copied.min(sharing.frames);
-        let bar = Bar::of(sharing.frames - copied, copied, sharing.resident, most);
+        let own = sharing.own.min(sharing.frames);
+        let bar = Bar::of(sharing.frames - own, own, sharing.resident, most);
         let draw = |cell: &str, count: usize| cell.repeat(count);
         writeln!(
             out,

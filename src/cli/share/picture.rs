@@ -113,8 +113,8 @@ fn panel(svg: &mut String, run: &Run, top: f64, most: u64) {
         let y = top + PANEL_HEAD + index as f64 * ROW;
         let sharing = &segment.sharing;
         let width = |pages: u64| pages as f64 / most as f64 * BAR;
-        let copied = sharing.copied.min(sharing.frames);
-        let shared = sharing.frames - copied;
+        let own = sharing.own.min(sharing.frames);
+        let shared = sharing.frames - own;
         let _ = write!(
             svg,
             "<g><title>{}: {} pages seen, {} frames, {} copied</title><text x=\"{MARGIN}\" y=\"{:.1}\">{}</text>",
@@ -137,7 +137,7 @@ fn panel(svg: &mut String, run: &Run, top: f64, most: u64) {
         };
         bar("g", 0, sharing.resident);
         bar("f", 0, shared);
-        bar("c", shared, copied);
+        bar("c", shared, own);
         let factor = format!("{:.1} ×", sharing.factor().unwrap_or(1.0));
         let numbers =
             [(SEEN, size(sharing.resident).to_string()), (MEMORY, size(sharing.frames).to_string()), (FACTOR, factor)];

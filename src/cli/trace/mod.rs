@@ -1,7 +1,7 @@
 //! `soload trace`: which pages of a library a program touches and writes: while it is loaded, by its constructors, later.
 //!
-//! JSON: `{"schema": 1, "command": "trace", "path", "page_size", "process", "end", "before", "phases": […], "regions":
-//! […]}`: `end` is `exit`, `unloaded` or `lost`, `before` the pages that were there before they were watched; for each
+//! JSON: `{"schema": 1, "command": "trace", "path", "page_size", "process", "end", "before", "constructors", "phases": […], "regions":
+//! […]}`: `end` is `exit`, `unloaded` or `lost`, `before` the pages that were there before they were watched, `constructors` a number; for each
 //! phase `name` (`load`, `constructors`, `run`), `microseconds`, and `minor_faults` and `major_faults` of the whole process;
 //! for each region `content`, `start` (as the file states it), `pages` (one letter for each: the phase in which it was first
 //! written, as a capital, else first read; `.` untouched), and for each phase `read` (pages first touched by reading),
@@ -127,6 +127,8 @@ struct Report {
     end: &'static str,
     /// Pages that were there before they were watched.
     before: usize,
+    /// Functions that run when it is loaded.
+    constructors: usize,
     costs: Vec<Cost>,
     regions: Vec<(Region, Vec<Life>)>,
     /// What could not be told, and why.
@@ -204,7 +206,7 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
     let forecast = forecast.map_err(text)?;
     let meta = path.metadata().map_err(|error| format!("{}: {error}", print::path(path)))?;
     let constructors = image.constructors().map_err(text)?;
-    let none = constructors.is_empty();
+    let functions = constructors.len();
     let subject = Subject { image: &image, plan: &plan, constructors, identity: (meta.dev(), meta.ino()) };
     let command = command(args, asked).map_err(|error| error.to_string())?;
     let program = args.program.first().cloned().unwrap_or_else(|| "this command".into());
@@ -241,7 +243,7 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
     let later = "is counted in the phase after it";
     match &traced.without_breakpoints {
         Some(why) => notes.push(format!("When constructors run cannot be seen (debug registers: {why}): it {later}.")),
-        None if none => notes.push(format!("The library has no constructors: what loading does {later}.")),
+        None if functions == 0 => notes.push(format!("The library has no constructors: what loading does {later}.")),
         None if traced.loaded.is_none() => notes.push("Its constructors were never reached.".into()),
         None if traced.initialised.is_none() => {
             notes.push(format!("The last constructor did not return: what it does {later}."));
@@ -260,7 +262,8 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
         notes.push(format!("{} there before they were watched.", plural(traced.watch.before, "page")));
     }
     let process = traced.watch.process.as_raw();
-    Ok(Report { path: path.to_owned(), process, end, before: traced.watch.before, costs, regions, notes })
+    let before = traced.watch.before;
+    Ok(Report { path: path.to_owned(), process, end, before, constructors: functions, costs, regions, notes })
 }
 
 /// Pages of a region of which something holds.
@@ -387,6 +390,7 @@ fn json_of(report: &Report) -> Value {
     object.insert("process".into(), report.process.into());
     object.insert("end".into(), report.end.into());
     object.insert("before".into(), report.before.into());
+    object.insert("constructors".into(), report.constructors.into());
     object.insert("phases".into(), phases.collect());
     object.insert("regions".into(), regions.collect());
     object.into()
