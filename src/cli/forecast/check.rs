@@ -69,6 +69,9 @@ fn relocated(traced: &Value) -> Result<Value, String> {
     let path = PathBuf::from(traced["path"].as_str().unwrap_or_default());
     let size = traced["page_size"].as_u64().unwrap_or(1);
     let has_phase = |name| traced["phases"].as_array().is_some_and(|all| all.iter().any(|phase| phase["name"] == name));
+    if traced["before"] != 0 {
+        return Err("the kernel maps it, and it relocates itself: there is no moment before".into());
+    }
     let wanted = match has_phase("load") {
         true => 'L',
         // Without constructors there is one phase only.

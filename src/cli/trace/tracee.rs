@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::mem::offset_of;
+use std::ops::Range;
 use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::process::CommandExt;
@@ -18,7 +19,7 @@ use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
-use soload::{Addr, Bias, Image, Mapping, Plan, Vaddr};
+use soload::{Addr, Bias, Image, Mapping, PageSize, Plan, Vaddr};
 
 use super::watch::{Snapshot, Watch};
 
@@ -105,8 +106,8 @@ struct Tracer<'a> {
     subject: &'a Subject<'a>,
     /// Threads that have been seen. A new one begins with a stop that is nobody's signal.
     known: HashSet<Pid>,
-    /// The thread whose `mmap` is being waited for.
-    mapping: Option<Pid>,
+    /// The thread whose `mmap` is being waited for, and the addresses that it names.
+    mapping: Option<(Pid, Range<Addr>)>,
     traced: Option<Traced>,
     /// The stack pointer where the last constructor returns.
     stack: u64,
@@ -135,8 +136,8 @@ impl Tracer<'_> {
                     false => drop(ptrace::cont(thread, None)),
                 },
                 WaitStatus::PtraceSyscall(thread) => {
-                    if self.mapping.take_if(|waiting| *waiting == thread).is_some() {
-                        self.after_mapping(thread)?;
+                    if let Some((_, range)) = self.mapping.take_if(|(waiting, _)| *waiting == thread) {
+                        self.after_mapping(thread, &range)?;
                     }
                     let _ = ptrace::cont(thread, None);
                 }
@@ -161,7 +162,9 @@ impl Tracer<'_> {
     /// Whether the end of this system call has to be seen.
     fn at_call(&mut self, thread: Pid) -> bool {
         let Ok(registers) = ptrace::getregs(thread) else { return false };
-        let range = Addr(registers.rdi as usize)..Addr(registers.rdi.saturating_add(registers.rsi) as usize);
+        // The kernel takes whole pages, whatever length it is given.
+        let end = PageSize::native().up(registers.rdi.saturating_add(registers.rsi)).unwrap_or(u64::MAX);
+        let range = Addr(registers.rdi as usize)..Addr(end as usize);
         let watched = self.traced.as_ref().filter(|traced| is_of(thread, traced.watch.process));
         if registers.orig_rax == libc::SYS_munmap as u64 {
             if watched.is_some_and(|traced| traced.end.is_none() && traced.watch.concerns(&range)) {
@@ -173,7 +176,9 @@ impl Tracer<'_> {
             Some(traced) => traced.end.is_none() && traced.watch.concerns(&range),
             None => self.traced.is_none() && self.is_file(thread, registers.r8 as RawFd),
         };
-        self.mapping = wanted.then_some(thread).or(self.mapping);
+        if wanted {
+            self.mapping = Some((thread, range));
+        }
         wanted
     }
 
@@ -183,9 +188,9 @@ impl Tracer<'_> {
     }
 
     /// Begins to watch once all segments are mapped.
-    fn after_mapping(&mut self, thread: Pid) -> Result<(), String> {
+    fn after_mapping(&mut self, thread: Pid, range: &Range<Addr>) -> Result<(), String> {
         if let Some(traced) = &self.traced {
-            return if traced.end.is_none() { traced.watch.register() } else { Ok(()) };
+            return if traced.end.is_none() { traced.watch.register(range) } else { Ok(()) };
         }
         let mappings = Mapping::all_of(thread.as_raw() as u32).unwrap_or_default();
         let Some(bias) = Mapping::bias_of(&mappings, self.subject.image, self.subject.plan) else { return Ok(()) };

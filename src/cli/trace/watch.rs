@@ -69,7 +69,7 @@ impl Watch {
         let before = found.iter().map(|run| (run.range.end.0 - run.range.start.0) / page).sum();
         let (start, faults) = (Instant::now(), faults(process));
         let watch = Self { process, bias, span, scan, userfault, start, faults, before };
-        watch.register()?;
+        watch.register(&watch.span)?;
         Ok(watch)
     }
 
@@ -78,11 +78,15 @@ impl Watch {
         range.start < self.span.end && self.span.start < range.end
     }
 
-    /// Watches what has been mapped there meanwhile as well.
-    pub(super) fn register(&self) -> Result<(), String> {
+    /// Watches what has been mapped there. What was watched before must not be named again: its writes would be forgotten.
+    pub(super) fn register(&self, range: &Range<Addr>) -> Result<(), String> {
         let mappings = Mapping::all_of(self.process.as_raw() as u32).map_err(|error| error.to_string())?;
-        for mapping in mappings.iter().filter(|mapping| mapping.protection.read && self.concerns(&mapping.range)) {
-            let range = mapping.range.start.max(self.span.start)..mapping.range.end.min(self.span.end);
+        let wanted = range.start.max(self.span.start)..range.end.min(self.span.end);
+        for mapping in mappings.iter().filter(|mapping| mapping.protection.read) {
+            let range = mapping.range.start.max(wanted.start)..mapping.range.end.min(wanted.end);
+            if range.is_empty() {
+                continue;
+            }
             let mut register = [range.start.0 as u64, (range.end.0 - range.start.0) as u64, REGISTER_MODE_WP, 0];
             ask(&self.userfault, UFFDIO_REGISTER, &mut register)
                 .map_err(|error| format!("userfaultfd: {} cannot be watched: {error}", range.start))?;
