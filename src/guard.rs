@@ -38,7 +38,7 @@ use crate::sys::RegularFile;
 ///
 /// ```
 /// let mut options = soload::OpenOptions::new();
-/// options.guard(soload::Guard::Snapshot);
+/// options.guard(soload::Guard::Snapshot).huge_pages(true);
 /// // SAFETY: zlib's constructors are sound.
 /// if let Ok(library) = unsafe { options.open("libz.so.1") } {
 ///     println!("{} may be overwritten now", library.path().display());
@@ -122,7 +122,8 @@ impl Lease {
         file: &RegularFile,
         parts: impl IntoIterator<Item = Part>,
     ) -> Result<Option<Self>, ErrorKind> {
-        let Some(keeper) = keeper().filter(|_| file.leased) else { return Ok(None) };
+        // Nobody gets a thread who has not asked for one.
+        let Some(keeper) = file.leased.then(keeper).flatten() else { return Ok(None) };
         let (variable, constant): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.protection.write);
         for part in &variable {
             // Later a write of the program's could be lost.

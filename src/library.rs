@@ -141,27 +141,14 @@ impl OpenOptions {
         self
     }
 
-    /// Whether code is mapped in pages of 2 MiB, where the file system gives them: fewer faults, smaller page tables.
-    ///
-    /// Only the part of a file that nobody has read yet comes in such pages, and it is read whole blocks at a time; what is
-    /// in memory in small pages already stays so (`soload warm` reads it anew). Costs nothing where it cannot be had:
-    /// libraries with less than 2 MiB of code, file systems without large folios, Linux before 5.18.
-    ///
-    /// ```
-    /// // SAFETY: zlib's constructors are sound.
-    /// let library = unsafe { soload::OpenOptions::new().huge_pages(true).open("libz.so.1") };
-    /// ```
+    /// Whether code is mapped in pages of 2 MiB, where the file system gives them: fewer faults, smaller page tables. What
+    /// others have read in small pages already stays so (`soload warm` reads it anew).
     pub fn huge_pages(&mut self, huge: bool) -> &mut Self {
         self.wishes.huge_pages = huge;
         self
     }
 
-    /// What keeps the files that are loaded as they are, should somebody overwrite them in place; [`Guard`] has the costs.
-    ///
-    /// ```
-    /// // SAFETY: zlib's constructors are sound.
-    /// let library = unsafe { soload::OpenOptions::new().guard(soload::Guard::Lease).open("libz.so.1") };
-    /// ```
+    /// What keeps the files that are loaded as they are, should somebody overwrite them; [`Guard`] has costs and an example.
     pub fn guard(&mut self, guard: Guard) -> &mut Self {
         self.wishes.guard = guard;
         self

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::ops::Range;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::addr::Addr;
 
@@ -123,6 +123,31 @@ impl Drop for Area {
     fn drop(&mut self) {
         // SAFETY: mapped by `map`, and nothing refers to it any more.
         unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// Has the kernel map each page of an area alone when it is touched, as long as the answer is held: registered for write
+/// protection, nothing around a touched page is mapped with it.
+pub(super) fn one_by_one(area: &Area) -> io::Result<OwnedFd> {
+    // `_IOWR(0xaa, 0x3f, struct uffdio_api)`, `_IOWR(0xaa, 0, struct uffdio_register)` (`<linux/userfaultfd.h>`).
+    const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
+    const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+    // WP_ASYNC, WP_UNPOPULATED, WP_HUGETLBFS_SHMEM.
+    let mut api = [0xaa_u64, 1 << 15 | 1 << 13 | 1 << 12, 0];
+    let range = area.range();
+    let mut register = [range.start.0 as u64, (range.end.0 - range.start.0) as u64, 2, 0]; // 2: write protection
+    // SAFETY: a new descriptor, which nobody else has; both structures are of 64-bit numbers, as many as there are here. Of
+    // the mapping, which is our own, nothing is changed that can be read.
+    unsafe {
+        // USER_MODE_ONLY, which everybody may ask for.
+        let descriptor = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | 1);
+        if descriptor < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let descriptor = OwnedFd::from_raw_fd(descriptor as libc::c_int);
+        let failed = libc::ioctl(descriptor.as_raw_fd(), UFFDIO_API, api.as_mut_ptr()) != 0
+            || libc::ioctl(descriptor.as_raw_fd(), UFFDIO_REGISTER, register.as_mut_ptr()) != 0;
+        if failed { Err(io::Error::last_os_error()) } else { Ok(descriptor) }
     }
 }
 
@@ -247,6 +272,6 @@ pub(super) fn terminal() -> Option<File> {
     // SAFETY: opens a new descriptor, which the file then owns.
     unsafe {
         let descriptor = libc::posix_openpt(libc::O_RDWR | libc::O_NOCTTY);
-        (descriptor >= 0).then(|| std::os::fd::FromRawFd::from_raw_fd(descriptor))
+        (descriptor >= 0).then(|| FromRawFd::from_raw_fd(descriptor))
     }
 }

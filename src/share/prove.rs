@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::experiment::{Area, Writes, faults, forget};
+use super::experiment::{Area, Writes, faults, forget, one_by_one};
 use super::mappings::Mapping;
 use super::pages::{Page, PageMap, PageState};
 use crate::sys;
@@ -81,9 +81,10 @@ macro_rules! claims {
     };
 }
 
-const CLAIMS: [Claim; 14] = claims! {
+const CLAIMS: [Claim; 15] = claims! {
     address_space: "mapping a file costs addresses, no memory", "grep -E 'VmSize|VmRSS' /proc/PID/status";
     lazy: "pages are read when they are touched, a few around the touched one with it", "perf stat -e faults,major-faults";
+    exact: "page by page: of a file that is read in two places, two pages are mapped", "";
     private: "libraries are mapped privately", "awk '/\\.so/ {print $2, $6}' /proc/PID/maps";
     super::prove_two::same_frame: "two processes have the same page of memory, at different addresses", "as root: /proc/PID/pagemap";
     super::prove_two::frame_and_offset: "an address in memory is a page's number and the offset in the page", "as root: /proc/PID/pagemap";
@@ -213,6 +214,29 @@ fn lazy(scratch: &Scratch) -> io::Result<Seen> {
         after.0 - before.0
     );
     Ok(Seen::whether((1..all / 2).contains(&now), measured))
+}
+
+fn exact(scratch: &Scratch) -> io::Result<Seen> {
+    const LEN: usize = 8 << 20;
+    let file = scratch.file(LEN)?;
+    let touched = |area: &Area| {
+        area.read(LEN / 4);
+        area.read(LEN / 2);
+        present(area)
+    };
+    let around = touched(&Area::map(file.as_fd(), LEN, Writes::Refused)?)?;
+    let area = Area::map(file.as_fd(), LEN, Writes::Refused)?;
+    let watched = match one_by_one(&area) {
+        Ok(watched) => watched,
+        Err(error) => {
+            let why = format!("userfaultfd counts pages one by one since Linux 6.7 ({error})");
+            return Ok(Seen::cannot(&why, format!("{around} pages mapped, with those around them")));
+        }
+    };
+    let alone = touched(&area)?;
+    drop(watched);
+    let measured = format!("two bytes read: {alone} pages mapped; {around} if the kernel maps those around as well");
+    Ok(Seen::whether(alone == 2, measured))
 }
 
 fn private(_: &Scratch) -> io::Result<Seen> {
