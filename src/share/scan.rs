@@ -46,7 +46,7 @@ pub struct PageRun {
 /// use soload::{Addr, PageScan};
 /// if let Ok(scan) = PageScan::of_process(std::process::id()) {
 ///     // All of the address space, answered at once.
-///     let pages = scan.runs(Addr(0)..Addr(1 << 46)).map(|run| run.map(|run| run.range.end.0 - run.range.start.0));
+///     let pages = scan.runs(Addr(0)..Addr(1 << 47)).map(|run| run.map(|run| run.range.end.0 - run.range.start.0));
 ///     assert!(pages.sum::<Result<usize, _>>()? > 100_000);
 /// }
 /// # Ok::<(), soload::ErrorKind>(())

@@ -337,11 +337,11 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         let again = if again > 0 { format!("; {} written again", plural(again, "page")) } else { String::new() };
         writeln!(
             out,
-            "  {style}{letter}{style:#} {:12} {:>11}  all of the process: {}, {}{again}",
+            "  {style}{letter}{style:#} {:12} {:>11}  {}, {} major{again}",
             cost.phase.name(),
             print::milliseconds(cost.time),
             plural(cost.minor as usize, "minor fault"),
-            plural(cost.major as usize, "major one"),
+            cost.major,
         )?;
     }
     writeln!(out)?;
@@ -356,7 +356,7 @@ fn write_report(out: &mut impl Write, report: &Report) -> io::Result<()> {
         "  {DIM}By userfaultfd (asynchronous write protection) and PAGEMAP_SCAN: each page touched is counted,\n  \
          none that only lies beside one (fault-around). A page read costs a fault that maps the page of\n  \
          the file, one written a fault that copies it. Not told by the kernel: the order within a phase,\n  \
-         reads after the first, faults by page. Not watched: other processes than this one.{DIM:#}"
+         reads after the first, faults by page; faults are all of the process. Others are not watched.{DIM:#}"
     )
 }
 

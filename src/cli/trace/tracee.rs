@@ -46,6 +46,8 @@ pub(super) enum End {
 /// What was seen.
 pub(super) struct Traced {
     pub(super) watch: Watch,
+    /// Whether all segments have been mapped: it was loaded, and not only looked into.
+    complete: bool,
     /// After relocation, after constructors, at the end: what there was of these.
     pub(super) loaded: Option<Snapshot>,
     pub(super) initialised: Option<Snapshot>,
@@ -72,7 +74,7 @@ pub(super) fn run(mut command: Command, subject: &Subject<'_>) -> Result<Option<
     let mut tracer = Tracer { subject, known: HashSet::from([child]), mapping: None, traced: None, stack: 0 };
     let _ = ptrace::cont(child, None);
     tracer.follow()?;
-    Ok(tracer.traced)
+    Ok(tracer.traced.filter(|traced| traced.complete))
 }
 
 /// Of the child: to be traced, and stopped at the few system calls that map and unmap.
@@ -106,8 +108,8 @@ struct Tracer<'a> {
     subject: &'a Subject<'a>,
     /// Threads that have been seen. A new one begins with a stop that is nobody's signal.
     known: HashSet<Pid>,
-    /// The thread whose `mmap` is being waited for, and the addresses that it names.
-    mapping: Option<(Pid, Range<Addr>)>,
+    /// The thread whose `mmap` is being waited for.
+    mapping: Option<Pid>,
     traced: Option<Traced>,
     /// The stack pointer where the last constructor returns.
     stack: u64,
@@ -136,8 +138,8 @@ impl Tracer<'_> {
                     false => drop(ptrace::cont(thread, None)),
                 },
                 WaitStatus::PtraceSyscall(thread) => {
-                    if let Some((_, range)) = self.mapping.take_if(|(waiting, _)| *waiting == thread) {
-                        self.after_mapping(thread, &range)?;
+                    if self.mapping.take_if(|waiting| *waiting == thread).is_some() {
+                        self.after_mapping(thread)?;
                     }
                     let _ = ptrace::cont(thread, None);
                 }
@@ -162,23 +164,21 @@ impl Tracer<'_> {
     /// Whether the end of this system call has to be seen.
     fn at_call(&mut self, thread: Pid) -> bool {
         let Ok(registers) = ptrace::getregs(thread) else { return false };
-        // The kernel takes whole pages, whatever length it is given.
-        let end = PageSize::native().up(registers.rdi.saturating_add(registers.rsi)).unwrap_or(u64::MAX);
-        let range = Addr(registers.rdi as usize)..Addr(end as usize);
+        let range = range_of(registers.rdi, registers.rsi);
         let watched = self.traced.as_ref().filter(|traced| is_of(thread, traced.watch.process));
+        let concerns = watched.is_some_and(|traced| traced.end.is_none() && traced.watch.concerns(&range));
         if registers.orig_rax == libc::SYS_munmap as u64 {
-            if watched.is_some_and(|traced| traced.end.is_none() && traced.watch.concerns(&range)) {
-                self.finish(End::Unloaded);
+            match watched.map(|traced| traced.complete) {
+                Some(true) if concerns => self.finish(End::Unloaded),
+                // It was mapped to be looked into, no more.
+                Some(false) if concerns => self.traced = None,
+                _ => {}
             }
             return false;
         }
-        let wanted = match watched {
-            Some(traced) => traced.end.is_none() && traced.watch.concerns(&range),
-            None => self.traced.is_none() && self.is_file(thread, registers.r8 as RawFd),
-        };
-        if wanted {
-            self.mapping = Some((thread, range));
-        }
+        let may_begin = self.traced.as_ref().is_none_or(|traced| !traced.complete);
+        let wanted = concerns || may_begin && self.is_file(thread, registers.r8 as RawFd);
+        self.mapping = wanted.then_some(thread).or(self.mapping);
         wanted
     }
 
@@ -187,22 +187,42 @@ impl Tracer<'_> {
         descriptor >= 0 && meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.subject.identity)
     }
 
-    /// Begins to watch once all segments are mapped.
-    fn after_mapping(&mut self, thread: Pid, range: &Range<Addr>) -> Result<(), String> {
-        if let Some(traced) = &self.traced {
-            return if traced.end.is_none() { traced.watch.register(range) } else { Ok(()) };
+    /// Begins to watch when the file is mapped so that it may become the library, or watches what is mapped into it now.
+    fn after_mapping(&mut self, thread: Pid) -> Result<(), String> {
+        let Ok(registers) = ptrace::getregs(thread) else { return Ok(()) };
+        if registers.rax > -4096_i64 as u64 {
+            return Ok(()); // an error
         }
+        let range = range_of(registers.rax, registers.rsi);
         let mappings = Mapping::all_of(thread.as_raw() as u32).unwrap_or_default();
-        let Some(bias) = Mapping::bias_of(&mappings, self.subject.image, self.subject.plan) else { return Ok(()) };
+        let bias = Mapping::bias_of(&mappings, self.subject.image, self.subject.plan);
+        if let Some(traced) = &mut self.traced
+            && is_of(thread, traced.watch.process)
+            && (traced.complete || bias.is_none_or(|bias| bias == traced.watch.bias))
+        {
+            traced.complete |= bias.is_some();
+            return if traced.watch.concerns(&range) { traced.watch.register(&range) } else { Ok(()) };
+        }
+        // Loaders map all of it first, and read its headers there; then one segment after the other into that.
+        let span = &self.subject.plan.span;
+        let whole = (range.end.0 - range.start.0) as u64 == span.end.0 - span.start.0 && registers.r9 == 0;
+        match bias.or_else(|| whole.then(|| Bias::between(range.start, span.start))) {
+            Some(begun) => self.begin(thread, begun, bias.is_some()),
+            None => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, thread: Pid, bias: Bias, complete: bool) -> Result<(), String> {
         let process = process_of(thread).ok_or("the process has ended")?;
+        self.traced = None;
         // USER_MODE_ONLY: allowed to everybody, and no less of what is asked for here.
         let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK | 1) as u64;
         let descriptor = inject(thread, libc::SYS_userfaultfd, flags)?;
         let watch = Watch::start(process, descriptor as RawFd, bias, &self.subject.plan.span);
         inject(thread, libc::SYS_close, descriptor)?;
         let without_breakpoints = self.set_breakpoints(thread, bias).err().map(|errno| errno.desc().to_owned());
-        self.traced =
-            Some(Traced { watch: watch?, loaded: None, initialised: None, last: None, end: None, without_breakpoints });
+        let (watch, loaded, initialised, last) = (watch?, None, None, None);
+        self.traced = Some(Traced { watch, complete, loaded, initialised, last, end: None, without_breakpoints });
         Ok(())
     }
 
@@ -262,6 +282,12 @@ impl Tracer<'_> {
             traced.end = Some(end);
         }
     }
+}
+
+/// The addresses of a mapping. The kernel takes whole pages, whatever length it is given.
+fn range_of(start: u64, len: u64) -> Range<Addr> {
+    let end = PageSize::native().up(start.saturating_add(len)).unwrap_or(u64::MAX);
+    Addr(start as usize)..Addr(end as usize)
 }
 
 /// The process that a thread belongs to.
