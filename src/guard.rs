@@ -26,7 +26,7 @@ use crate::sys::RegularFile;
 ///
 /// | | cost of opening | memory | what it cannot do |
 /// |---|---|---|---|
-/// | [`Guard::Nothing`] | none | pages are shared | code changes under the process |
+/// | [`Guard::Nothing`] | none | pages are shared | keep code from changing under the process |
 /// | [`Guard::Lease`] | copying what can be written; a thread for all leases | code and constants are shared until somebody writes, and then copied; variables are private from the start | protect a child of `fork`; keep a writer from waiting while pages are copied |
 /// | [`Guard::Snapshot`] | copying the file | the whole file, for this process alone | show debuggers and `/proc/PID/maps` the file: they see a memfd |
 ///

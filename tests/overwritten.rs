@@ -83,6 +83,12 @@ fn under_a_lease_pages_are_shared_until_somebody_writes() {
             soload::PageMap::of_range(soload::Addr(at)..soload::Addr(at + 1)).unwrap().pages[0].state
         };
         assert_ne!(code(), PageState::Copied);
+        // It is found in the process all the same, for whoever looks at its pages.
+        let image = soload::Image::open(&path).unwrap();
+        let plan = soload::Plan::of(&image, soload::PageSize::native()).unwrap();
+        let mappings = soload::Mapping::all_of(std::process::id()).unwrap();
+        assert_eq!(soload::Mapping::bias_of(&mappings, &image, &plan), library.bias());
+        drop(image); // it has the file mapped, which would be truncated under it
         overwrite_by_another_process(&path);
         assert_eq!(code(), PageState::Copied);
         // A second writer is nothing to be told of any more.

@@ -108,8 +108,12 @@ impl Mapping {
             Bias::between(at, first.range.start)
         });
         // A file that is also mapped as a whole, to be read, has only its first segment in place.
+        // What is written may be memory of the process's own by now (see `Guard::Lease`).
+        let constant = plan.maps.iter().any(|map| map.file.is_some() && !map.protection.write);
         let fits = |bias: &Bias| {
-            plan.maps.iter().filter_map(|map| Some((bias.at(map.range.start), map.file?))).all(|(at, offset)| {
+            let maps = plan.maps.iter().filter(|map| !(constant && map.protection.write));
+            let mut places = maps.filter_map(|map| Some((bias.at(map.range.start), map.file?)));
+            places.all(|(at, offset)| {
                 let has = |mapping: &&Self| {
                     mapping.range.contains(&at)
                         && mapping.offset.0.checked_add((at.0 - mapping.range.start.0) as u64) == Some(offset.0)
