@@ -45,8 +45,8 @@ pub struct PageRun {
 /// ```
 /// use soload::{Addr, PageScan};
 /// if let Ok(scan) = PageScan::of_process(std::process::id()) {
-///     // All of the address space, answered at once.
-///     let pages = scan.runs(Addr(0)..Addr(1 << 47)).map(|run| run.map(|run| run.range.end.0 - run.range.start.0));
+///     // All of the address space of x86-64, answered at once.
+///     let pages = scan.runs(Addr(0)..Addr((1 << 47) - 4096)).map(|run| run.map(|run| run.range.end.0 - run.range.start.0));
 ///     assert!(pages.sum::<Result<usize, _>>()? > 100_000);
 /// }
 /// # Ok::<(), soload::ErrorKind>(())
@@ -116,6 +116,7 @@ impl PageScan {
     }
 
     /// What memory is behind in `range`, in the order of addresses. What is untouched or swapped out is left out.
+    /// A range that ends behind the addresses of user programs is an error (`EFAULT`).
     pub fn runs(&self, range: Range<Addr>) -> impl Iterator<Item = Result<PageRun, ErrorKind>> {
         let mut buffer = vec![Region::default(); REGIONS];
         let (mut next, end) = (range.start.0 as u64, range.end.0 as u64);
