@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
@@ -132,7 +133,7 @@ impl Lease {
         }
         let descriptor = file.fd.try_clone().map_err(system("dup"))?;
         let mut held = keeper.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = held.last().map_or(0, |last| last.number + 1);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         held.push(Held { number, file: descriptor, parts: constant });
         // Somebody may have come while it was loaded: the signal was about a lease that nobody held yet.
         held.retain(|one| one.number != number || !one.answer());
@@ -192,6 +193,8 @@ struct Keeper {
 }
 
 static KEEPER: OnceLock<Option<Keeper>> = OnceLock::new();
+/// Of the next lease: none has the number of another, also of one that is over.
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 /// The keeper, started when it is first needed; none where it could not do its work.
 fn keeper() -> Option<&'static Keeper> {

@@ -132,6 +132,24 @@ fn a_lease_ends_with_the_library_and_nobody_waits_for_it() {
 }
 
 #[test]
+fn a_lease_that_is_over_does_not_end_another() {
+    on_ours(|_| {
+        let open = |name: &str| {
+            let path = scratch().join(name);
+            fs::copy(fixture("overwritten"), &path).unwrap();
+            (unsafe { OpenOptions::new().guard(Guard::Lease).open(&path) }.unwrap(), path)
+        };
+        let _first = open("liba.so");
+        let (second, path) = open("libb.so");
+        overwrite_by_another_process(&path);
+        let (third, path) = open("libc_.so");
+        drop(second);
+        overwrite_by_another_process(&path);
+        assert_eq!(["constant", "far_code"].map(|name| call(&third, name)), [42, 44]);
+    });
+}
+
+#[test]
 fn writers_and_openers_may_come_at_any_moment() {
     on_ours(|_| {
         let path = copy();

@@ -113,6 +113,7 @@ pub(super) fn svg(seen: &[Seen<'_>]) -> String {
     for seen in seen {
         y = library(&mut body, seen, &grid, y, title != name(seen));
     }
+    y += 12;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {y}\" width=\"{WIDTH}\" height=\"{y}\" \
          role=\"img\"><title>{title}: its pages in process {process}</title><style>text{{font-family:system-ui,sans-serif;\

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -70,7 +70,11 @@ impl Workers {
             workers.processes.push(worker.spawn()?);
         }
         let mut marks = Vec::new();
-        for worker in &mut workers.processes {
+        let progress = io::stderr().is_terminal() && count > 8;
+        for (index, worker) in workers.processes.iter_mut().enumerate() {
+            if progress {
+                let _ = write!(io::stderr(), "\r{index} of {count} ");
+            }
             let output = worker.stdout.as_mut().ok_or(io::ErrorKind::BrokenPipe)?;
             let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
             // The library may have printed something without ending its line.
@@ -80,6 +84,9 @@ impl Workers {
             });
             let answer = answers.next().ok_or_else(|| io::Error::other("a process could not load the library"))?;
             marks.push(Marks::of_json(&serde_json::from_str(&answer).unwrap_or_default()));
+        }
+        if progress {
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
         workers.marks = marks.into_iter().next().unwrap_or_default();
         Ok(workers)
