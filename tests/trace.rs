@@ -59,6 +59,18 @@ fn relocation_writes_what_was_forecast_and_constructors_what_they_do() {
 }
 
 #[test]
+fn holes_between_segments_change_nothing() {
+    for with in ["soload", "dlopen"] {
+        let Some(answer) = trace(&["--with", with, &fixture("align_2m")]) else { return };
+        let forecast: u64 =
+            answer["regions"].as_array().unwrap().iter().filter_map(|region| region["forecast"].as_u64()).sum();
+        assert_eq!(number(&answer, "load", "written"), forecast, "{with}: {answer}");
+        // Its constructors, those that the compiler adds, write nothing that relocation has written.
+        assert_eq!(number(&answer, "constructors", "again"), 0, "{with}: {answer}");
+    }
+}
+
+#[test]
 fn each_page_that_is_touched_later_is_seen_and_no_other() {
     let library = fixture("overwritten");
     for (function, region, letters) in [

@@ -58,6 +58,8 @@ pub struct Warming {
 
 /// The size of a block, on x86-64 and on most other machines with pages of 4 KiB.
 const HUGE: u64 = 2 << 20;
+/// The most code of one file that is read: 4 GiB. A file with holes may claim more than there are bytes in the world.
+const CODE_MAX: u64 = 4 << 30;
 
 /// A file, and where in it its code is.
 struct Code {
@@ -74,7 +76,11 @@ impl Code {
         let plan = Plan::of(&image, sys::page_size())?;
         let code = plan.maps.iter().filter(|map| map.protection.execute);
         let ranges = code.filter_map(|map| Some((map.file?.0, map.range.end.0 - map.range.start.0)));
-        let ranges = ranges.map(|(offset, len)| offset..offset + len).collect();
+        let ranges: Vec<_> = ranges.map(|(offset, len)| offset..offset + len).collect();
+        let found = ranges.iter().map(|range: &Range<u64>| range.end - range.start).sum();
+        if found > CODE_MAX {
+            return Err(Error::new(path, ErrorKind::Limit { what: "bytes of code", limit: CODE_MAX, found }));
+        }
         let open = || File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (len, file) = open().map_err(|error| failed(path, "open", &error))?;
         Ok(Self { file, len: len as usize, ranges, page: plan.page })

@@ -97,6 +97,9 @@ impl Seen<'_> {
     }
 }
 
+/// The largest library that is shown.
+const SPAN_MAX: u64 = 4 << 30;
+
 /// What does not change while one looks again.
 pub(super) struct Subject {
     pub(super) path: PathBuf,
@@ -150,6 +153,10 @@ impl Subject {
             let root = PathBuf::from(format!("/proc/{process}/root"));
             let file = root.join(path.strip_prefix("/").unwrap_or(path));
             match Self::among(mappings, path, &file, process, With::Dlopen) {
+                // More cells than anybody could look at.
+                Ok(Some(subject)) if subject.plan.span.end.0 - subject.plan.span.start.0 > SPAN_MAX => {
+                    others.push(format!("{}: larger than 4 GiB", print::path(path)));
+                }
                 Ok(Some(subject)) => found.push(subject),
                 Ok(None) if mappings.iter().any(|mapping| mapping.deleted) => {
                     others

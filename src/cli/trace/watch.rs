@@ -4,6 +4,7 @@
 //! The descriptor that is taken over is the other process's; what is asked of it concerns that process's memory alone,
 //! whose content does not change.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::ops::Range;
@@ -46,6 +47,8 @@ pub(super) struct Watch {
     /// Its addresses.
     span: Range<Addr>,
     scan: PageScan,
+    /// What of them is watched: holes between segments cannot be.
+    watched: RefCell<Vec<Range<Addr>>>,
     /// As long as it is open, the pages are watched.
     userfault: OwnedFd,
     pub(super) start: Instant,
@@ -68,7 +71,8 @@ impl Watch {
         let page = soload::PageSize::native().bytes() as usize;
         let before = found.iter().map(|run| (run.range.end.0 - run.range.start.0) / page).sum();
         let (start, faults) = (Instant::now(), faults(process));
-        let watch = Self { process, bias, span, scan, userfault, start, faults, before };
+        let watched = RefCell::default();
+        let watch = Self { process, bias, span, scan, watched, userfault, start, faults, before };
         watch.register(&watch.span)?;
         Ok(watch)
     }
@@ -90,7 +94,8 @@ impl Watch {
             let mut register = [range.start.0 as u64, (range.end.0 - range.start.0) as u64, REGISTER_MODE_WP, 0];
             ask(&self.userfault, UFFDIO_REGISTER, &mut register)
                 .map_err(|error| format!("userfaultfd: {} cannot be watched: {error}", range.start))?;
-            self.scan.protect(range).map_err(|error| error.to_string())?;
+            self.scan.protect(range.clone()).map_err(|error| error.to_string())?;
+            self.watched.borrow_mut().push(range);
         }
         Ok(())
     }
@@ -99,8 +104,10 @@ impl Watch {
     pub(super) fn look(&self) -> Result<Snapshot, ErrorKind> {
         let runs = self.scan.runs(self.span.clone()).collect::<Result<_, _>>()?;
         let snapshot = Snapshot { runs, faults: faults(self.process), at: Instant::now() };
-        // What is not registered any more, because it was mapped over, is not of the library either.
-        let _ = self.scan.protect(self.span.clone());
+        for range in self.watched.borrow().iter() {
+            // What has been mapped over meanwhile, by nothing to be watched, is not of the library any more.
+            let _ = self.scan.protect(range.clone());
+        }
         Ok(snapshot)
     }
 }
