@@ -455,6 +455,18 @@ fn compare_counts_and_names_the_differences() {
 }
 
 #[test]
+fn compare_tells_what_only_soload_loads_and_finds_no_fault_in_it() {
+    // It needs more static thread-local storage than glibc has left.
+    let large = fixture("tls_too_large");
+    let (text, _) = texts(0, typed("compare DEMO FILE", &large));
+    assert!(text.starts_with("soload loads 1 of 1 libraries that dlopen loads.\n"), "{text}");
+    assert!(text.contains("1 more are loaded by soload, which dlopen refuses:\n"), "{text}");
+    assert!(text.contains("cannot allocate memory in static TLS block"), "{text}");
+    let answer = document(0, typed("compare --json FILE", &large));
+    assert_eq!(answer["extra"][0]["soload"], serde_json::Value::Null, "{answer}");
+}
+
+#[test]
 fn compare_survives_what_libraries_do_to_their_process() {
     let (crash, endless) = (fixture("crash"), fixture("endless"));
     let arguments = ["compare", "--json", "--timeout", "1"].map(OsString::from).into_iter();
