@@ -6,6 +6,8 @@ mod common;
 
 use std::ffi::c_int;
 use std::fs;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -324,5 +326,54 @@ fn static_storage_that_the_c_library_has_no_room_for_is_found_all_the_same() {
             library.close();
         }
         old.end();
+    });
+}
+
+#[test]
+fn a_thread_that_is_being_created_while_static_storage_is_found_has_its_image_too() {
+    on_ours(|loader| {
+        // The same place has another image each time.
+        static NEXT: RwLock<Option<(usize, c_int)>> = RwLock::new(None);
+        static STOP: AtomicBool = AtomicBool::new(false);
+        fn wait_and_ask() -> bool {
+            while !STOP.load(Ordering::SeqCst) {
+                if let Some((next, expected)) = *NEXT.read().unwrap() {
+                    return function(next)() == expected;
+                }
+                thread::yield_now();
+            }
+            true
+        }
+        let create = || {
+            let mut all_right = true;
+            while !STOP.load(Ordering::SeqCst) {
+                let threads: Vec<_> = (0..4).map(|_| thread::spawn(wait_and_ask)).collect();
+                all_right &= threads.into_iter().all(|thread| thread.join().unwrap());
+            }
+            all_right
+        };
+        let creators: Vec<_> = (0..2).map(|_| thread::spawn(create)).collect();
+        for (name, expected) in [("tls_too_large", 42), ("tls_too_large_other", 142)].into_iter().cycle().take(20) {
+            let library = loader.open(name);
+            *NEXT.write().unwrap() = Some((library.address("next_value"), expected));
+            thread::sleep(std::time::Duration::from_millis(2));
+            *NEXT.write().unwrap() = None;
+        }
+        STOP.store(true, Ordering::SeqCst);
+        assert!(creators.into_iter().all(|creator| creator.join().unwrap()));
+    });
+}
+
+#[test]
+fn a_file_that_is_opened_later_is_not_taken_for_where_storage_came_from() {
+    on_both_loaders(|loader| {
+        // What stands for the storage in the C library's list is named by the number of a file, which is free again.
+        let _storage = loader.open("tls_general");
+        for name in ["bss", "life_leaf", "relr"] {
+            let files: Vec<_> = (0..8).map(|_| std::fs::File::open(fixture(name)).unwrap()).collect();
+            let library = loader.open(name);
+            assert!(common::maps::is_mapped(&format!("lib{name}.so")), "{name}");
+            drop((files, library));
+        }
     });
 }

@@ -6,13 +6,14 @@
 //! one offset in every thread, those to come included: they start with the program's initial image, which is changed here.
 //!
 //! # Safety
-//! One system call that reads where a thread keeps a list. All writing goes through `/proc/self/mem`, which refuses what
+//! System calls that read where a thread keeps a list, and for how long it has run. All writing goes through `/proc/self/mem`, which refuses what
 //! is not mapped: a thread may end at any moment.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::hooks;
 use super::host::{Host, thread_local_address};
@@ -61,17 +62,66 @@ pub(super) fn take(template: &Template) -> Option<Part> {
     let mut bytes = template.image.clone();
     bytes.resize(size, 0);
     let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").ok()?;
-    // First the image that threads to come start with, then the threads there are: none is left out.
+    // First the image that threads to come start with, then the threads there are, then those that had copied the image
+    // before and were not there yet. Nobody uses that part before we have answered, so it may be written twice.
     let start = program.bias.at(crate::addr::Vaddr(image.start)).0.checked_add(shift + at)?;
     if (image.end - image.start) < (shift + at + size) as u64 || write(&memory, start, &bytes).is_none() {
         return None;
     }
-    let pointers = thread_pointers()?;
-    for pointer in pointers {
-        // One that has ended meanwhile needs nothing any more.
-        write(&memory, pointer.wrapping_add(offset).wrapping_add(at), &bytes);
-    }
+    // How far from its thread pointer glibc keeps the list that each thread has told the kernel (of locks to free if it
+    // dies).
+    let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
+    let fill = |threads: &BTreeSet<i32>| {
+        for list in threads.iter().copied().filter_map(started) {
+            // One that has ended meanwhile needs nothing any more.
+            write(&memory, list.wrapping_sub(distance).wrapping_add(offset).wrapping_add(at), &bytes);
+        }
+    };
+    let before = threads()?;
+    fill(&before);
+    wait_for_creations(&before);
+    fill(&(&threads()? - &before));
     Some(part)
+}
+
+/// Waits until these threads are past whatever thread each was creating when this began.
+///
+/// `pthread_create` copies the image some microseconds before the new thread is there, and glibc shows nothing that would
+/// tell. But a thread is past them if it has run for longer than they take, and one that sleeps is not in them: all it
+/// could sleep for there is a lock that others hold for as short a time, which is why it is looked at twice. What would
+/// not come to an end (there are threads that the system does not let run) is not waited for.
+fn wait_for_creations(threads: &BTreeSet<i32>) {
+    const WAIT_MAX: Duration = Duration::from_secs(1);
+    const LONGER: Duration = Duration::from_millis(1);
+    const PAUSE: Duration = Duration::from_micros(100);
+    let begun = Instant::now();
+    // SAFETY: answers a number.
+    let own = unsafe { libc::gettid() };
+    let mut waiting: Vec<(i32, Duration)> =
+        threads.iter().filter(|thread| **thread != own).filter_map(|thread| Some((*thread, ran(*thread)?))).collect();
+    let mut asleep = 0;
+    while asleep < 2 && begun.elapsed() < WAIT_MAX {
+        waiting.retain(|(thread, at_first)| ran(*thread).is_some_and(|now| now < *at_first + LONGER));
+        asleep = if waiting.iter().all(|(thread, _)| sleeps(*thread)) { asleep + 1 } else { 0 };
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// For how long a thread has run; `None` if it has ended.
+fn ran(thread: i32) -> Option<Duration> {
+    // The clock of a thread, as `pthread_getcpuclockid` makes it of the kernel's number.
+    const OF_THREAD_AS_SCHEDULED: i32 = 4 | 2;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one structure.
+    let failed = unsafe { libc::clock_gettime(!thread << 3 | OF_THREAD_AS_SCHEDULED, &raw mut time) };
+    (failed == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+/// Whether a thread sleeps, until something wakes it.
+fn sleeps(thread: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    // The state follows the name, which may have any characters in it.
+    stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('S'))
 }
 
 /// Takes the first place of `size` bytes that is free and fits.
@@ -88,14 +138,6 @@ fn find_room(size: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
 
 fn write(memory: &File, at: usize, bytes: &[u8]) -> Option<()> {
     memory.write_all_at(bytes, at as u64).ok()
-}
-
-/// The thread pointers of all threads: each has told the kernel of a list (of locks to free if it dies) that glibc keeps
-/// at one distance from the thread pointer.
-fn thread_pointers() -> Option<Vec<usize>> {
-    let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
-    let lists = threads()?.into_iter().filter_map(started);
-    Some(lists.map(|list| list.wrapping_sub(distance)).collect())
 }
 
 /// Where a thread keeps its list, once it has told the kernel: a thread does that first of all. `None` if it has ended,
