@@ -38,3 +38,14 @@ fn a_panic_passes_through_loaded_code() {
         assert_eq!(caught.downcast_ref(), Some(&5));
     });
 }
+
+#[test]
+fn a_thread_that_ends_itself_or_is_cancelled_in_a_library_destroys_its_objects() {
+    on_both_loaders(|loader| {
+        for _ in 0..3 {
+            let library = loader.open("thread_exit");
+            assert_eq!(library.call("ends_and_is_cancelled"), 2);
+        }
+        assert!(!common::maps::is_mapped("libthread_exit.so"));
+    });
+}
