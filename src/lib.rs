@@ -43,6 +43,8 @@ mod loader;
 #[allow(dead_code)] // the integration tests use the rest of it
 #[path = "../tests/common/maps.rs"]
 mod maps;
+#[allow(unsafe_code)] // opening is a promise of the caller
+mod options;
 #[allow(unsafe_code)]
 // process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
@@ -73,8 +75,10 @@ pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
 pub use find::{Libc, Rule};
 pub use guard::Guard;
-pub use library::{Closed, Library, OpenOptions};
+pub use library::{Closed, Library};
 pub use load::plan::{Plan, PlannedMap};
+pub use options::OpenOptions;
+pub use process::namespace::Namespace;
 pub use process::reason::Reason;
 pub use share::{
     Cause, Claim, Forecast, Mapping, Page, PageMap, PageRun, PageScan, PageState, Proof, Sharing, Verdict, Warming,

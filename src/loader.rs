@@ -14,7 +14,8 @@ use crate::find::graph::{self, OpenedBefore};
 use crate::guard::Guard;
 use crate::load::scope::Imports;
 use crate::process::host::Pin;
-use crate::process::module::Object;
+use crate::process::module::{Module, Object};
+use crate::process::namespace::Namespace;
 use crate::process::scope::Scope;
 use crate::process::world::Look;
 use crate::process::{hooks, registry};
@@ -30,6 +31,7 @@ pub(crate) struct Wishes {
     pub(crate) no_load: bool,
     pub(crate) no_delete: bool,
     pub(crate) deep_bind: bool,
+    pub(crate) namespace: Namespace,
     /// Functions are bound when they are first called.
     pub(crate) lazy: bool,
     pub(crate) search_dirs: Vec<PathBuf>,
@@ -68,7 +70,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     for _ in 0..ATTEMPTS_MAX {
         let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
-            let look = Look::now();
+            let look = Look::now(wishes.namespace);
             let graph = stages::discover(name, wishes, &look, mem::take(&mut opened));
             (look, graph)
         });
@@ -93,11 +95,12 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
 
         let group = stages::map(group, wishes)?;
         clock.stage("map");
-        let Some(scope) = stages::scope(&group, &look, wishes) else { continue };
-        let bound = match hooks::undisturbed(|| stages::relocate(group, scope, &look, &help)) {
-            Err(error) if help.finds(&error) => continue,
-            bound => bound?,
-        };
+        let Some(scope) = stages::scope(&group, &look, wishes, &help) else { continue };
+        let bound = hooks::undisturbed(|| stages::relocate(group, scope, &look));
+        if wishes.namespace.is_base() && help.finds(&bound) {
+            continue;
+        }
+        let bound = bound?;
         clock.stage("relocate");
 
         // From here on foreign code runs: resolvers first. No lock of ours is held while it does.
@@ -129,7 +132,7 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     // Nothing stays mapped that would have to be guarded.
     let wishes = &Wishes { guard: Guard::Nothing, ..wishes.clone() };
     let (look, graph) = hooks::undisturbed(|| {
-        let look = Look::now();
+        let look = Look::now(wishes.namespace);
         let graph = stages::discover(name, wishes, &look, OpenedBefore::new());
         (look, graph)
     });
@@ -142,6 +145,12 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
         graph::Object::Known(object) => object.path().to_owned(),
     });
     Ok(members.chain(of_host).collect())
+}
+
+/// The directories that a library which `module` opens is looked for in, in order: each with a slash at its end, the
+/// working directory empty.
+pub(crate) fn directories(module: &Arc<Module>) -> Result<Vec<PathBuf>, Error> {
+    hooks::undisturbed(|| stages::directories(module, &Look::now(module.instance.namespace)))
 }
 
 /// Measures stages as they follow one another.

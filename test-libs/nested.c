@@ -6,6 +6,11 @@
 // build: nested/plugin_rpath.so
 // rpath: $ORIGIN/inner
 // build: nested/plugin_nowhere.so
+// build: nested/plugin_bare.so
+// runpath:
+// build: nested/needs_plugin.so -DNEEDS
+// rpath: $ORIGIN/inner:$ORIGIN
+// needs: nested/plugin_bare.so
 // build: nested/constructor.so -DCONSTRUCTOR
 // runpath: $ORIGIN/inner
 
@@ -16,7 +21,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#if defined INNER
+#if defined NEEDS
+int needs_plugin(void) { return 1; }
+#elif defined INNER
 int inner_answer(void) { return 1; }
 #else
 void *plugin_open(const char *name, int mode) {
@@ -74,18 +81,19 @@ int headers_of(void *handle) {
         loads += headers[i].p_type == PT_LOAD;
     return loads > 1;
 }
-int search_path_has(void *handle, const char *directory) {
+static char search_paths[8192];
+const char *search_paths_of(void *handle) {
     Dl_serinfo size;
     if (dlinfo(handle, RTLD_DI_SERINFOSIZE, &size) != 0)
-        return -1;
+        return 0;
     Dl_serinfo *all = malloc(size.dls_size);
     *all = size; // as the manual says
-    int found = 0;
+    search_paths[0] = 0;
     if (dlinfo(handle, RTLD_DI_SERINFO, all) == 0)
         for (unsigned i = 0; i < all->dls_cnt; i++)
-            found += strcmp(all->dls_serpath[i].dls_name, directory) == 0;
+            strcat(strcat(search_paths, all->dls_serpath[i].dls_name), all->dls_serpath[i].dls_flags ? "?" : ":");
     free(all);
-    return found;
+    return search_paths;
 }
 
 static int has_plugin(struct dl_phdr_info *info, size_t size, void *count) {

@@ -149,6 +149,50 @@ fn a_handle_says_what_was_opened_only_to_look_and_when_it_became_global() {
 }
 
 #[test]
+fn a_handle_keeps_a_library_for_good_once_that_was_asked_for() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let inner = plugin.opens("libnested_inner.so").unwrap();
+        let mode = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+        assert_eq!(plugin.opens_with("libnested_inner.so", mode), Some(inner), "there already, and stays from now on");
+        plugin.close(inner);
+        plugin.close(inner);
+        assert!(is_mapped("libnested_inner.so"));
+        assert_eq!(plugin.opens("libnested_inner.so"), Some(inner));
+        let leaf = plugin.opens_with(fixture("life_leaf"), libc::RTLD_NOW | libc::RTLD_NODELETE).unwrap();
+        plugin.close(leaf);
+        assert!(is_mapped("liblife_leaf.so"));
+    });
+}
+
+#[test]
+fn a_library_is_bound_to_itself_first_if_that_was_asked_for() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        plugin.opens_with(fixture("scope_provider"), libc::RTLD_NOW | libc::RTLD_GLOBAL).unwrap();
+        for (mode, expected) in [(0, 5), (libc::RTLD_DEEPBIND, 6)] {
+            let library = plugin.opens_with(fixture("scope_deep_bind"), libc::RTLD_NOW | mode).unwrap();
+            assert_eq!(call(plugin.symbol(library, c"call_own")), expected);
+            plugin.close(library);
+        }
+    });
+}
+
+#[test]
+fn what_was_closed_as_often_as_opened_has_gone() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let handles: Vec<_> = (0..3).map(|_| plugin.opens("libnested_inner.so").unwrap()).collect();
+        assert_eq!(handles, [handles[0]; 3]);
+        for handle in handles {
+            assert!(is_mapped("libnested_inner.so"));
+            plugin.close(handle);
+        }
+        assert!(!is_mapped("libnested_inner.so"));
+    });
+}
+
+#[test]
 fn the_default_scope_of_a_library_is_the_programs_and_then_its_own() {
     on_both_loaders(|loader| {
         let plugin = Plugin::open(loader, "nested/plugin.so");
@@ -255,11 +299,44 @@ fn a_handle_tells_all_about_its_library() {
         assert_eq!(Path::new(&plugin.text_about("origin_of", own)), folder);
         assert_eq!(Path::new(&plugin.text_about("map_name_of", own)), fixture("nested/plugin.so"));
         assert_eq!(plugin.number_about("space_of", own), 0, "the base name space");
-        let paths: extern "C" fn(usize, *const c_char) -> c_int = plugin.function("search_path_has");
-        let inner = CString::new(folder.join("inner").into_os_string().into_encoded_bytes()).unwrap();
-        let known = if loader.diverges(&DIVERGENCE_SEARCH_INFO) { -1 } else { 1 };
-        assert_eq!(paths(own.0, inner.as_ptr()), known);
         assert_eq!(plugin.number_about("headers_of", own), 1);
+    });
+}
+
+#[test]
+fn a_handle_tells_where_libraries_are_looked_for() {
+    let told = Child::default().env("LD_LIBRARY_PATH", "$SCRATCH::/").on_both_loaders(|loader| {
+        let needs_plugin = loader.open("nested/needs_plugin.so");
+        for name in ["nested/plugin.so", "nested/plugin_rpath.so", "nested/plugin_bare.so", "nested/needs_plugin.so"] {
+            let plugin = Plugin::open(loader, "nested/plugin.so");
+            let handle = plugin.opens(fixture(name)).unwrap();
+            let paths = plugin.text_about("search_paths_of", handle);
+            let scratch = scratch().display().to_string();
+            println!("[{name}] {}", paths.replace(&scratch, "SCRATCH"));
+        }
+        needs_plugin.close();
+    });
+    let lines = |output: &str| -> Vec<String> {
+        let told = output.lines().filter_map(|line| Some(line[line.find("[nested/")?..].to_owned()));
+        told.collect()
+    };
+    let (ours, host) = (lines(&told[0].1), lines(&told[1].1));
+    assert_eq!(ours, host);
+    assert_eq!(ours.len(), 4);
+    let inner = fixture("nested/plugin.so").with_file_name("inner");
+    assert!(ours[0].starts_with("[nested/plugin.so] SCRATCH:.:/:"), "{ours:?}");
+    assert!(ours.iter().all(|line| line.contains(inner.to_str().unwrap())), "{ours:?}");
+}
+
+#[test]
+fn what_a_library_brought_in_opens_is_looked_for_where_that_library_says() {
+    on_both_loaders(|loader| {
+        let needs_plugin = loader.open("nested/needs_plugin.so");
+        let plugin = Plugin::open(loader, "nested/plugin_bare.so");
+        let inner = plugin.opens("libnested_inner.so").unwrap_or_else(|| panic!("{:?}", plugin.error()));
+        plugin.close(inner);
+        needs_plugin.close();
+        assert_eq!(plugin.opens("libnested_inner.so"), None, "whoever brought it in has gone");
     });
 }
 

@@ -29,7 +29,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("export", &["addr", "error", "file"]),
     // A symbol borrows the library that gave it: two files, one layer.
     ("symbol", &["addr", "error", "library"]),
-    ("library", &["addr", "error", "guard", "file", "find", "load", "process", "loader", "export", "symbol", "dl"]),
+    ("options", &["addr", "error", "guard", "process", "loader", "library", "dl"]),
+    (
+        "library",
+        &["addr", "error", "guard", "file", "find", "load", "process", "loader", "export", "symbol", "options", "dl"],
+    ),
     // What code of a library gets as `dlopen` opens like `Library` does; `Library` says that it shall get it.
     ("dl", &["addr", "error", "file", "process", "loader", "library"]),
     // The command is a user of the library: whatever it needs is public.
@@ -45,6 +49,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/arch/trampoline.rs", "the way of a function's first call"),
     ("src/load/map.rs", "the memory that is being relocated"),
     ("src/load/call.rs", "the convention by which foreign code is called"),
+    ("src/process/addresses.rs", "tables that are read without a lock"),
     ("src/process/host.rs", "what is read of the C library's objects"),
     ("src/process/real.rs", "the C library's own functions, found in its tables"),
     ("src/process/storage.rs", "the object by which glibc provides thread-local storage"),
@@ -59,6 +64,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/share/experiment.rs", "the mappings and second processes that `soload prove` tries things with"),
     ("src/share/scan.rs", "the buffer that the kernel tells of pages in"),
     ("src/library.rs", "the promises of whoever opens and asks"),
+    ("src/options.rs", "the promise of whoever opens"),
     ("src/symbol.rs", "an address that the caller has given a type"),
     ("src/dl/", "what foreign code passes to the functions of <dlfcn.h>"),
     ("src/cli/", "the promise to run a library's code, which whoever types the command gives"),

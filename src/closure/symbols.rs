@@ -314,6 +314,6 @@ pub(super) fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references
         bias: Bias::default(),
         path: Path::new(&object.path),
     };
-    let rules = Rules { settled: &|_| None, own: |_| None, elsewhere: &|_| None };
+    let rules = Rules { settled: &|_| None, own: &|_| None };
     Providers::new(opened.iter().map(provider).collect(), order, references, rules)
 }

@@ -3,9 +3,11 @@
 use std::ffi::{c_char, c_int, c_long, c_void};
 
 use super::objects::{self, Found};
-use super::{clear_error, close, error, handles, open, symbol};
+use super::{clear_error, close, error, fail, handles, open, symbol};
 use crate::addr::Addr;
+use crate::process::namespace::Namespace;
 use crate::process::real::real;
+use crate::process::registry;
 
 /// The address of our function of that C name.
 pub(super) fn address(name: &[u8]) -> Option<Addr> {
@@ -116,12 +118,15 @@ with_caller! {
     dlopen(name: *const c_char, mode: c_int) -> *mut c_void, "rdx", open_from
 }
 with_caller! {
-    /// `dlmopen`: the base name space is soload's, every other the C library's.
+    /// `dlmopen`: as many name spaces as are asked for, each with copies of its own of everything but the C library.
     ///
     /// ```
-    /// // SAFETY: libm's constructors are sound.
-    /// let handle = unsafe { soload::dl::dlmopen(libc::LM_ID_BASE, c"libm.so.6".as_ptr(), libc::RTLD_NOW) };
-    /// assert!(!handle.is_null());
+    /// // SAFETY: zlib's constructors are sound.
+    /// unsafe {
+    ///     let one = soload::dl::dlmopen(libc::LM_ID_NEWLM, c"libz.so.1".as_ptr(), libc::RTLD_NOW);
+    ///     let other = soload::dl::dlmopen(libc::LM_ID_NEWLM, c"libz.so.1".as_ptr(), libc::RTLD_NOW);
+    ///     assert!(one.is_null() || one != other);
+    /// }
     /// ```
     dlmopen(space: c_long, name: *const c_char, mode: c_int) -> *mut c_void, "rcx", open_in_from
 }
@@ -148,7 +153,7 @@ with_caller_once_there_are_modules! {
 
 unsafe extern "C-unwind" fn open_from(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut c_void {
     // SAFETY: arguments of `dlopen`.
-    unsafe { open(name, mode, caller) }
+    unsafe { open(None, name, mode, caller) }
 }
 
 unsafe extern "C-unwind" fn open_in_from(
@@ -158,13 +163,28 @@ unsafe extern "C-unwind" fn open_in_from(
     caller: *const c_void,
 ) -> *mut c_void {
     clear_error();
-    // SAFETY: arguments of `dlmopen`.
-    unsafe {
-        match space {
-            libc::LM_ID_BASE => open(name, mode, caller),
-            _ => (real().dlmopen)(space, name, mode),
+    let namespace = match space {
+        libc::LM_ID_NEWLM => Namespace::isolated(),
+        number => match Namespace::of_number(number) {
+            Some(namespace) => namespace,
+            // One that the C library has made, or none at all.
+            // SAFETY: arguments of `dlmopen`.
+            None => return unsafe { (real().dlmopen)(space, name, mode) },
+        },
+    };
+    if !namespace.is_base() {
+        // SAFETY: null or a string.
+        if name.is_null() || unsafe { *name } == 0 {
+            fail(format!("dlmopen: expected the base name space for the program, found {space}"));
+            return std::ptr::null_mut();
+        }
+        if space != libc::LM_ID_NEWLM && !registry::state().is_inhabited(namespace) {
+            fail(format!("dlmopen: expected a name space that has libraries, found {space}"));
+            return std::ptr::null_mut();
         }
     }
+    // SAFETY: arguments of `dlmopen`.
+    unsafe { open(Some(namespace), name, mode, caller) }
 }
 
 unsafe extern "C-unwind" fn symbol_from(
@@ -297,28 +317,30 @@ pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mu
     }
 }
 
-/// `dl_iterate_phdr`: over the C library's objects and soload's.
-///
-/// ```
-/// unsafe extern "C" fn count(_: *mut libc::dl_phdr_info, _: usize, count: *mut libc::c_void) -> i32 {
-///     // SAFETY: the number below.
-///     unsafe { *count.cast::<usize>() += 1 };
-///     0
-/// }
-/// let mut objects = 0usize;
-/// // SAFETY: `count` takes a pointer to a number.
-/// unsafe { soload::dl::dl_iterate_phdr(Some(count), (&raw mut objects).cast()) };
-/// assert!(objects > 2);
-/// ```
-///
-/// # Safety
-/// As for the C function of that name.
-pub unsafe extern "C" fn dl_iterate_phdr(
-    callback: Option<unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int>,
+with_caller! {
+    /// `dl_iterate_phdr`: over the C library's objects and soload's, of the caller's name space.
+    ///
+    /// ```
+    /// unsafe extern "C" fn count(_: *mut libc::dl_phdr_info, _: usize, count: *mut libc::c_void) -> i32 {
+    ///     // SAFETY: the number below.
+    ///     unsafe { *count.cast::<usize>() += 1 };
+    ///     0
+    /// }
+    /// let mut objects = 0usize;
+    /// // SAFETY: `count` takes a pointer to a number.
+    /// unsafe { soload::dl::dl_iterate_phdr(Some(count), (&raw mut objects).cast()) };
+    /// assert!(objects > 2);
+    /// ```
+    dl_iterate_phdr(callback: Option<objects::Callback>, data: *mut c_void) -> c_int, "rdx", iterate_from
+}
+
+unsafe extern "C-unwind" fn iterate_from(
+    callback: Option<objects::Callback>,
     data: *mut c_void,
+    caller: *const c_void,
 ) -> c_int {
     // SAFETY: the caller's promise.
-    callback.map_or(0, |callback| unsafe { objects::iterate(callback, data) })
+    callback.map_or(0, |callback| unsafe { objects::iterate(callback, data, caller) })
 }
 
 /// `_dl_find_object`: over soload's objects and the C library's.

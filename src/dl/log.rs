@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! soload[4711]: libssl.so.3 is /usr/lib/libssl.so.3: loaded libssl.so.3, libcrypto.so.3; bound to libcrypto.so.3, libc.so.6; 1.204 ms
+//! soload[4711]: ./libplug.so in name space 16: loaded libplug.so; bound to libc.so.6; 0.203 ms
 //! ```
 
 use std::ffi::{CStr, OsStr};
@@ -49,6 +50,10 @@ impl Watched {
     fn describe(&self, name: &CStr, opened: &Opened, line: &mut String) -> std::fmt::Result {
         if opened.object.path().as_os_str().as_bytes() != name.to_bytes() {
             write!(line, " is {}", shown(opened.object.path()))?;
+        }
+        let namespace = opened.object.namespace();
+        if !namespace.is_base() {
+            write!(line, " in name space {}", namespace.number())?;
         }
         line.push_str(": ");
         let Object::Module(module) = &opened.object else { return line.write_str("the C library's loader has it") };

@@ -31,6 +31,7 @@ use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
 use crate::loader::{self, Wishes};
 use crate::process::module::Object;
+use crate::process::namespace::Namespace;
 use crate::process::real::{Real, real};
 use crate::process::scope::address;
 use crate::process::world::Look;
@@ -89,18 +90,26 @@ fn error() -> *mut c_char {
     }
 }
 
-/// The object that has `caller` in its code.
-fn object_at(look: &Look, caller: *const c_void) -> Option<Object> {
-    let addr = Addr(caller as usize);
+/// The object that has `caller` in its code, and the process as it sees it.
+fn asker(caller: *const c_void) -> (Option<Object>, Look) {
+    hooks::undisturbed(|| {
+        let look = Look::now(Namespace::BASE);
+        let asker = object_at(&look, Addr(caller as usize));
+        let namespace = asker.as_ref().map_or(Namespace::BASE, Object::namespace);
+        (asker, Look { namespace, ..look })
+    })
+}
+
+fn object_at(look: &Look, addr: Addr) -> Option<Object> {
     let module = look.state.by_address(addr).map(Object::Module);
     module.or_else(|| look.host.by_address(addr).cloned().map(Object::Host))
 }
 
-/// `dlopen` for a caller at that address.
+/// `dlopen` for a caller at that address, in that name space or in his own.
 ///
 /// # Safety
 /// `name` is null or a string.
-unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut c_void {
+unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, caller: *const c_void) -> *mut c_void {
     clear_error();
     // SAFETY: the caller's promise.
     let name = if name.is_null() { c"" } else { unsafe { CStr::from_ptr(name) } };
@@ -108,6 +117,7 @@ unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut 
         // SAFETY: the program itself, which is the C library's to hand out.
         return handles::program(unsafe { (real().dlopen)(ptr::null(), mode) });
     }
+    let (caller, look) = asker(caller);
     if mode & (libc::RTLD_LAZY | libc::RTLD_NOW) == 0 {
         fail(format!("{}: mode of dlopen: expected RTLD_LAZY or RTLD_NOW, found {mode:#x}", name.to_string_lossy()));
         return ptr::null_mut();
@@ -121,7 +131,8 @@ unsafe fn open(name: *const c_char, mode: c_int, caller: *const c_void) -> *mut 
         // What programs rest on: glibc takes such objects.
         allow_writable_executable: true,
         allow_executable_stack: true,
-        caller: object_at(&hooks::undisturbed(Look::now), caller),
+        namespace: namespace.unwrap_or(look.namespace),
+        caller,
         imports: Some(import),
         ..Wishes::default()
     };
@@ -198,23 +209,28 @@ unsafe fn symbol(
             false => (real().dlvsym)(handle, name, version),
         }
     };
-    let (scope, after) = if let Some(scope) = handles::scope(handle) {
+    if let Some(scope) = handles::scope(handle) {
         return match scope.find(&wanted) {
             Some(found) => found.0 as *mut c_void,
             None => missing(scope.first(), name_text, version_text),
         };
-    } else if handle == libc::RTLD_DEFAULT || handle == libc::RTLD_NEXT || handles::is_program(handle) {
-        // A module asks for one of the functions that it would be bound to.
-        if let Some(ours) = import(name_text).filter(|_| handle != libc::RTLD_NEXT && is_module(caller)) {
-            return ours.0 as *mut c_void;
-        }
-        let (scope, asker) = around(caller, handle == libc::RTLD_NEXT);
-        (scope, asker.filter(|_| handle == libc::RTLD_NEXT))
-    } else {
+    }
+    let (next, of_program) = (handle == libc::RTLD_NEXT, handles::is_program(handle));
+    if handle != libc::RTLD_DEFAULT && !next && !of_program {
         return of_host(handle);
-    };
+    }
+    // A module asks for one of the functions that it would be bound to.
+    if let Some(ours) = import(name_text).filter(|_| !next && is_module(caller)) {
+        return ours.0 as *mut c_void;
+    }
+    // The program is in the base, whoever has its handle.
+    let (asker, look) = asker(if of_program { ptr::null() } else { caller });
+    let scope = around(asker.as_ref(), &look, next);
     // After the asker only, if it wants the next one.
-    let after = after.and_then(|asker| scope.iter().position(|object| *object == asker)).map_or(0, |at| at + 1);
+    let after = asker
+        .filter(|_| next)
+        .and_then(|asker| scope.iter().position(|object| *object == asker))
+        .map_or(0, |at| at + 1);
     let found = scope[after..].iter().find_map(|object| Some((object, address(object, &wanted)?)));
     if let Some((object, found)) = found {
         // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
@@ -224,7 +240,7 @@ unsafe fn symbol(
         return found.0 as *mut c_void;
     }
     // What the host opened RTLD_GLOBAL after the start only it can find.
-    if handle == libc::RTLD_DEFAULT || handles::is_program(handle) {
+    if look.namespace.is_base() && !next {
         return of_host(handle);
     }
     missing(scope.first(), name_text, version_text)
@@ -243,12 +259,10 @@ fn is_module(caller: *const c_void) -> bool {
     registry::state().by_address(Addr(caller as usize)).is_some()
 }
 
-/// Where code at `caller` looks for symbols: the global scope, then its own object with all that was opened along with
+/// Where code of `asker` looks for symbols: the global scope, then its own object with all that was opened along with
 /// it. If it asks for the `next` definition, the latter alone: what it hides from others comes after it there.
-fn around(caller: *const c_void, next: bool) -> (Vec<Object>, Option<Object>) {
-    let look = hooks::undisturbed(Look::now);
+fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
     hooks::undisturbed(|| {
-        let asker = object_at(&look, caller);
         let mut scope = Vec::new();
         let mut add = |object: &Object| {
             if !scope.contains(object) {
@@ -260,7 +274,7 @@ fn around(caller: *const c_void, next: bool) -> (Vec<Object>, Option<Object>) {
             let stays = |object: &&Object| !matches!(object, Object::Host(host) if !host.at_start);
             look.global_scope().iter().filter(stays).for_each(&mut add);
         }
-        if let Some(asker) = &asker {
+        if let Some(asker) = asker {
             let roots = look.state.opened().map(|root| look.closure(&Object::Module(Arc::clone(root))));
             roots.filter(|along| along.contains(asker)).flatten().for_each(|object| add(&object));
             look.closure(asker).iter().for_each(&mut add);
@@ -268,6 +282,6 @@ fn around(caller: *const c_void, next: bool) -> (Vec<Object>, Option<Object>) {
         for object in &scope {
             object.symbols();
         }
-        (scope, asker)
+        scope
     })
 }

@@ -1,13 +1,18 @@
 //! Questions about objects: what lies at an address, what a handle stands for, which objects there are.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::fail;
 use crate::addr::Addr;
-use crate::process::hooks;
+use crate::loader;
+use crate::process::addresses;
 use crate::process::host::thread_local_address;
 use crate::process::module::Module;
+use crate::process::namespace::Namespace;
+use crate::process::parts::is_part_of_libc;
 use crate::process::real::{LinkMap, real};
 use crate::process::registry;
 
@@ -67,7 +72,7 @@ pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_v
     // SAFETY: the caller's promise, by request.
     unsafe {
         match request {
-            libc::RTLD_DI_LMID => answer.cast::<libc::c_long>().write(0),
+            libc::RTLD_DI_LMID => answer.cast::<libc::c_long>().write(module.instance.namespace.number()),
             libc::RTLD_DI_LINKMAP => answer.cast::<*mut LinkMap>().write(map),
             libc::RTLD_DI_ORIGIN => {
                 let origin = module.origin.as_ref().map_or(&b"/"[..], |origin| origin.as_os_str().as_encoded_bytes());
@@ -86,6 +91,13 @@ pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_v
                 answer.cast::<*const libc::Elf64_Phdr>().write(module.headers.as_ptr());
                 return module.headers.len() as c_int;
             }
+            libc::RTLD_DI_SERINFO | libc::RTLD_DI_SERINFOSIZE => {
+                let told = search_info(module, answer.cast(), request == libc::RTLD_DI_SERINFO);
+                if let Err(text) = told {
+                    fail(text);
+                    return -1;
+                }
+            }
             other => {
                 fail(format!("dlinfo: expected a request that can be answered, found {other}"));
                 return -1;
@@ -95,19 +107,76 @@ pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_v
     0
 }
 
-type Callback = unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int;
+/// `Dl_serinfo` (<dlfcn.h>), without the array that follows.
+#[repr(C)]
+struct SearchInfo {
+    size: usize,
+    count: c_uint,
+}
 
-/// `dl_iterate_phdr`: the host's objects, then ours.
+/// `Dl_serpath`.
+#[repr(C)]
+struct SearchPath {
+    name: *mut u8,
+    flags: c_uint,
+}
+
+/// Writes the size and the number of the directories that libraries opened by `module` are looked for in, or if `whole`
+/// the directories themselves.
+///
+/// # Safety
+/// `answer` can be written: as much as its size says, if `whole`.
+unsafe fn search_info(module: &Arc<Module>, answer: *mut SearchInfo, whole: bool) -> Result<(), String> {
+    let directories = loader::directories(module).map_err(|error| error.to_string())?;
+    let text = |directory: &Path| match directory.as_os_str().as_bytes() {
+        b"" => b".".to_vec(),
+        b"/" => b"/".to_vec(),
+        other => other.strip_suffix(b"/").unwrap_or(other).to_vec(),
+    };
+    let texts: Vec<Vec<u8>> = directories.iter().map(|directory| text(directory)).collect();
+    let paths = size_of::<SearchInfo>() + texts.len() * size_of::<SearchPath>();
+    let size = paths + texts.iter().map(|text| text.len() + 1).sum::<usize>();
+    let count = texts.len() as c_uint;
+    // SAFETY: the caller's promise; the array follows the structure, the texts follow the array.
+    unsafe {
+        if !whole {
+            answer.write(SearchInfo { size, count });
+            return Ok(());
+        }
+        let found = (*answer).size;
+        if found < size || (*answer).count < count {
+            return Err(format!("dlinfo: expected room for {size} bytes (RTLD_DI_SERINFOSIZE), found {found}"));
+        }
+        (*answer).count = count;
+        let mut path = answer.add(1).cast::<SearchPath>();
+        let mut name = answer.cast::<u8>().add(paths);
+        for text in texts {
+            path.write(SearchPath { name, flags: 0 });
+            name.copy_from_nonoverlapping(text.as_ptr(), text.len());
+            name.add(text.len()).write(0);
+            (path, name) = (path.add(1), name.add(text.len() + 1));
+        }
+    }
+    Ok(())
+}
+
+/// What `dl_iterate_phdr` calls for each object.
+pub(super) type Callback = unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int;
+
+/// `dl_iterate_phdr` for a caller at that address: the host's objects, then ours. From an isolated name space
+/// only the C library is seen of the former.
 ///
 /// # Safety
 /// `callback` takes what `<link.h>` says.
-pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
+pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void, caller: *const c_void) -> c_int {
     struct Wrapped {
         callback: Callback,
         data: *mut c_void,
         added: u64,
         removed: u64,
         host: (u64, u64),
+        /// In whose name space the caller is.
+        namespace: Namespace,
     }
     /// Counts our comings and goings too: whoever keeps what he saw goes by these numbers.
     unsafe extern "C" fn wrapped(info: *mut libc::dl_phdr_info, size: usize, data: *mut c_void) -> c_int {
@@ -115,9 +184,15 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
         unsafe {
             let this = &mut *data.cast::<Wrapped>();
             let mut info = std::ptr::read(info);
+            let name = if info.dlpi_name.is_null() { c"" } else { CStr::from_ptr(info.dlpi_name) };
             this.host = (info.dlpi_adds, info.dlpi_subs);
             info.dlpi_adds += this.added;
             info.dlpi_subs += this.removed;
+            if !this.namespace.is_base()
+                && !is_part_of_libc(name.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default())
+            {
+                return 0;
+            }
             (this.callback)(&raw mut info, size.min(size_of::<libc::dl_phdr_info>()), this.data)
         }
     }
@@ -125,14 +200,17 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
         // SAFETY: the caller's promise.
         return unsafe { (real().dl_iterate_phdr)(Some(callback), data) };
     }
-    let (modules, added, removed) = registry::state().all();
-    let mut this = Wrapped { callback, data, added, removed, host: (0, 0) };
+    let state = registry::state();
+    let caller = state.by_address(Addr(caller as usize));
+    let namespace = caller.map_or(Namespace::BASE, |caller| caller.instance.namespace);
+    let (modules, added, removed) = state.all();
+    let mut this = Wrapped { callback, data, added, removed, host: (0, 0), namespace };
     // SAFETY: `wrapped` takes this pointer, during this call.
     let answer = unsafe { (real().dl_iterate_phdr)(Some(wrapped), (&raw mut this).cast()) };
     if answer != 0 {
         return answer;
     }
-    for module in modules {
+    for module in modules.iter().filter(|module| module.instance.namespace == namespace) {
         let block = module.storage.as_ref().map_or(0, |storage| storage.module);
         let mut info = libc::dl_phdr_info {
             dlpi_addr: module.mapping.bias().get() as u64,
@@ -159,21 +237,16 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void) -> c_int {
 /// # Safety
 /// `answer` can be written.
 pub(super) unsafe fn find(address: *const c_void, answer: *mut Found) -> Option<()> {
-    if !registry::any() {
-        return None;
-    }
-    let module = hooks::undisturbed(registry::state).by_address(Addr(address as usize))?;
-    let range = module.mapping.range();
-    let frames = module.headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME)?;
-    let frames = module.mapping.bias().at(crate::addr::Vaddr(frames.p_vaddr));
+    // Neither a lock nor memory is taken on this way: the caller may be a signal handler.
+    let place = addresses::at(Addr(address as usize))?;
     // SAFETY: the caller's promise.
     unsafe {
         *answer = Found {
             flags: 0,
-            start: range.start.0 as *mut c_void,
-            end: range.end.0 as *mut c_void,
-            map: module.listed.map(),
-            frames: frames.0 as *mut c_void,
+            start: place.start.0 as *mut c_void,
+            end: place.end.0 as *mut c_void,
+            map: place.map,
+            frames: place.frames?.0 as *mut c_void,
             reserved: [0; 7],
         };
     }

@@ -58,7 +58,8 @@ pub(crate) struct New {
     pub(crate) names: Vec<Box<[u8]>>,
     /// Its directory, for `$ORIGIN`.
     pub(crate) origin: Option<PathBuf>,
-    loaded_by: Option<usize>,
+    /// The member that brought it in; none for the one that was asked for.
+    pub(crate) loaded_by: Option<usize>,
 }
 
 impl New {

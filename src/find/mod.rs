@@ -138,13 +138,25 @@ impl Search {
         probe: &mut dyn FnMut(&Path) -> Probe<T>,
     ) -> Result<Found<T>, ErrorKind> {
         let name = &*self.plain_name(name, asker)?;
-        let mut walk = Walk { search: self, name, probe, path: Vec::with_capacity(256), lost: Vec::new() };
+        let mut walk = Walk { search: self, name, probe, path: Vec::with_capacity(256), lost: Vec::new(), noted: None };
         match walk.places(asker, extra_dirs) {
             Break(Ok((file, rule))) => {
                 Ok(Found { file, path: OsStr::from_bytes(&walk.path).into(), rule, lost: walk.lost })
             }
             Break(Err(kind)) => Err(kind),
             Continue(()) => Err(ErrorKind::NotFound { tried: walk.lost }),
+        }
+    }
+
+    /// The directories that a name without a slash is looked for in when `asker` needs it, in order. Each ends with a
+    /// slash, except for the working directory, which is empty.
+    pub(crate) fn directories(&self, asker: &Asker<'_>) -> Result<Vec<PathBuf>, ErrorKind> {
+        let probe = &mut |_: &Path| Probe::<()>::Absent(String::new());
+        let noted = Some(Vec::new());
+        let mut walk = Walk { search: self, name: b"*", probe, path: Vec::new(), lost: Vec::new(), noted };
+        match walk.places(asker, &[]) {
+            Break(Err(kind)) => Err(kind),
+            Break(Ok(_)) | Continue(()) => Ok(walk.noted.unwrap_or_default()),
         }
     }
 
@@ -238,25 +250,10 @@ mod tests {
         }
 
         fn find(&self, name: &str, asker: &Asker<'_>, extra_dirs: &[&str]) -> Result<Found<()>, ErrorKind> {
-            let ancestors = self.things.keys().flat_map(|path| Path::new(path).ancestors().skip(1));
-            let directories: BTreeSet<PathBuf> = ancestors.map(Path::to_path_buf).collect();
             let dir = tempfile::tempdir().unwrap();
             let cache = dir.path().join("cache");
             std::fs::write(&cache, self.cache.write()).unwrap();
-            let search = Search::new(Settings {
-                library_path: self.library_path.into(),
-                program_origin: Some("/program".into()),
-                cache,
-                cache_flags: X86_64,
-                default_dirs: vec!["/lib".into(), "/usr/lib".into()],
-                lib: b"lib/m".to_vec(),
-                hwcaps: Settings::known(Hwcaps::x86_64(3, false, None)),
-                secure: self.secure,
-                order: crate::file::view::ByteOrder::Little,
-                libc: Libc::Glibc,
-                root: Root::default(),
-                look: Box::new(move |dir| directories.contains(dir).then_some(()).ok_or("no such directory")),
-            });
+            let search = self.search(&cache);
             let extra_dirs: Vec<PathBuf> = extra_dirs.iter().map(PathBuf::from).collect();
             search.find(name.as_bytes(), asker, &extra_dirs, &mut |path| {
                 let path = path.to_str().unwrap();
@@ -268,6 +265,25 @@ mod tests {
                     Some(Thing::Loop) => Probe::Unreachable("too many links".into()),
                     Some(Thing::Text) => Probe::Fatal(ErrorKind::NotElf { found: "text".into() }),
                 }
+            })
+        }
+
+        fn search(&self, cache: &Path) -> Search {
+            let ancestors = self.things.keys().flat_map(|path| Path::new(path).ancestors().skip(1));
+            let directories: BTreeSet<PathBuf> = ancestors.map(Path::to_path_buf).collect();
+            Search::new(Settings {
+                library_path: self.library_path.into(),
+                program_origin: Some("/program".into()),
+                cache: cache.into(),
+                cache_flags: X86_64,
+                default_dirs: vec!["/lib".into(), "/usr/lib".into()],
+                lib: b"lib/m".to_vec(),
+                hwcaps: Settings::known(Hwcaps::x86_64(3, false, None)),
+                secure: self.secure,
+                order: crate::file::view::ByteOrder::Little,
+                libc: Libc::Glibc,
+                root: Root::default(),
+                look: Box::new(move |dir| directories.contains(dir).then_some(()).ok_or("no such directory")),
             })
         }
 
@@ -314,6 +330,22 @@ mod tests {
         assert_eq!(world.path(&a), pair("/run/l", "RUNPATH of a.so"));
         world.library_path = "/env";
         assert_eq!(world.path(&a), pair("/env/l", "LD_LIBRARY_PATH"));
+    }
+
+    #[test]
+    fn the_directories_of_a_search_are_told_without_a_search() {
+        let mut world = World::of(&[]);
+        world.library_path = "/env:";
+        let program = Asker { rpath: Some(b"/parent"), ..asker("program") };
+        let a = Asker { rpath: Some(b"/rpath/:/"), loaded_by: Some(&program), ..asker("a.so") };
+        let told = |asker: &Asker<'_>| {
+            let told = world.search(Path::new("/no/cache")).directories(asker).unwrap();
+            told.into_iter().map(|dir| dir.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&a), ["/rpath/", "/", "/parent/", "/env/", "", "/lib/", "/usr/lib/"]);
+        let a = Asker { runpath: Some(b"$ORIGIN/r"), origin: Some(Path::new("/o")), nodeflib: true, ..a };
+        assert_eq!(told(&a), ["/env/", "", "/o/r/"]);
+        assert!(world.probed.borrow().is_empty());
     }
 
     #[test]

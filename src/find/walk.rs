@@ -23,6 +23,8 @@ pub(super) struct Walk<'s, 'p, T> {
     /// The candidate, or the directory that is to become one; in the end, the file that was found.
     pub(super) path: Vec<u8>,
     pub(super) lost: Vec<Candidate>,
+    /// The directories passed so far, where they are noted instead of being looked into.
+    pub(super) noted: Option<Vec<PathBuf>>,
 }
 
 /// What ends a search: a file that was found, and by which rule, or a fatal error. To continue is to have lost here.
@@ -119,6 +121,10 @@ impl<T> Walk<'_, '_, T> {
         if !self.path.is_empty() && !self.path.ends_with(b"/") {
             self.path.push(b'/');
         }
+        if let Some(noted) = &mut self.noted {
+            noted.push(OsStr::from_bytes(&self.path).into());
+            return Continue(Lost::Alone);
+        }
         let search = self.search;
         let present = match search.memory().known.present(&self.path, search.subdirectories(), &search.settings.look) {
             Ok(present) => present,
@@ -143,6 +149,9 @@ impl<T> Walk<'_, '_, T> {
 
     /// What the cache has for the name. As it was read once, if that leads to the library; otherwise as it is now.
     fn cached(&mut self, nodeflib: bool) -> Step<T> {
+        if self.noted.is_some() {
+            return Continue(());
+        }
         let search = self.search;
         let settings = &search.settings;
         let read_before = search.memory().cache.read_before();

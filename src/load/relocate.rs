@@ -56,6 +56,8 @@ pub(crate) struct ThreadLocal {
 pub(crate) struct Outcome {
     pub(crate) thread_local: Vec<ThreadLocal>,
     pub(crate) pending: Vec<Pending>,
+    /// Symbols of weak references that nobody defines.
+    pub(crate) missing: Vec<u32>,
     /// Words of the procedure linkage table wait for the first call.
     pub(crate) lazy: bool,
     /// Which providers it is bound to now, by number.
@@ -345,8 +347,10 @@ impl Work<'_, '_, '_> {
             let found = u64::from(hash::CHAIN_MAX) + 1;
             return Err(ErrorKind::Limit { what: "symbols in one hash chain", limit: found - 1, found });
         }
-        if found.is_none() && !own.is_weak() {
-            self.note_undefined(&own, &wanted)?;
+        match found {
+            Some(_) => {}
+            None if own.is_weak() => self.outcome.missing.push(relocation.symbol),
+            None => self.note_undefined(&own, &wanted)?,
         }
         Ok(self.remember(relocation.symbol, for_call, found))
     }

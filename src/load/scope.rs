@@ -65,15 +65,13 @@ pub(super) struct Asked<'a> {
     pub(super) table: Option<Gnu<'a>>,
 }
 
-/// What comes before and after the providers.
+/// What comes before the providers.
 #[derive(Clone, Copy)]
 pub(crate) struct Rules<'a> {
     /// Unique symbols that earlier groups have settled. Their owners stay for good.
     pub(crate) settled: &'a Settled<'a>,
     /// Functions that loaded code gets from the loader, before all others.
-    pub(crate) own: Imports,
-    /// Definitions that no provider shows, by name and version: those only the host's own lookup finds.
-    pub(crate) elsewhere: &'a dyn Fn(&Wanted<'_>) -> Option<Addr>,
+    pub(crate) own: &'a dyn Fn(&[u8]) -> Option<Addr>,
 }
 
 impl<'a> Providers<'a> {
@@ -181,10 +179,7 @@ impl<'a> Providers<'a> {
         {
             return Some(Definition { provider: from, symbol: *own, value });
         }
-        let found = self.find(wanted, symbolic.then_some(from)).or_else(|| {
-            // It belongs to an object that cannot be named: as far as use goes, to the asker.
-            Some(Definition { provider: from, symbol: *own, value: (self.rules.elsewhere)(wanted)? })
-        });
+        let found = self.find(wanted, symbolic.then_some(from));
         // A protected definition serves its own object, except that the address of a function is the one that an
         // executable's PLT entry has made its address for everybody.
         match found {

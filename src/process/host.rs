@@ -14,46 +14,18 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::hooks;
+use super::parts::{is_allocator, is_part_of_libc};
 use super::real::real;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::ErrorKind;
 use crate::file::Source;
 use crate::file::dynamic::{Dynamic, Names};
-use crate::file::symbols::{self, Symbols};
+use crate::file::symbols::{self, Symbols, Wanted};
 use crate::file::view::{ByteOrder, Class, View};
 use crate::sys::{Bytes, Identity};
 
 /// Entries of a dynamic section in memory.
 const DYNAMIC_MAX: usize = 65_536;
-
-/// Parts of the C library, which only its own loader can load: they share its private data (`GLIBC_PRIVATE`).
-const PARTS: [&[u8]; 20] = [
-    b"ld-linux-x86-64.so.2",
-    b"libc.so.6",
-    b"libm.so.6",
-    b"libmvec.so.1",
-    b"libpthread.so.0",
-    b"libdl.so.2",
-    b"librt.so.1",
-    b"libutil.so.1",
-    b"libanl.so.1",
-    b"libresolv.so.2",
-    b"libBrokenLocale.so.1",
-    b"libthread_db.so.1",
-    b"libnss_files.so.2",
-    b"libnss_dns.so.2",
-    b"libnss_compat.so.2",
-    b"libnss_db.so.2",
-    b"libnss_hesiod.so.2",
-    b"libc_malloc_debug.so.0",
-    b"libmemusage.so",
-    b"libpcprofile.so",
-];
-
-/// Whether `name` is that of a part of the C library.
-pub(crate) fn is_part_of_libc(name: &[u8]) -> bool {
-    PARTS.contains(&name)
-}
 
 /// An object of the host, as it was when it was first seen.
 pub(crate) struct HostObject {
@@ -131,9 +103,25 @@ impl Host {
         self.objects.iter().skip(1).find(|object| object.is_called(name))
     }
 
+    /// Where the program has that function of `malloc`'s kin; `None` for any other.
+    pub(crate) fn allocator(&self, name: &[u8]) -> Option<Addr> {
+        if !is_allocator(name) {
+            return None;
+        }
+        let wanted = Wanted::by_name(name, None)?;
+        let find = |object: &Arc<HostObject>| Some((object.bias, object.symbols()?.find(&wanted)?.1));
+        let (bias, symbol) = self.objects.iter().filter(|object| object.at_start).find_map(find)?;
+        (!symbol.is_ifunc()).then(|| bias.at(Vaddr(symbol.value)))
+    }
+
     /// That object as it is now, if it is still there.
     pub(crate) fn known(&self, object: &HostObject) -> Option<&Arc<HostObject>> {
         self.objects.iter().find(|known| known.bias == object.bias && known.name == object.name)
+    }
+
+    /// Objects that the host has opened since the start, but those that we had it open for their storage.
+    pub(crate) fn later(&self) -> impl Iterator<Item = &Arc<HostObject>> {
+        self.objects.iter().filter(|object| !object.at_start && !object.has_number_for_name())
     }
 
     /// The object that has `addr` in one of its segments.
@@ -158,6 +146,11 @@ impl HostObject {
             Some(_) => path == name,
             None => path == name || path.rsplit(|byte| *byte == b'/').next() == Some(name),
         }
+    }
+
+    /// Whether it is a part of the C library.
+    pub(crate) fn is_part_of_libc(&self) -> bool {
+        self.names.soname.as_deref().is_some_and(is_part_of_libc)
     }
 
     /// Whether it was opened by the number of an open file, as those are that we have the host open for their storage. That
@@ -439,11 +432,13 @@ pub(crate) fn last_error() -> String {
 /// A definition that only glibc's own lookup sees: of an object that the host opened `RTLD_GLOBAL` after the start.
 pub(crate) fn global_symbol(name: &[u8], version: Option<&[u8]>) -> Option<Addr> {
     let name = CString::new(name).ok()?;
+    // Not RTLD_DEFAULT: glibc would keep what it finds for good, as something that we refer to.
+    let program = dlopen(c"", libc::RTLD_NOW).ok()?;
     // SAFETY: two look-ups in glibc's tables.
     let found = unsafe {
         match version {
-            Some(version) => (real().dlvsym)(libc::RTLD_DEFAULT, name.as_ptr(), CString::new(version).ok()?.as_ptr()),
-            None => (real().dlsym)(libc::RTLD_DEFAULT, name.as_ptr()),
+            Some(version) => (real().dlvsym)(program.0.as_ptr(), name.as_ptr(), CString::new(version).ok()?.as_ptr()),
+            None => (real().dlsym)(program.0.as_ptr(), name.as_ptr()),
         }
     };
     (!found.is_null()).then_some(Addr(found as usize))

@@ -13,6 +13,7 @@ use std::{mem, ptr};
 
 use super::host::{HostObject, Pin};
 use super::module::{Id, Object};
+use super::namespace::Namespace;
 use crate::file::symbols::Symbols;
 use crate::load::map::Mapping;
 
@@ -41,7 +42,8 @@ impl Fleeting {
     }
 }
 
-type List = Vec<Fleeting>;
+/// Each in its name space.
+type List = Vec<(Namespace, Fleeting)>;
 
 static LIST: AtomicPtr<List> = AtomicPtr::new(ptr::null_mut());
 static READERS: AtomicUsize = AtomicUsize::new(0);
@@ -55,7 +57,7 @@ thread_local! {
 }
 
 /// Calls `read` with the list as it is now.
-pub(crate) fn read<T>(read: impl FnOnce(&[Fleeting]) -> T) -> T {
+pub(crate) fn read<T>(read: impl FnOnce(&[(Namespace, Fleeting)]) -> T) -> T {
     struct Done;
     impl Drop for Done {
         fn drop(&mut self) {
@@ -73,8 +75,9 @@ pub(crate) fn read<T>(read: impl FnOnce(&[Fleeting]) -> T) -> T {
 }
 
 /// Shows `objects` from now on. Called with the registry locked, so by one thread at a time and not over a fork.
-pub(super) fn replace(objects: &[Object]) {
-    let list: Box<List> = Box::new(objects.iter().map(Fleeting::of).collect());
+pub(super) fn replace(objects: &[(Namespace, Object)]) {
+    let list = objects.iter().map(|(namespace, object)| (*namespace, Fleeting::of(object))).collect();
+    let list: Box<List> = Box::new(list);
     let old = LIST.swap(Box::into_raw(list), Ordering::SeqCst);
     let mut replaced = REPLACED.lock().unwrap_or_else(PoisonError::into_inner);
     if !old.is_null() {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use super::host::{self, Host, HostObject, Pin};
 use super::later::{self, Fleeting};
 use super::module::Id;
+use super::namespace::Namespace;
 use super::{hooks, registry};
 use crate::addr::{Addr, Bias};
 use crate::arch::Machine;
@@ -28,8 +29,11 @@ use crate::load::scope::Imports;
 
 /// Where the functions of a group are looked for at their first call.
 pub(crate) struct Later {
+    pub(crate) namespace: Namespace,
     /// What the program started with: asked first, and there for good.
     pub(crate) start: Vec<Arc<HostObject>>,
+    /// Where the process's allocator is, for those who do not see the program.
+    pub(crate) host: Option<Arc<Host>>,
     /// The group, breadth first.
     pub(crate) members: Vec<Member>,
     /// Whether the group is asked before everything else.
@@ -204,7 +208,7 @@ impl Link {
             return Ok(Some(self.itself(own)));
         }
         if !own.is_defined()
-            && let Some(value) = (self.scope.imports)(wanted.name)
+            && let Some(value) = self.scope.import(wanted.name)
         {
             return Ok(Some(Found { value, ..self.itself(own) }));
         }
@@ -223,21 +227,27 @@ impl Link {
         let scope = &*self.scope;
         let start = || {
             scope.start.iter().find_map(|host| {
-                let (value, symbol) = definition(host.symbols()?, host.bias, wanted)?;
+                let (value, symbol) = definition(scope.namespace, host.symbols()?, host.bias, wanted)?;
                 Some(Found { value, symbol, provider: Provider::Host(Arc::clone(host)), holds: Holds::Nothing })
             })
         };
-        let later = || later::read(|list| list.iter().find_map(|object| fleeting(object, false, gone, wanted)));
+        let later = || {
+            let global = |(of, object): &(Namespace, Fleeting)| match *of == scope.namespace {
+                true => fleeting(scope.namespace, object, false, gone, wanted),
+                false => None,
+            };
+            later::read(|list| list.iter().find_map(global))
+        };
         let group = || {
             scope.members.iter().zip(&self.needed).enumerate().find_map(|(number, (member, needed))| match member {
-                Member::Known(object) => fleeting(object, *needed, gone, wanted),
+                Member::Known(object) => fleeting(scope.namespace, object, *needed, gone, wanted),
                 Member::New { place, symbols, mapping } => {
                     let id = self.id(*place);
                     if id.is_some_and(|id| gone.contains(&id)) {
                         return None;
                     }
                     let (symbols, mapping) = (symbols.upgrade()?, mapping.upgrade()?);
-                    let (value, symbol) = definition(&symbols, mapping.bias(), wanted)?;
+                    let (value, symbol) = definition(scope.namespace, &symbols, mapping.bias(), wanted)?;
                     let stays = *needed || number == self.own;
                     let holds = if stays { Holds::Nothing } else { Holds::Module(id) };
                     Some(Found { value, symbol, provider: Provider::Module(mapping), holds })
@@ -245,7 +255,7 @@ impl Link {
             })
         };
         let own = || {
-            let (value, symbol) = definition(&self.symbols, self.mapping.bias(), wanted)?;
+            let (value, symbol) = definition(scope.namespace, &self.symbols, self.mapping.bias(), wanted)?;
             Some(Found { value, ..self.itself(symbol) })
         };
         let first = if self.symbolic { own() } else { None };
@@ -257,6 +267,9 @@ impl Link {
 
     /// What only the host's own lookup finds.
     fn find_elsewhere(&self, wanted: &Wanted<'_>, own: Symbol) -> Option<Found> {
+        if !self.scope.namespace.is_base() {
+            return None;
+        }
         let value = host::global_symbol(wanted.name, wanted.version.map(|version| version.name))?;
         let host = hooks::undisturbed(Host::look).by_address(value).cloned();
         let holds = host.and_then(|host| host.pin().ok()?).map_or(Holds::Nothing, Holds::Host);
@@ -277,6 +290,13 @@ impl Link {
     }
 }
 
+impl Later {
+    /// The function that the group gets in place of any object's, as at a load.
+    fn import(&self, name: &[u8]) -> Option<Addr> {
+        (self.imports)(name).or_else(|| self.host.as_ref()?.allocator(name))
+    }
+}
+
 impl Provider {
     fn is_code(&self, addr: Addr) -> bool {
         match self {
@@ -287,31 +307,30 @@ impl Provider {
 }
 
 /// A definition in an object that may go; `stays` if it will not before the one who asks.
-fn fleeting(object: &Fleeting, stays: bool, gone: &[Id], wanted: &Wanted<'_>) -> Option<Found> {
+fn fleeting(namespace: Namespace, object: &Fleeting, stays: bool, gone: &[Id], wanted: &Wanted<'_>) -> Option<Found> {
     match object {
         Fleeting::Module { id, .. } if gone.contains(id) => None,
         Fleeting::Module { id, symbols, mapping } => {
             let (symbols, mapping) = (symbols.upgrade()?, mapping.upgrade()?);
-            let (value, symbol) = definition(&symbols, mapping.bias(), wanted)?;
+            let (value, symbol) = definition(namespace, &symbols, mapping.bias(), wanted)?;
             let holds = if stays { Holds::Nothing } else { Holds::Module(Some(*id)) };
             Some(Found { value, symbol, provider: Provider::Module(mapping), holds })
         }
         Fleeting::Host(host, pin) => {
             // Asked only while it is held.
             let pin = if stays || host.at_start { None } else { Some(pin.upgrade().or_else(|| host.pin().ok()?)?) };
-            let (value, symbol) = definition(host.symbols()?, host.bias, wanted)?;
+            let (value, symbol) = definition(namespace, host.symbols()?, host.bias, wanted)?;
             let holds = pin.map_or(Holds::Nothing, Holds::Host);
             Some(Found { value, symbol, provider: Provider::Host(Arc::clone(host)), holds })
         }
     }
 }
 
-fn definition(symbols: &Symbols, bias: Bias, wanted: &Wanted<'_>) -> Option<(Addr, Symbol)> {
+fn definition(namespace: Namespace, symbols: &Symbols, bias: Bias, wanted: &Wanted<'_>) -> Option<(Addr, Symbol)> {
     let (_, symbol) = symbols.find(wanted)?;
-    // One for the whole process, whoever defines it: settled by the load that was first to use it.
-    let settled =
-        if symbol.is_unique() { registry::state().unique.get(wanted.name).map(|(addr, ..)| *addr) } else { None };
-    Some((settled.unwrap_or_else(|| address(&symbol, bias)), symbol))
+    // One for the whole name space, whoever defines it: settled by the load that was first to use it.
+    let settled = if symbol.is_unique() { registry::state().unique(namespace, wanted.name) } else { None };
+    Some((settled.map(|(addr, _)| addr).unwrap_or_else(|| address(&symbol, bias)), symbol))
 }
 
 fn address(symbol: &Symbol, bias: Bias) -> Addr {

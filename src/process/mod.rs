@@ -1,5 +1,6 @@
 //! What lives in this process: objects the C library loaded, our modules, and who uses whom.
 
+pub(crate) mod addresses;
 pub(crate) mod debugger;
 pub(crate) mod hooks;
 pub(crate) mod host;
@@ -7,7 +8,9 @@ pub(crate) mod imports;
 pub(crate) mod later;
 pub(crate) mod lazy;
 pub(crate) mod module;
+pub(crate) mod namespace;
 pub(crate) mod newcomer;
+pub(crate) mod parts;
 pub(crate) mod real;
 pub(crate) mod reason;
 pub(crate) mod registry;
@@ -15,4 +18,5 @@ mod reserve;
 pub(crate) mod scope;
 pub(crate) mod storage;
 pub(crate) mod unwind;
+mod waits;
 pub(crate) mod world;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::debugger::Listed;
 use super::host::{HostObject, Pin};
 use super::lazy::Link;
+use super::namespace::Namespace;
 use super::storage::Storage;
 use super::unwind::Frames;
 use crate::addr::{Addr, Bias};
@@ -30,7 +31,7 @@ pub(crate) struct Module {
     /// Why it was looked for there, and what was tried before.
     pub(crate) rule: Rule,
     pub(crate) lost: Vec<Candidate>,
-    pub(crate) identity: Identity,
+    pub(crate) instance: Instance,
     pub(crate) soname: Option<Box<[u8]>>,
     pub(crate) symbols: Arc<Symbols>,
     /// How debuggers see it.
@@ -53,7 +54,8 @@ pub(crate) struct Module {
     /// Objects of the host that it needs or refers to, held.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) pins: Vec<Arc<Pin>>,
-    /// What the search for libraries that it opens itself goes by.
+    /// What the search for libraries that it opens itself goes by, and who brought it in.
+    pub(crate) loaded_by: Option<Id>,
     pub(crate) origin: Option<PathBuf>,
     pub(crate) rpath: Option<Box<[u8]>>,
     pub(crate) runpath: Option<Box<[u8]>>,
@@ -62,6 +64,20 @@ pub(crate) struct Module {
     pub(crate) headers: Vec<libc::Elf64_Phdr>,
     pub(crate) constructors: Vec<Code>,
     pub(crate) destructors: Vec<Code>,
+}
+
+/// Which object a module is: that file's, once in each name space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Instance {
+    pub(crate) namespace: Namespace,
+    pub(crate) file: Identity,
+}
+
+impl Module {
+    /// Whether it names that module as needed.
+    pub(super) fn needs(&self, id: Id) -> bool {
+        self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))
+    }
 }
 
 /// An object that another one needs.
@@ -143,6 +159,14 @@ impl Object {
         match self {
             Self::Host(_) => None,
             Self::Module(module) => Some(module.id),
+        }
+    }
+
+    /// The name space it is in: objects of the host are in that of the program.
+    pub(crate) fn namespace(&self) -> Namespace {
+        match self {
+            Self::Host(_) => Namespace::BASE,
+            Self::Module(module) => module.instance.namespace,
         }
     }
 

@@ -1,14 +1,16 @@
 //! A group on its way into the registry: what it brings, and what it was made to fit.
 
-use super::module::{Id, Module, Object};
+use super::module::{Id, Instance, Module, Object};
+use super::namespace::Namespace;
 use crate::addr::Addr;
 use crate::file::symbols::Symbol;
-use crate::sys::Identity;
 
 /// What a group was made to fit: if the process has changed in one of these, it has to be made anew.
 pub(crate) struct Fit {
-    /// The files its new modules were loaded from: nobody else may have loaded them meanwhile.
-    pub(crate) identities: Vec<Identity>,
+    /// The name space it is loaded in.
+    pub(crate) namespace: Namespace,
+    /// What its new modules are: nobody else may have loaded them meanwhile.
+    pub(crate) instances: Vec<Instance>,
     /// Modules of the process that it rests on: they must still be there.
     pub(crate) rests_on: Vec<Id>,
     /// Unique symbols it was first to define.

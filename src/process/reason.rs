@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::module::{Dependency, Id, Module};
+use super::module::Module;
 use super::newcomer::Keep;
 use super::registry::{Phase, State};
 use crate::error::{Escaped, shown};
@@ -63,8 +63,9 @@ impl State {
         let Some(entry) = self.entry(module.id) else { return Vec::new() };
         let mut reasons = Vec::new();
         match entry.phase {
-            Phase::Finishing(_) | Phase::Abandoned => return reasons,
-            Phase::Finished => reasons.push(Reason::Exiting),
+            Phase::Abandoned => return reasons,
+            // Its destructors run, or have run, though somebody had it open.
+            Phase::Finishing(_) | Phase::Finished => reasons.push(Reason::Exiting),
             Phase::Initialising(_) => reasons.push(Reason::Initialising),
             Phase::Ready => {}
         }
@@ -89,11 +90,5 @@ impl State {
             }
         }
         reasons
-    }
-}
-
-impl Module {
-    fn needs(&self, id: Id) -> bool {
-        self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))
     }
 }

@@ -7,25 +7,27 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use super::addresses;
 use super::hooks::{self, Thread};
 use super::later;
-use super::module::{Dependency, Id, Module, Object};
+use super::module::{Dependency, Id, Instance, Module, Object};
+use super::namespace::Namespace;
 use super::newcomer::{Fit, Keep, NewUnique, Newcomer, UniqueOwner};
 use super::reason::Reason;
+use super::waits::Waits;
 use crate::addr::Addr;
+use crate::file::symbols::Symbol;
 use crate::load::scope::Unique;
-use crate::sys::Identity;
 
 /// All modules, in order of their ids.
 #[derive(Clone, Default)]
 pub(crate) struct State {
     pub(super) entries: Vec<Entry>,
-    /// Made global by an open, in order; what the program started with is not among them.
-    pub(crate) global: Vec<Object>,
-    pub(crate) unique: Unique<Object>,
+    /// Made global by an open, in order, each in its name space; what the program started with is not among them.
+    global: Vec<(Namespace, Object)>,
+    unique: HashMap<Namespace, Unique<Object>>,
     next: u64,
-    /// A thread waits until another has finished something.
-    waiting: HashMap<Thread, Thread>,
+    waits: Waits,
 }
 
 #[derive(Clone)]
@@ -87,18 +89,24 @@ pub(crate) fn state() -> Arc<State> {
 
 /// Puts a group into the registry, with one handle to member `root`; from here on it is there for everybody.
 ///
-/// `make` gives the modules in the order in which their constructors run, numbered from the id it is given on. `None`
-/// if the process has changed meanwhile so that the group does not fit any more.
-pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcomer>) -> Option<Vec<Arc<Module>>> {
+/// `make` gives the modules in the order in which their constructors run, numbered from the id it is given on. Answers
+/// them, and whether they are the first of an isolated name space. `None` if the process has changed meanwhile so that the
+/// group does not fit any more.
+pub(crate) fn publish(
+    fit: Fit,
+    root: usize,
+    make: impl FnOnce(Id) -> Vec<Newcomer>,
+) -> Option<(Vec<Arc<Module>>, bool)> {
     let mut guard = lock();
     let state = edit(&mut guard);
     let gone = |id: &Id| state.entry(*id).is_none_or(|entry| !entry.is_live());
     if fit.rests_on.iter().any(gone)
-        || fit.identities.iter().any(|identity| state.by_identity(*identity).is_some())
-        || fit.unique.iter().any(|unique| state.unique.contains_key(&unique.name))
+        || fit.instances.iter().any(|instance| state.instance(*instance).is_some())
+        || fit.unique.iter().any(|unique| state.unique(fit.namespace, &unique.name).is_some())
     {
         return None;
     }
+    let first = !fit.namespace.is_base() && !state.is_inhabited(fit.namespace);
     ANY.store(true, Ordering::Release);
     let phase = Phase::Initialising(hooks::this_thread());
     let mut modules = Vec::new();
@@ -111,6 +119,7 @@ pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcom
         state.entries.push(Entry { module: module_too, names, handles, thread_destructors, phase, bound_later, keep });
         modules.push(module);
     }
+    addresses::add(modules.iter().map(|module| &**module));
     for NewUnique { name, addr, symbol, owner } in fit.unique {
         let owner = match owner {
             UniqueOwner::New(index) => Object::Module(Arc::clone(&modules[index])),
@@ -121,9 +130,9 @@ pub(crate) fn publish(fit: Fit, root: usize, make: impl FnOnce(Id) -> Vec<Newcom
         {
             entry.keep.get_or_insert(Keep::Unique(name.clone()));
         }
-        state.unique.insert(name, (addr, symbol, owner));
+        state.unique.entry(fit.namespace).or_default().insert(name, (addr, symbol, owner));
     }
-    Some(modules)
+    Some((modules, first))
 }
 
 /// One more handle to a module that is there; `false` if it is going.
@@ -149,12 +158,14 @@ pub(crate) fn is_kept(module: &Module) -> bool {
     state().entry(module.id).is_some_and(|entry| entry.keep.is_some())
 }
 
-/// Adds objects to the global scope, for all loads to come.
-pub(crate) fn make_global(objects: impl IntoIterator<Item = Object>) {
+/// Adds objects to the global scope of a name space, for all loads to come.
+pub(crate) fn make_global(namespace: Namespace, objects: impl IntoIterator<Item = Object>) {
     let mut guard = lock();
     let state = edit(&mut guard);
     for object in objects {
-        if !matches!(&object, Object::Host(host) if host.at_start) && !state.global.contains(&object) {
+        let from_start = namespace.is_base() && matches!(&object, Object::Host(host) if host.at_start);
+        let object = (namespace, object);
+        if !from_start && !state.global.contains(&object) {
             state.global.push(object);
         }
     }
@@ -183,7 +194,15 @@ pub(crate) fn initialised(module: &Module) {
     if let Some(entry) = state.entry_mut(module.id) {
         entry.phase = Phase::Ready;
     }
-    state.tell_waiting();
+    tell_waiting(&mut guard);
+}
+
+/// Wakes the threads that wait for a change, if there are any: to ask the kernel costs as much as a look-up of ten.
+fn tell_waiting(guard: &mut Guard) {
+    if !guard.get_or_insert_default().waits.is_empty() {
+        edit(guard).waits.finished(hooks::this_thread());
+        CHANGED.notify_all();
+    }
 }
 
 /// Waits until other threads have initialised `modules`.
@@ -194,10 +213,10 @@ pub(crate) fn wait_until_initialised(modules: &[Id]) {
     });
 }
 
-/// Waits until other threads have finished unloading what was loaded from these files.
-pub(crate) fn wait_until_gone(identities: &[Identity]) {
+/// Waits until other threads have finished unloading these.
+pub(crate) fn wait_until_gone(instances: &[Instance]) {
     wait_while(|entry| match entry.phase {
-        Phase::Finishing(thread) if identities.contains(&entry.module.identity) => Some(thread),
+        Phase::Finishing(thread) if instances.contains(&entry.module.instance) => Some(thread),
         _ => None,
     });
 }
@@ -210,14 +229,14 @@ fn wait_while(busy: impl Fn(&Entry) -> Option<Thread>) {
         let state = guard.get_or_insert_default();
         let thread = state.entries.iter().filter_map(&busy).find(|thread| *thread != me);
         // Whoever waits for us, directly or through others, will not get on if we wait for it in turn.
-        let thread = thread.filter(|thread| !state.waits_for(*thread, me));
+        let thread = thread.filter(|thread| !state.waits.lead(*thread, me));
         let Some(thread) = thread else {
-            if state.waiting.contains_key(&me) {
-                edit(&mut guard).waiting.remove(&me);
+            if state.waits.is_waiting(me) {
+                edit(&mut guard).waits.end(me);
             }
             return;
         };
-        edit(&mut guard).waiting.insert(me, thread);
+        edit(&mut guard).waits.begin(me, thread);
         guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
     }
 }
@@ -231,7 +250,9 @@ pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
             entry.handles = entry.handles.saturating_sub(1);
         }
         let unused = state.take_unused();
-        (unused, state.reasons(&module))
+        let goes = unused.iter().any(|gone| gone.id == module.id);
+        let reasons = if goes { Vec::new() } else { state.reasons(&module) };
+        (unused, reasons)
     };
     // Unmapping happens in there, with the last owners.
     drop(module);
@@ -281,11 +302,12 @@ fn unload(mut unused: Vec<Arc<Module>>) {
                 return CHANGED.notify_all();
             }
             state.entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
+            addresses::remove(unused.iter().map(|module| &**module));
             state.take_unused()
         };
         // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
         unused = next;
-        lock().get_or_insert_default().tell_waiting();
+        tell_waiting(&mut lock());
     }
 }
 
@@ -338,10 +360,11 @@ impl State {
         self.entry(id).map(|entry| Arc::clone(&entry.module))
     }
 
-    /// The module that was asked for by that name before, or that calls itself so.
-    pub(crate) fn by_name(&self, name: &[u8]) -> Option<Arc<Module>> {
+    /// The module of a name space that was asked for by that name before, or that calls itself so.
+    pub(crate) fn by_name(&self, namespace: Namespace, name: &[u8]) -> Option<Arc<Module>> {
         let called = |entry: &&Entry| {
             entry.is_live()
+                && entry.module.instance.namespace == namespace
                 && (entry.names.iter().any(|known| **known == *name) || entry.module.soname.as_deref() == Some(name))
         };
         self.entries.iter().find(called).map(|entry| Arc::clone(&entry.module))
@@ -365,10 +388,25 @@ impl State {
         (modules, self.next, removed)
     }
 
-    /// The module that was loaded from that file.
-    pub(crate) fn by_identity(&self, identity: Identity) -> Option<Arc<Module>> {
-        let same = |entry: &&Entry| entry.is_live() && entry.module.identity == identity;
+    /// That module, if it is there.
+    pub(crate) fn instance(&self, instance: Instance) -> Option<Arc<Module>> {
+        let same = |entry: &&Entry| entry.is_live() && entry.module.instance == instance;
         self.entries.iter().find(same).map(|entry| Arc::clone(&entry.module))
+    }
+
+    /// Whether there are modules in a name space.
+    pub(crate) fn is_inhabited(&self, namespace: Namespace) -> bool {
+        self.entries.iter().any(|entry| entry.is_live() && entry.module.instance.namespace == namespace)
+    }
+
+    /// What was made global in a name space, in order.
+    pub(crate) fn global(&self, namespace: Namespace) -> impl Iterator<Item = &Object> {
+        self.global.iter().filter(move |(of, _)| *of == namespace).map(|(_, object)| object)
+    }
+
+    /// Where a unique symbol of a name space is, once somebody has defined it.
+    pub(crate) fn unique(&self, namespace: Namespace, name: &[u8]) -> Option<(Addr, Symbol)> {
+        self.unique.get(&namespace)?.get(name).map(|(addr, symbol, _)| (*addr, *symbol))
     }
 
     /// The modules in use: open, kept, still being initialised, or needed or referred to by one in use.
@@ -401,31 +439,11 @@ impl State {
             unused.push(Arc::clone(&entry.module));
         }
         let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
-        if self.global.iter().any(&going) {
-            self.global.retain(|object| !going(object));
+        if self.global.iter().any(|(_, object)| going(object)) {
+            self.global.retain(|(_, object)| !going(object));
             later::replace(&self.global);
         }
         unused
-    }
-
-    /// Wakes the threads that wait for a change, if there are any: to ask the kernel costs as much as a look-up of ten.
-    fn tell_waiting(&self) {
-        if !self.waiting.is_empty() {
-            CHANGED.notify_all();
-        }
-    }
-
-    fn waits_for(&self, from: Thread, whom: Thread) -> bool {
-        let mut thread = from;
-        // A circle that we are not part of cannot arise: each closes only over a thread that then does not wait.
-        for _ in 0..=self.waiting.len() {
-            match self.waiting.get(&thread) {
-                Some(next) if *next == whom => return true,
-                Some(next) => thread = *next,
-                None => return false,
-            }
-        }
-        false
     }
 }
 
@@ -458,7 +476,8 @@ pub(crate) fn hold() -> Held {
 pub(crate) fn forget_other_threads(mut held: Held) {
     let me = hooks::this_thread();
     let state = edit(&mut held.0);
-    state.waiting.clear();
+    state.waits.forget();
+    addresses::forget_other_threads();
     later::forget_other_threads();
     for entry in &mut state.entries {
         match entry.phase {

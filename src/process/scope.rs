@@ -103,9 +103,9 @@ fn place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> 
         };
     }
     if symbol.is_unique()
-        && let Some((addr, ..)) = registry::state().unique.get(wanted.name)
+        && let Some((addr, _)) = registry::state().unique(object.namespace(), wanted.name)
     {
-        return Some(*addr);
+        return Some(addr);
     }
     let addr = object.provider()?.address(symbol);
     if !symbol.is_ifunc() {
@@ -221,6 +221,7 @@ mod tests {
     use super::*;
     use crate::file::hash;
     use crate::file::symbols::WantedVersion;
+    use crate::process::namespace::Namespace;
     use crate::process::world::Look;
 
     /// Every name that the objects define, without its version and with it.
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn the_table_answers_as_asking_in_turn_does() {
-        let scope = Scope::new(Look::now().global_scope());
+        let scope = Scope::new(Look::now(Namespace::BASE).global_scope());
         let names = names(&scope);
         assert!(names.len() > 3000, "the C library is among them");
         let in_turn: Vec<_> = names
@@ -264,7 +265,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_a_few_times_pays_for_no_table() {
-        let scope = Scope::new(Look::now().global_scope());
+        let scope = Scope::new(Look::now(Namespace::BASE).global_scope());
         for name in names(&scope).iter().take(100) {
             asked(name, |wanted| scope.find(wanted));
         }

@@ -3,27 +3,35 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::host::{Host, HostObject, is_part_of_libc};
-use super::module::{Dependency, Object};
+use super::host::{Host, HostObject};
+use super::module::{Dependency, Instance, Object};
+use super::namespace::Namespace;
+use super::parts::is_part_of_libc;
 use super::registry::{State, state};
 use crate::find::graph::World;
 use crate::sys::Identity;
 
-/// The process as one open saw it.
+/// The process as one open saw it, from within one name space.
 pub(crate) struct Look {
+    pub(crate) namespace: Namespace,
     pub(crate) host: Arc<Host>,
     pub(crate) state: Arc<State>,
 }
 
 impl Look {
-    pub(crate) fn now() -> Self {
-        Self { state: state(), host: Host::look() }
+    pub(crate) fn now(namespace: Namespace) -> Self {
+        Self { namespace, state: state(), host: Host::look() }
+    }
+
+    /// Whether an object of the host is seen: from an isolated name space only the C library is.
+    fn sees(&self, object: &HostObject) -> bool {
+        self.namespace.is_base() || object.is_part_of_libc()
     }
 
     /// The objects every reference is looked for in first: what the program started with, then what was made global.
     pub(crate) fn global_scope(&self) -> Vec<Object> {
         // What the host loaded along with something global may have gone with it, or was seen anew since.
-        let global = self.state.global.iter().filter_map(|object| match object {
+        let global = self.state.global(self.namespace).filter_map(|object| match object {
             Object::Host(host) => self.host.known(host).cloned().map(Object::Host),
             Object::Module(_) => Some(object.clone()),
         });
@@ -32,7 +40,8 @@ impl Look {
 
     /// The objects that the program started with.
     pub(crate) fn start(&self) -> impl Iterator<Item = &Arc<HostObject>> {
-        self.host.objects.iter().filter(|object| object.at_start && !object.is_kernels())
+        let base = self.namespace.is_base();
+        self.host.objects.iter().filter(move |object| base && object.at_start && !object.is_kernels())
     }
 
     /// `object` and all it needs, breadth first.
@@ -57,13 +66,14 @@ impl World for Look {
     type Object = Object;
 
     fn by_name(&self, name: &[u8]) -> Option<Object> {
-        let module = self.state.by_name(name).map(Object::Module);
-        module.or_else(|| self.host.by_name(name).cloned().map(Object::Host))
+        let module = self.state.by_name(self.namespace, name).map(Object::Module);
+        module.or_else(|| self.host.by_name(name).filter(|host| self.sees(host)).cloned().map(Object::Host))
     }
 
     fn by_identity(&self, identity: Identity) -> Option<Object> {
-        let module = self.state.by_identity(identity).map(Object::Module);
-        module.or_else(|| self.host.by_identity(identity).cloned().map(Object::Host))
+        let instance = Instance { namespace: self.namespace, file: identity };
+        let module = self.state.instance(instance).map(Object::Module);
+        module.or_else(|| self.host.by_identity(identity).filter(|host| self.sees(host)).cloned().map(Object::Host))
     }
 
     fn needed(&self, object: &Object) -> Vec<Object> {

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::HostHelp;
+use super::help::Versioned;
 use super::map::Mapped;
 use crate::addr::Vaddr;
 use crate::arch::trampoline;
 use crate::error::{At, Error, ErrorKind};
-use crate::file::symbols::Wanted;
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
 use crate::load::relocate::{self as relocation, Outcome, Unit};
@@ -44,7 +44,12 @@ pub(crate) struct Scope {
 
 /// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
 /// gone meanwhile.
-pub(crate) fn scope(group: &Group<Object, Box<Mapped>>, look: &Look, wishes: &Wishes) -> Option<Scope> {
+pub(crate) fn scope(
+    group: &Group<Object, Box<Mapped>>,
+    look: &Look,
+    wishes: &Wishes,
+    help: &HostHelp,
+) -> Option<Scope> {
     let global = look.global_scope();
     let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
         Slot::New(_) => Some(Source::Member(index)),
@@ -52,7 +57,15 @@ pub(crate) fn scope(group: &Group<Object, Box<Mapped>>, look: &Look, wishes: &Wi
     });
     let local: Vec<Source> = local.collect();
     let count = global.len();
-    let sources: Vec<Source> = global.into_iter().map(Source::Object).chain(local).collect();
+    let mut sources: Vec<Source> = global.into_iter().map(Source::Object).chain(local).collect();
+    let own = sources.len();
+    // Of these only what nobody else defines is wanted.
+    for object in help.providers() {
+        let object = Object::Host(Arc::clone(object));
+        if !sources.iter().any(|source| matches!(source, Source::Object(known) if *known == object)) {
+            sources.push(Source::Object(object));
+        }
+    }
     let mut pins = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         if let Source::Object(Object::Host(host)) = source {
@@ -60,7 +73,8 @@ pub(crate) fn scope(group: &Group<Object, Box<Mapped>>, look: &Look, wishes: &Wi
         }
     }
     // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
-    let order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..sources.len()).collect() };
+    let mut order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..own).collect() };
+    order.extend(own..sources.len());
     let imports = wishes.imports.unwrap_or(imports::own);
     let later = (wishes.lazy && !hooks::bind_now()).then(|| later(group, look, imports, wishes.deep_bind));
     Some(Scope { sources, order, imports, later, pins })
@@ -74,13 +88,25 @@ pub(crate) struct Bound {
     pub(super) unique: HashMap<Box<[u8]>, Definition>,
 }
 
+impl Bound {
+    /// What weak references of its new members ask for and nobody defines.
+    pub(super) fn missing(&self) -> Vec<Versioned> {
+        let of = |(mapped, outcome): &(Box<Mapped>, Outcome)| {
+            let symbols = &mapped.symbols;
+            let named = |index: &u32| {
+                let version = symbols.versions.index(*index).map(|index| index.number);
+                let version = symbols.versions.requirements.iter().find(|need| Some(need.index) == version);
+                let version = version.and_then(|need| symbols.string(need.version.name));
+                Some((symbols.string(symbols.get(*index)?.name)?.into(), version.map(Into::into)))
+            };
+            outcome.missing.iter().filter_map(named).collect::<Vec<Versioned>>()
+        };
+        self.group.new_members().flat_map(|(_, member)| of(member)).collect()
+    }
+}
+
 /// Writes every word of the group that can be computed without running anything.
-pub(crate) fn relocate(
-    group: Group<Object, Box<Mapped>>,
-    scope: Scope,
-    look: &Look,
-    help: &HostHelp,
-) -> Result<Bound, Error> {
+pub(crate) fn relocate(group: Group<Object, Box<Mapped>>, scope: Scope, look: &Look) -> Result<Bound, Error> {
     let sources = &scope.sources;
     let member = |index: usize| match &group.members[index] {
         Slot::New(mapped) => Some(mapped),
@@ -99,8 +125,11 @@ pub(crate) fn relocate(
             newcomers.entry(name).or_insert(numbers[index]);
         }
     }
-    let settled = |name: &[u8]| look.state.unique.get(name).map(|(addr, symbol, _)| (*addr, *symbol));
-    let elsewhere = |wanted: &Wanted<'_>| help.definition(wanted);
+    let settled = |name: &[u8]| look.state.unique(look.namespace, name);
+    // Memory passes between the C library and whoever calls it, and so between all name spaces.
+    let own = |name: &[u8]| {
+        (scope.imports)(name).or_else(|| if look.namespace.is_base() { None } else { look.host.allocator(name) })
+    };
     let mut all = Vec::with_capacity(sources.len());
     for source in sources {
         let provider = match source {
@@ -114,7 +143,7 @@ pub(crate) fn relocate(
     }
     // Every symbol of a new member may be referred to about once.
     let references = group.new_members().map(|(_, mapped)| mapped.symbols.count() as usize).sum();
-    let rules = Rules { settled: &settled, own: scope.imports, elsewhere: &elsewhere };
+    let rules = Rules { settled: &settled, own: &own };
     let mut providers = Providers::new(all, &scope.order, references, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
@@ -175,7 +204,9 @@ fn later(group: &Group<Object, Box<Mapped>>, look: &Look, imports: Imports, deep
         },
     });
     let (members, first) = (members.collect(), OnceLock::new());
-    Arc::new(Later { start: look.start().cloned().collect(), members, deep_bind, imports, first })
+    let (namespace, start) = (look.namespace, look.start().cloned().collect());
+    let host = (!namespace.is_base()).then(|| Arc::clone(&look.host));
+    Arc::new(Later { namespace, start, host, members, deep_bind, imports, first })
 }
 
 /// Which members member `index` needs, directly or through others.

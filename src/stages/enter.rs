@@ -1,8 +1,9 @@
 //! Entering: what an open comes down to, and whether it may be.
 
 use std::ffi::OsStr;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, ErrorKind};
@@ -12,65 +13,96 @@ use crate::find::{Asker, Search};
 use crate::load::group::{Group, Slot};
 use crate::load::plan::Plan;
 use crate::loader::{Opened, Wishes};
-use crate::process::module::{Id, Object};
+use crate::process::module::{Id, Module, Object};
 use crate::process::scope::Scope;
 use crate::process::world::Look;
 use crate::process::{hooks, registry};
 use crate::sys;
 
-/// Finds the object that is asked for and all it needs, among the files of the attempt before first.
-pub(crate) fn discover(
-    name: &OsStr,
-    wishes: &Wishes,
-    look: &Look,
-    opened: OpenedBefore,
-) -> Result<Graph<Object>, Error> {
+/// The search of this process.
+fn search() -> &'static Search {
     static SEARCH: OnceLock<Search> = OnceLock::new();
-    let search = SEARCH.get_or_init(|| {
+    SEARCH.get_or_init(|| {
         let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(std::ffi::CStr::to_bytes);
         Search::of_this_process(hooks::library_path(), sys::auxiliary(libc::AT_SECURE) != 0, platform)
-    });
+    })
+}
+
+/// The program, as one that asks for libraries.
+fn program(look: &Look) -> Asker<'_> {
     let program = look.host.program();
-    let program_asker = Asker {
+    Asker {
         name: program.map_or(Path::new("the program"), |program| &program.path),
         origin: program.and_then(|program| program.path.parent()),
         rpath: program.and_then(|program| program.names.rpath.as_deref()),
         runpath: program.and_then(|program| program.names.runpath.as_deref()),
         nodeflib: program.is_some_and(|program| program.nodeflib()),
         loaded_by: None,
-    };
-    let caller = match &wishes.caller {
-        Some(Object::Module(module)) => Asker {
-            name: &module.path,
-            origin: module.origin.as_deref(),
-            rpath: module.rpath.as_deref(),
-            runpath: module.runpath.as_deref(),
-            nodeflib: module.nodeflib,
-            loaded_by: Some(&program_asker),
-        },
-        Some(Object::Host(host)) if program.is_none_or(|program| !Arc::ptr_eq(program, host)) => Asker {
-            name: &host.path,
-            origin: host.path.parent(),
-            rpath: host.names.rpath.as_deref(),
-            runpath: host.names.runpath.as_deref(),
-            nodeflib: host.nodeflib(),
-            loaded_by: Some(&program_asker),
-        },
-        _ => program_asker,
-    };
-    graph::discover(
-        &Request {
+    }
+}
+
+/// Calls `then` with `object` as one that asks for libraries, those that brought it in behind it up to the program.
+fn with_asker<T>(
+    object: Option<&Object>,
+    look: &Look,
+    program: &Asker<'_>,
+    then: &mut dyn FnMut(&Asker<'_>) -> T,
+) -> T {
+    match object {
+        Some(Object::Module(module)) => {
+            // A chain without circles: what brings a member in was found before it.
+            let loader = module.loaded_by.and_then(|id| look.state.module(id)).map(Object::Module);
+            with_asker(loader.as_ref(), look, program, &mut |loader| {
+                then(&Asker {
+                    name: &module.path,
+                    origin: module.origin.as_deref(),
+                    rpath: module.rpath.as_deref(),
+                    runpath: module.runpath.as_deref(),
+                    nodeflib: module.nodeflib,
+                    loaded_by: Some(loader),
+                })
+            })
+        }
+        Some(Object::Host(host)) if look.host.program().is_none_or(|program| !Arc::ptr_eq(program, host)) => {
+            then(&Asker {
+                name: &host.path,
+                origin: host.path.parent(),
+                rpath: host.names.rpath.as_deref(),
+                runpath: host.names.runpath.as_deref(),
+                nodeflib: host.nodeflib(),
+                loaded_by: Some(program),
+            })
+        }
+        _ => then(program),
+    }
+}
+
+/// Finds the object that is asked for and all it needs, among the files of the attempt before first.
+pub(crate) fn discover(
+    name: &OsStr,
+    wishes: &Wishes,
+    look: &Look,
+    mut opened: OpenedBefore,
+) -> Result<Graph<Object>, Error> {
+    let program = program(look);
+    with_asker(wishes.caller.as_ref(), look, &program, &mut |caller| {
+        let request = Request {
             name,
             search_dirs: &wishes.search_dirs,
-            caller: &caller,
-            program: &program_asker,
+            caller,
+            program: &program,
             guard: wishes.guard,
             huge_pages: wishes.huge_pages,
-        },
-        search,
-        look,
-        opened,
-    )
+        };
+        graph::discover(&request, search(), look, mem::take(&mut opened))
+    })
+}
+
+/// The directories that a library which a module opens is looked for in, in order.
+pub(crate) fn directories(module: &Arc<Module>, look: &Look) -> Result<Vec<PathBuf>, Error> {
+    let (program, object) = (program(look), Object::Module(Arc::clone(module)));
+    with_asker(Some(&object), look, &program, &mut |asker| search().directories(asker))
+        .map_err(|kind| Error::new(module.path.clone(), kind))
 }
 
 /// A group of which every new member has a plan.
@@ -131,7 +163,7 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
         },
         Object::Module(module) => {
             if !registry::retain(module, name.as_bytes()) {
-                registry::wait_until_gone(&[module.identity]);
+                registry::wait_until_gone(&[module.instance]);
                 return Ok(None);
             }
             if wishes.no_delete {
@@ -147,7 +179,7 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
         }
     });
     if wishes.global {
-        registry::make_global(scope.iter().cloned());
+        registry::make_global(wishes.namespace, scope.iter().cloned());
     }
     let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
     registry::wait_until_initialised(&modules);

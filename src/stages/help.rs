@@ -1,22 +1,27 @@
 //! Help from the host: what only the C library's own loader can bring or see.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use crate::addr::Addr;
+use super::bind::Bound;
 use crate::error::{Error, ErrorKind};
-use crate::file::symbols::Wanted;
-use crate::process::host::{self, Pin};
+use crate::file::hash;
+use crate::file::symbols::{Wanted, WantedVersion};
+use crate::process::hooks;
+use crate::process::host::{self, Host, HostObject, Pin};
 
 /// A symbol's name, and the version that is asked for.
-type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
+pub(super) type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
 
-/// What the host's own loader has to do for a load: bring parts of the C library, and look symbols up that only it
-/// sees. Both are asked for between two attempts, when nothing of ours is half done.
+/// What the host's own loader has to do for a load: bring parts of the C library, and find what only it sees, the
+/// definitions of objects that it opened `RTLD_GLOBAL` after the start. Both are asked for between two attempts, when
+/// nothing of ours is half done.
 #[derive(Default)]
 pub(crate) struct HostHelp {
     parts: Vec<(PathBuf, Pin)>,
-    definitions: HashMap<Versioned, Addr>,
+    asked: HashSet<Versioned>,
+    providers: Vec<(Arc<HostObject>, Option<Arc<Pin>>)>,
 }
 
 impl HostHelp {
@@ -33,24 +38,59 @@ impl HostHelp {
         Ok(())
     }
 
-    /// Whether the host's own lookup finds a definition that `error` says is missing, which is worth another attempt.
-    pub(crate) fn finds(&mut self, error: &Error) -> bool {
-        let ErrorKind::UndefinedSymbols { symbols, .. } = error.kind() else { return false };
-        let mut all = true;
-        for symbol in symbols {
-            let (name, version) = (symbol.name.as_bytes(), symbol.version.as_ref().map(String::as_bytes));
-            let key = (name.into(), version.map(Into::into));
-            let found = if self.definitions.contains_key(&key) { None } else { host::global_symbol(name, version) };
-            all &= found.is_some();
-            self.definitions.extend(found.map(|addr| (key, addr)));
+    /// Whether the host has definitions of what nobody of the scope defines, which is worth another attempt: of a strong
+    /// reference, which is an error, or of a weak one.
+    pub(crate) fn finds(&mut self, bound: &Result<Bound, Error>) -> bool {
+        let missing: Vec<Versioned> = match bound {
+            Ok(bound) => bound.missing(),
+            Err(error) => match error.kind() {
+                ErrorKind::UndefinedSymbols { symbols, .. } => {
+                    let version = |version: &String| version.as_bytes().into();
+                    symbols.iter().map(|s| (s.name.as_bytes().into(), s.version.as_ref().map(version))).collect()
+                }
+                _ => return false,
+            },
+        };
+        let mut host = None;
+        let mut found = false;
+        for symbol in missing {
+            // Every library has a few weak references that nobody ever defines: they cost no more than this look.
+            let host = host.get_or_insert_with(|| hooks::undisturbed(Host::look));
+            if host.later().next().is_none() {
+                return false;
+            }
+            if self.asked.insert(symbol.clone()) {
+                found |= self.find(&symbol, host);
+            }
         }
-        all
+        found
     }
 
-    pub(super) fn definition(&self, wanted: &Wanted<'_>) -> Option<Addr> {
-        if self.definitions.is_empty() {
-            return None;
+    /// Adds the object that has the host's definition of `symbol`; `false` if there is none.
+    fn find(&mut self, (name, version): &Versioned, host: &Host) -> bool {
+        let Some(addr) = host::global_symbol(name, version.as_deref()) else { return false };
+        let version = version.as_deref().map(|name| WantedVersion { name, hash: hash::sysv(name), exact: true });
+        let Some(wanted) = Wanted::by_name(name, version) else { return false };
+        // Which object that is, glibc does not say for thread-local variables: the address is in nobody's segments.
+        for object in host.later() {
+            let Ok(pin) = object.pin() else { continue };
+            let Some((_, symbol)) = hooks::undisturbed(|| object.symbols()).and_then(|own| own.find(&wanted)) else {
+                continue;
+            };
+            let here = match symbol.is_tls() {
+                true => host::thread_local_address(object.tls_module, symbol.value) == addr,
+                false => host.by_address(addr).is_some_and(|at| Arc::ptr_eq(at, object)),
+            };
+            if here {
+                self.providers.push((Arc::clone(object), pin));
+                return true;
+            }
         }
-        self.definitions.get(&(wanted.name.into(), wanted.version.map(|version| version.name.into()))).copied()
+        false
+    }
+
+    /// Objects that define what nobody else does.
+    pub(super) fn providers(&self) -> impl Iterator<Item = &Arc<HostObject>> {
+        self.providers.iter().map(|(object, _)| object)
     }
 }

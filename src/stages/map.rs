@@ -13,7 +13,7 @@ use crate::load::map::{MappedImage, Mapping};
 use crate::load::scope::Provider;
 use crate::loader::Wishes;
 use crate::process::lazy::Link;
-use crate::process::module::Object;
+use crate::process::module::{Instance, Object};
 use crate::process::registry;
 use crate::process::storage::Storage;
 
@@ -39,8 +39,9 @@ impl Mapped {
 
 /// Maps every new member, and reads its tables where they now are.
 pub(crate) fn map(group: Planned, wishes: &Wishes) -> Result<Group<Object, Box<Mapped>>, Error> {
-    let identities: Vec<_> = group.new_members().map(|(_, (new, _))| new.image.identity()).collect();
-    registry::wait_until_gone(&identities);
+    let namespace = wishes.namespace;
+    let instance = |(_, (new, _)): (usize, &(Box<New>, _))| Instance { namespace, file: new.image.identity() };
+    registry::wait_until_gone(&group.new_members().map(instance).collect::<Vec<_>>());
     group.advance(|_, (mut new, mut plan)| {
         let mapped = (|| {
             if wishes.huge_pages {

@@ -8,7 +8,7 @@ mod publish;
 mod seal;
 
 pub(crate) use bind::{relocate, scope};
-pub(crate) use enter::{Admitted, admit, discover, reopen};
+pub(crate) use enter::{Admitted, admit, directories, discover, reopen};
 pub(crate) use help::HostHelp;
 pub(crate) use map::map;
 pub(crate) use publish::publish;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::bind::{Scope, Source};
 use super::seal::SealedGroup;
 use crate::addr::Vaddr;
+use crate::file::image::Image;
 use crate::load::group::Slot;
 use crate::loader::Wishes;
 use crate::process::debugger::{self, Listed};
-use crate::process::module::{Dependency, Id, Module, Object};
+use crate::process::module::{Dependency, Id, Instance, Module, Object};
 use crate::process::newcomer::{Fit, Keep, NewUnique, Newcomer, UniqueOwner};
 use crate::process::registry;
 
@@ -43,8 +44,10 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         };
         NewUnique { name, addr: found.value, symbol: found.symbol, owner }
     });
-    let identities = group.new_members().map(|(_, sealed)| sealed.mapped.new.image.identity());
-    let fit = Fit { identities: identities.collect(), rests_on: rests_on.clone(), unique: unique.collect() };
+    let namespace = wishes.namespace;
+    let instance = |image: &Image| Instance { namespace, file: image.identity() };
+    let instances = group.new_members().map(|(_, sealed)| instance(&sealed.mapped.new.image)).collect();
+    let fit = Fit { namespace, instances, rests_on: rests_on.clone(), unique: unique.collect() };
     let root = place(0);
     // What each member is, once the numbers of the new ones are known.
     let known: Vec<Option<Object>> = group
@@ -85,10 +88,11 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 rpath: new.image.rpath().map(Into::into),
                 runpath: new.image.runpath().map(Into::into),
                 nodeflib: new.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
+                loaded_by: new.loaded_by.map(id),
                 origin: new.origin,
                 rule: new.rule,
                 lost: new.lost,
-                identity: new.image.identity(),
+                instance: instance(&new.image),
                 soname: new.image.soname().map(Into::into),
                 needed: needed.iter().map(dependency).collect(),
                 bound_to: bound_to.collect(),
@@ -109,14 +113,15 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         newcomers.sort_by_key(|(index, _)| place(*index));
         newcomers.into_iter().map(|(_, newcomer)| newcomer).collect()
     };
-    let modules = registry::publish(fit, root, make)?;
+    let (modules, first) = registry::publish(fit, root, make)?;
     debugger::show(modules.iter().map(|module| &module.listed));
     let object = |(index, known): (usize, Option<Object>)| {
         known.unwrap_or_else(|| Object::Module(Arc::clone(&modules[place(index)])))
     };
     let scope: Vec<Object> = known.clone().into_iter().enumerate().map(object).collect();
-    if wishes.global {
-        registry::make_global(scope.iter().cloned());
+    // What opens a name space is to it what the program is to the base.
+    if wishes.global || first {
+        registry::make_global(namespace, scope.iter().cloned());
     }
     Some(Published { root: Arc::clone(&modules[root]), modules, rests_on, scope })
 }

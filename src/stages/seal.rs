@@ -63,7 +63,7 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
         mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
         // SAFETY: `frames` are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
-        let frames = mapped.frames.map(|at| unsafe { Frames::register(mapped.mapping.bias().at(at)) });
+        let frames = mapped.frames.and_then(|at| unsafe { Frames::register(mapped.mapping.bias().at(at)) });
         // SAFETY: they are mapped as sealing has left them, and as long: the lease is dropped before the mapping, as the
         // frames are. No code of the object runs yet.
         let lease = unsafe { Lease::hold(mapped.new.image.file(), mapped.parts_of_file()) }

@@ -23,9 +23,15 @@ pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
 pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
     "glibc runs the destructors of a library whose constructor calls exit; ours only of those whose constructors are done",
 );
-pub(crate) const DIVERGENCE_SEARCH_INFO: Divergence = Divergence(
-    "glibc answers RTLD_DI_SERINFO with the folders it searches for a library; ours does not know that request, and says so",
-);
 pub(crate) const DIVERGENCE_STATIC_CHAIN: Divergence = Divergence(
     "glibc's trampoline may change r10, the static chain of nested functions, when a function is bound by its first call; ours keeps it",
+);
+pub(crate) const DIVERGENCE_UNWINDER_LOCKS: Divergence = Divergence(
+    "without the drop-in the frames of our libraries are registered with the unwinder, and libgcc takes memory and a lock when it looks them up: there a signal handler that may interrupt anything must not look at the stack",
+);
+pub(crate) const DIVERGENCE_ONE_C_LIBRARY: Divergence = Divergence(
+    "glibc loads the C library anew into each name space, with its own standard output, malloc and static storage; ours has one for all, so that threads, files and memory pass between name spaces, and so that there is no limit to their number",
+);
+pub(crate) const DIVERGENCE_GLOBAL_IN_NAMESPACE: Divergence = Divergence(
+    "glibc refuses dlmopen with RTLD_GLOBAL, and crashes when a library in a name space opens another so; ours makes it global in that name space",
 );

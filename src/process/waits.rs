@@ -1,0 +1,52 @@
+//! Which thread waits for which, so that none waits in a circle.
+
+use std::collections::HashMap;
+
+use super::hooks::Thread;
+
+/// A thread waits until another has finished something.
+#[derive(Clone, Default)]
+pub(super) struct Waits(HashMap<Thread, Thread>);
+
+impl Waits {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, who: Thread, whom: Thread) {
+        self.0.insert(who, whom);
+    }
+
+    pub(super) fn is_waiting(&self, who: Thread) -> bool {
+        self.0.contains_key(&who)
+    }
+
+    pub(super) fn end(&mut self, who: Thread) {
+        self.0.remove(&who);
+    }
+
+    /// That thread has finished something: nobody waits for it any more until he has looked what for. Otherwise one that
+    /// has not come round to looking would seem to wait for it still, and not be waited for.
+    pub(super) fn finished(&mut self, whom: Thread) {
+        self.0.retain(|_, thread| *thread != whom);
+    }
+
+    /// Whether `who` waits for `whom`, directly or through others.
+    pub(super) fn lead(&self, who: Thread, whom: Thread) -> bool {
+        let mut thread = who;
+        // A circle that we are not part of cannot arise: each closes only over a thread that then does not wait.
+        for _ in 0..=self.0.len() {
+            match self.0.get(&thread) {
+                Some(next) if *next == whom => return true,
+                Some(next) => thread = *next,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// Nobody waits: the threads that did are gone.
+    pub(super) fn forget(&mut self) {
+        self.0.clear();
+    }
+}
