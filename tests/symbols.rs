@@ -250,6 +250,29 @@ fn a_local_library_stays_local_and_a_global_one_serves_later_libraries() {
 }
 
 #[test]
+fn what_the_host_opened_globally_after_the_start_serves_references_that_nobody_else_does() {
+    on_both_loaders(|loader| {
+        assert_eq!(loader.open("later_weak").call("call_later"), -1, "there is nothing yet");
+        loader.try_open("later_strong").expect_err("there is nothing yet");
+        let local = Loader::Host.open("later_provider");
+        assert_eq!(loader.open("later_weak").call("call_later"), -1, "opened locally");
+        let provider = Loader::Host.open_with("later_provider", GLOBAL);
+        for name in ["later_weak", "later_strong"] {
+            let user = loader.open(name);
+            assert_eq!(user.call("call_later"), 5, "{name}");
+            let before = provider.read::<i32>("later_variable");
+            assert_eq!(user.call("add_to_later"), before + 1, "{name}");
+            assert_eq!(provider.read::<i32>("later_variable"), before + 1, "it is the same variable");
+        }
+        let user = loader.open("later_weak");
+        drop((local, provider));
+        assert_eq!(user.call("call_later"), 5, "who refers to it keeps it");
+        user.close();
+        assert!(!is_mapped("liblater_provider.so"));
+    });
+}
+
+#[test]
 fn opening_again_into_the_global_scope_promotes() {
     on_both_loaders(|loader| {
         let _local = loader.open("scope_provider");
