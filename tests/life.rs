@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use common::maps::is_mapped;
 use common::*;
-use soload::{Closed, Library};
+use soload::{Closed, Library, Reason};
 
 /// What constructors and destructors said so far. The journal stays open in between.
 fn said(journal: &Lib) -> String {
@@ -130,6 +130,67 @@ fn closing_says_whether_it_unloaded() {
         assert!(!reasons.is_empty());
         assert!(matches!(second.close().unwrap(), Closed::Unloaded));
     });
+}
+
+/// Why a library is still there after its handle was closed.
+fn reasons(closed: Closed) -> Vec<Reason> {
+    match closed {
+        Closed::StillMapped { reasons } => reasons,
+        Closed::Unloaded => Vec::new(),
+    }
+}
+
+#[test]
+fn closing_says_everything_that_keeps_a_library() {
+    on_ours(|_| {
+        let open = |name: &str| ours(name).unwrap();
+        let close = |library: Library| reasons(library.close().unwrap());
+        let (first, second, third) = (open("life_leaf"), open("life_leaf"), open("life_leaf"));
+        assert_eq!(close(first), [Reason::OtherHandles(2)]);
+        let left = open("life_left");
+        let needed_by_left = Reason::NeededBy(fixture("life_left"));
+        assert_eq!(close(second), [Reason::OtherHandles(1), needed_by_left.clone()]);
+        assert_eq!(close(third), [needed_by_left]);
+        assert_eq!(close(left), []);
+
+        let provider = unsafe { soload::OpenOptions::new().global(true).open(fixture("scope_provider")) }.unwrap();
+        let user = open("scope_user");
+        assert_eq!(close(provider), [Reason::BoundBy(fixture("scope_user"))]);
+        assert_eq!(close(user), []);
+
+        let stays = unsafe { soload::OpenOptions::new().no_delete(true).open(fixture("bss")) }.unwrap();
+        assert_eq!(close(stays), [Reason::NoDelete]);
+        assert_eq!(close(open("unique_a")), [Reason::UniqueSymbol("unique_counter".into())]);
+        assert_eq!(close(unsafe { Library::new("libc.so.6") }.unwrap()), [Reason::OfTheHost]);
+    });
+}
+
+#[test]
+fn closing_says_that_constructors_are_still_running_or_that_the_process_exits() {
+    static SAID: Mutex<Vec<Reason>> = Mutex::new(Vec::new());
+    static HELD: Mutex<Option<Library>> = Mutex::new(None);
+    extern "C" fn close_own() {
+        *SAID.lock().unwrap() = reasons(ours("life_hook").unwrap().close().unwrap());
+    }
+    extern "C" fn close_other() {
+        if let Some(other) = HELD.lock().unwrap().take() {
+            let said = reasons(other.close().unwrap());
+            println!("{said:?} at exit");
+        }
+    }
+    let outputs = on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_hook", close_own as extern "C" fn());
+        let hook = loader.open("life_hook");
+        assert_eq!(*SAID.lock().unwrap(), [Reason::Initialising, Reason::OtherHandles(1)]);
+        journal.write("journal_last_hook", close_other as extern "C" fn());
+        *HELD.lock().unwrap() = Some(ours("bss").unwrap());
+        hook.leak();
+        journal.leak();
+    });
+    for (_, output) in outputs {
+        assert!(output.contains("[Exiting] at exit"), "{output}");
+    }
 }
 
 #[test]
@@ -327,6 +388,35 @@ fn another_library_can_be_opened_while_a_constructor_runs() {
             loader.open("bss").close();
             OTHER_OPENED.store(true, Ordering::SeqCst);
         });
+    });
+}
+
+#[test]
+fn constructors_in_many_threads_open_libraries() {
+    static LOADER: Mutex<Option<Loader>> = Mutex::new(None);
+    extern "C" fn open_and_close() {
+        let loader = LOADER.lock().unwrap().unwrap();
+        for name in ["life_root", "bss", "life_left"] {
+            drop(loader.open(name));
+        }
+    }
+    on_both_loaders(|loader| {
+        *LOADER.lock().unwrap() = Some(loader);
+        let journal = loader.open("journal");
+        journal.write("journal_hook", open_and_close as extern "C" fn());
+        thread::scope(|scope| {
+            for thread in 0..8 {
+                scope.spawn(move || {
+                    for round in 0..20 {
+                        let name = ["life_hook", "life_hook_other"][(thread + round) % 2];
+                        assert_eq!(loader.open(name).call("is_constructed"), 1);
+                    }
+                });
+            }
+        });
+        for name in ["life_hook", "life_hook_other", "life_root", "life_left", "bss"] {
+            assert!(!is_mapped(&format!("lib{name}.so")), "{name} is left behind");
+        }
     });
 }
 
