@@ -6,3 +6,11 @@ int debugged_inner(int value) {
 }
 
 int debugged_outer(void) { return debugged_inner(42); }
+
+// Keeps a processor busy for a while, for a profiler to look.
+unsigned long debugged_busy(void) {
+    volatile unsigned long sum = 0;
+    for (unsigned long i = 0; i < 100000000; i++)
+        sum += i;
+    return sum;
+}

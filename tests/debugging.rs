@@ -93,6 +93,58 @@ fn gdb_finds_a_library_in_a_core_file_and_shows_the_way_through_it() {
 }
 
 #[test]
+fn gdb_breaks_in_a_copy_in_a_name_space_of_its_own() {
+    let name = "gdb_breaks_in_a_copy_in_a_name_space_of_its_own";
+    if std::env::var_os(DEBUGGED).is_some() {
+        let _base = ours("debugged").unwrap();
+        let mut options = soload::OpenOptions::new();
+        let options = options.namespace(soload::Namespace::isolated());
+        let copy = unsafe { options.open(fixture("debugged")) }.unwrap();
+        assert_eq!(Lib::Ours(copy).call("debugged_outer"), 43);
+        return;
+    }
+    let line = line_to_break_at();
+    let breakpoint = format!("break debugged.c:{line}");
+    let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "backtrace 3", "kill"]) else {
+        return;
+    };
+    let listed = said.lines().filter(|line| line.contains("libdebugged.so") && line.contains("Yes"));
+    assert_eq!(listed.count(), 2, "each copy is listed with its symbols:\n{said}");
+    let (inner, outer) = (said.find("debugged_inner (value=42)"), said.find("debugged_outer ()"));
+    assert!(inner.is_some() && outer.is_some() && inner < outer, "the backtrace goes through it:\n{said}");
+}
+
+#[test]
+fn perf_names_the_library_and_its_functions() {
+    let name = "perf_names_the_library_and_its_functions";
+    if std::env::var_os(DEBUGGED).is_some() {
+        let library = Lib::Ours(ours("debugged").unwrap());
+        assert_ne!(library.call("debugged_busy"), 0);
+        library.close();
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("perf.data");
+    let own = std::env::current_exe().unwrap();
+    let mut record = Command::new("perf");
+    // A clock of the kernel's, for machines that have no counters; as often as anybody may.
+    record.args(["record", "--quiet", "--event", "cpu-clock:u", "--freq", "99", "--output"]).arg(&data).arg("--");
+    record.arg(own).args([name, "--exact", "--nocapture", "--test-threads=1"]).env(DEBUGGED, "1");
+    let recorded = record.output();
+    if !recorded.as_ref().is_ok_and(|recorded| recorded.status.success()) {
+        eprintln!("DID NOT RUN: {name} needs the package linux-perf, and to be allowed to use it: {recorded:?}");
+        return;
+    }
+    let mut report = Command::new("perf");
+    report.args(["report", "--stdio", "--sort", "dso,symbol", "--input"]).arg(&data).env("DEBUGINFOD_URLS", "");
+    let said = said(report);
+    let line = said.lines().find(|line| line.contains("debugged_busy")).unwrap_or_else(|| panic!("{said}"));
+    assert!(line.contains("libdebugged.so"), "{said}");
+    let share: f64 = line.trim().split('%').next().unwrap().parse().unwrap();
+    assert!(share > 20.0, "it does almost all there is to do:\n{said}");
+}
+
+#[test]
 fn gdb_sees_through_a_call_that_is_being_bound() {
     let name = "gdb_sees_through_a_call_that_is_being_bound";
     if std::env::var_os(DEBUGGED).is_some() {
