@@ -177,6 +177,6 @@ impl OpenOptions {
     /// As for [`Library::new`].
     pub unsafe fn open(&self, name: impl AsRef<OsStr>) -> Result<Library, Error> {
         let wishes = Wishes { imports: Some(dl::import), ..self.wishes.clone() };
-        loader::open(name.as_ref(), &wishes).map(|opened| Library::of(opened))
+        loader::open(name.as_ref(), &wishes).map(Library::of)
     }
 }
