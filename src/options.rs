@@ -171,7 +171,7 @@ impl OpenOptions {
     /// Opens `name` with these choices.
     ///
     /// # Errors
-    /// See [`Library::new`]; [`ErrorKind::NotLoaded`] with [`OpenOptions::no_load`].
+    /// See [`Library::new`]; [`ErrorKind::NotLoaded`](crate::ErrorKind::NotLoaded) with [`OpenOptions::no_load`].
     ///
     /// # Safety
     /// As for [`Library::new`].
