@@ -299,7 +299,7 @@ fn unload(mut unused: Vec<Arc<Module>>) {
                 unused.iter().for_each(|module| {
                     state.entry_mut(module.id).into_iter().for_each(|entry| entry.phase = Phase::Abandoned);
                 });
-                return CHANGED.notify_all();
+                return tell_waiting(&mut guard);
             }
             state.entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
             addresses::remove(unused.iter().map(|module| &**module));
