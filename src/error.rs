@@ -278,6 +278,12 @@ pub enum ErrorKind {
         /// What `dlerror` said.
         message: String,
     },
+    /// A snapshot cannot be made or used, or its directory cannot. Loading goes on without: only who asks for the
+    /// snapshot itself gets this.
+    Snapshot {
+        /// Why.
+        what: String,
+    },
     /// Asked not to load it, and it is not loaded.
     NotLoaded,
     /// The type asked of `get` is not the size of a pointer.
@@ -345,6 +351,7 @@ impl fmt::Display for ErrorKind {
             }
             Self::System { call, errno } => write!(f, "{call}: {}", errno_text(*errno)),
             Self::Host { message } => write!(f, "the C library's own loader refused: {message}"),
+            Self::Snapshot { what } => f.write_str(what),
             Self::NotLoaded => f.write_str("expected it to be loaded already, found that it is not"),
             Self::WrongSize { found } => write!(
                 f,

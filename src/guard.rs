@@ -97,7 +97,8 @@ pub(crate) fn snapshot(file: &RegularFile) -> Result<RegularFile, ErrorKind> {
     if unsafe { libc::fcntl(copy.as_raw_fd(), libc::F_ADD_SEALS, seals) } != 0 {
         return Err(system("F_ADD_SEALS")(io::Error::last_os_error()));
     }
-    Ok(RegularFile { fd: copy.into(), identity: file.identity, size, mode: file.mode, leased: false, huge: false })
+    let (identity, mode, changed) = (file.identity, file.mode, file.changed);
+    Ok(RegularFile { fd: copy.into(), identity, size, mode, leased: false, huge: false, changed })
 }
 
 /// Pages that come from the file, and what may be done with them.

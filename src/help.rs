@@ -96,6 +96,10 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
         ErrorKind::System { errno: libc::EACCES | libc::EPERM, .. } => {
             "a security policy forbids it (SELinux, AppArmor, seccomp); look at its log".into()
         }
+        ErrorKind::Snapshot { what } if what.starts_with("directory refused") => {
+            "use a directory of your own that nobody else can write: `mkdir -m 700 DIR`".into()
+        }
+        ErrorKind::Snapshot { .. } => return None,
         ErrorKind::NotLoaded => "open it without OpenOptions::no_load".into(),
         ErrorKind::WrongSize { .. } => "ask for a function pointer, or for a pointer to the variable".into(),
         ErrorKind::ThreadLocal { what } if what.contains("static TLS") => {

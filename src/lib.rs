@@ -51,6 +51,10 @@ mod process;
 #[allow(unsafe_code)]
 // share::experiment has mappings and second processes to try things with, share::scan asks the kernel; the rest has none
 mod share;
+#[cfg(feature = "snapshots")]
+mod sharing;
+#[cfg(feature = "snapshots")]
+mod snapshot;
 #[allow(unsafe_code)] // stages::seal hands mapped frames to the unwinder; the rest has none
 mod stages;
 #[allow(unsafe_code)] // a symbol is a pointer that the caller gives a type
@@ -84,4 +88,6 @@ pub use share::{
     Cause, Claim, Forecast, Mapping, Page, PageMap, PageRun, PageScan, PageState, Proof, Sharing, Verdict, Warming,
     Warmth, Writes,
 };
+#[cfg(feature = "snapshots")]
+pub use snapshot::{Refusal, Snapshot, SnapshotFile, SnapshotUse, Snapshots};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

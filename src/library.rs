@@ -41,7 +41,7 @@ use crate::symbol::{AsSymbolName, OwnedSymbol, Symbol};
 /// ```
 pub struct Library {
     /// `None`: the program and everything global.
-    opened: Option<Opened>,
+    pub(crate) opened: Option<Opened>,
 }
 
 /// What became of a library whose handle was closed.

@@ -19,7 +19,10 @@ use crate::process::namespace::Namespace;
 use crate::process::scope::Scope;
 use crate::process::world::Look;
 use crate::process::{hooks, registry};
-use crate::stages::{self, Admitted, HostHelp};
+#[cfg(feature = "snapshots")]
+use crate::snapshot::{Refusal, Snapshot};
+pub(crate) use crate::stages::Shared;
+use crate::stages::{self, Admitted, HostHelp, Sharing, Wish};
 
 /// How often a load that does not fit the process any more is begun anew. Each time another thread has got on.
 const ATTEMPTS_MAX: u64 = 100;
@@ -44,6 +47,8 @@ pub(crate) struct Wishes {
     pub(crate) caller: Option<Object>,
     /// The functions that loaded code gets from us, by name.
     pub(crate) imports: Option<Imports>,
+    /// Whether pages are to be shared with other processes.
+    pub(crate) sharing: Wish,
     /// Who looks at each new object once its pages are as relocation leaves them.
     pub(crate) relocated: Option<Onlooker>,
 }
@@ -61,12 +66,16 @@ pub(crate) struct Opened {
     pub(crate) pin: Option<Arc<Pin>>,
     /// How long each stage took, by name.
     pub(crate) stages: Vec<(&'static str, Duration)>,
+    /// What snapshots did for it.
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    pub(crate) sharing: Shared,
 }
 
 /// Opens `name`: finds it and what it needs, and loads what is not there yet.
 pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
     let mut opened = OpenedBefore::new();
+    let mut sharing = Sharing::wished(&wishes.sharing);
     for _ in 0..ATTEMPTS_MAX {
         let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
@@ -93,14 +102,19 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         // From here on no file is opened and no object joins the group. The process changes; whatever fails drops the
         // group, and with it every mapping it has made.
 
-        let group = stages::map(group, wishes)?;
-        clock.stage("map");
         let Some(scope) = stages::scope(&group, &look, wishes, &help) else { continue };
-        let bound = hooks::undisturbed(|| stages::relocate(group, scope, &look));
+        let placed = hooks::undisturbed(|| sharing.place(&group, &scope, &look, &help));
+        let group = match stages::map(group, &placed, wishes) {
+            Err(error) if sharing.gives_up(&error) => continue,
+            group => group?,
+        };
+        clock.stage("map");
+        // The words come from a snapshot, or are computed; a snapshot that has just been made is used the next time.
+        let bound = hooks::undisturbed(|| sharing.relocate(group, scope, placed, &look));
         if wishes.namespace.is_base() && help.finds(&bound) {
             continue;
         }
-        let bound = bound?;
+        let Some(bound) = bound? else { continue };
         clock.stage("relocate");
 
         // From here on foreign code runs: resolvers first. No lock of ours is held while it does.
@@ -121,10 +135,40 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         published.modules.iter().for_each(|module| hooks::initialise(module));
         clock.stage("constructors");
         let (object, scope) = (Object::Module(published.root), Scope::new(published.scope));
-        return Ok(Opened { object, scope, pin: None, stages: clock.stages });
+        return Ok(Opened { object, scope, pin: None, stages: clock.stages, sharing: sharing.outcome() });
     }
+    Err(exhausted(name))
+}
+
+fn exhausted(name: &OsStr) -> Error {
     let found = ATTEMPTS_MAX + 1;
-    Err(Error::new(name, ErrorKind::Limit { what: "attempts to load", limit: ATTEMPTS_MAX, found }))
+    Error::new(name, ErrorKind::Limit { what: "attempts to load", limit: ATTEMPTS_MAX, found })
+}
+
+/// The pages of `name` and of all it needs, relocated, for other processes. Nothing is loaded for good, and no code of it
+/// runs.
+#[cfg(feature = "snapshots")]
+pub(crate) fn snapshot(name: &OsStr, wishes: &Wishes) -> Result<Snapshot, Error> {
+    let mut help = HostHelp::default();
+    for _ in 0..ATTEMPTS_MAX {
+        let (look, graph) = hooks::undisturbed(|| {
+            let look = Look::now(wishes.namespace);
+            let graph = stages::discover(name, wishes, &look, OpenedBefore::new());
+            (look, graph)
+        });
+        let graph = graph?;
+        if !graph.for_host.is_empty() {
+            help.bring(&graph.for_host)?;
+            continue;
+        }
+        let Admitted::Group(group) = stages::admit(graph, wishes)? else {
+            let there = Refusal::Unsuitable("it is loaded already".into());
+            return Err(Error::new(name, there.kind()));
+        };
+        let Some(scope) = stages::scope(&group, &look, wishes, &help) else { continue };
+        return stages::create(group, scope, &look, &help, wishes);
+    }
+    Err(exhausted(name))
 }
 
 /// The files that opening `name` would bring in or find there, its own first. Nothing is loaded.
@@ -194,9 +238,9 @@ mod tests {
     ];
 
     /// Opens with every system call after the `calls`-th failing; answers whether it did not come to that.
-    fn open_failing_after(path: &Path, calls: u32) -> bool {
+    fn open_failing_after(path: &Path, wishes: &Wishes, calls: u32) -> bool {
         fault::SUCCEED.set(Some(calls));
-        let opened = open(path.as_os_str(), &Wishes::default());
+        let opened = open(path.as_os_str(), wishes);
         fault::SUCCEED.set(None);
         match opened {
             Ok(opened) => {
@@ -230,17 +274,25 @@ mod tests {
             assert!(output.contains("1 passed"), "the child ran the test: {output}");
             return;
         }
-        for library in LIBRARIES {
+        let walk = |library: &str, wishes: &Wishes| {
             let path = Path::new(env!("SOLOAD_TEST_LIBS")).join(library);
-            assert!(open_failing_after(&path, u32::MAX), "{library} loads at all");
+            assert!(open_failing_after(&path, wishes, u32::MAX), "{library} loads at all");
             let before = maps::address_space();
             let mut calls = 0;
-            while !open_failing_after(&path, calls) {
+            while !open_failing_after(&path, wishes, calls) {
                 maps::assert_same_address_space(&before, &format!("{library}, call {calls} failing"));
                 calls += 1;
             }
             assert!(calls > 5, "{library}: {calls} calls were walked");
             println!("{library}: {calls} calls");
+        };
+        LIBRARIES.iter().for_each(|library| walk(library, &Wishes::default()));
+        #[cfg(feature = "snapshots")]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let sharing = Wish::Folder(folder.path().to_owned());
+            let wishes = Wishes { sharing, ..Wishes::default() };
+            LIBRARIES.iter().for_each(|library| walk(library, &wishes));
         }
     }
 }

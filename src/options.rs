@@ -25,7 +25,7 @@ use crate::process::namespace::Namespace;
 /// ```
 #[derive(Clone, Default)]
 pub struct OpenOptions {
-    wishes: Wishes,
+    pub(crate) wishes: Wishes,
 }
 
 impl fmt::Debug for OpenOptions {

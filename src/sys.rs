@@ -4,8 +4,11 @@
 //! This module owns every mapping that soload creates. A [`Reservation`] is a range of addresses that nobody else
 //! uses; all other mappings are made inside one, so no call here can change memory of the rest of the program.
 
+pub(crate) mod fault;
+mod own;
+
 use std::any::Any;
-use std::ffi::{CStr, c_void};
+use std::ffi::c_void;
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, Range};
@@ -23,6 +26,10 @@ use nix::sys::stat::Mode;
 
 use crate::addr::{Addr, PageSize, Protection};
 use crate::error::ErrorKind;
+
+pub(crate) use own::{auxiliary, auxiliary_str, populate};
+#[cfg(feature = "snapshots")]
+pub(crate) use own::{effective_user, is_privileged, random};
 
 /// The page size of this machine, as the kernel reports it.
 pub(crate) fn page_size() -> PageSize {
@@ -48,6 +55,14 @@ pub(crate) struct Identity {
     pub(crate) inode: u64,
 }
 
+/// When a file was changed last: its content, and anything of it. Seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))] // only they outlive a process
+pub(crate) struct Changed {
+    pub(crate) content: (i64, i64),
+    pub(crate) anything: (i64, i64),
+}
+
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub(crate) struct RegularFile {
@@ -60,6 +75,8 @@ pub(crate) struct RegularFile {
     pub(crate) leased: bool,
     /// Whether what is read of it shall come in blocks of 2 MiB.
     pub(crate) huge: bool,
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    pub(crate) changed: Changed,
 }
 
 impl RegularFile {
@@ -100,6 +117,10 @@ impl RegularFile {
                 mode: meta.mode(),
                 leased: false,
                 huge: false,
+                changed: Changed {
+                    content: (meta.mtime(), meta.mtime_nsec()),
+                    anything: (meta.ctime(), meta.ctime_nsec()),
+                },
             }),
         }
     }
@@ -327,6 +348,35 @@ impl Reservation {
         Ok(Self { map })
     }
 
+    /// Reserves exactly the `len` bytes from `start` on. That something else is there already is an error.
+    pub(crate) fn at(start: Addr, len: u64) -> Result<Self, ErrorKind> {
+        let taken = |errno: Errno| ErrorKind::System { call: "mmap at the session's address", errno: errno as i32 };
+        let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(taken(Errno::EINVAL))?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED_NOREPLACE;
+        let got = fault::point("mmap")
+            // SAFETY: the kernel refuses to replace a mapping; one made before Linux 4.17 takes the address for a hint.
+            .and_then(|()| unsafe { mmap_anonymous(NonZeroUsize::new(start.0), len, ProtFlags::PROT_NONE, flags) })
+            .map_err(taken)?;
+        let map = Map { start: got, len };
+        if got.as_ptr() as usize == start.0 { Ok(Self { map }) } else { Err(taken(Errno::EEXIST)) }
+    }
+
+    /// Moves what is mapped in it to the addresses from `start` on, and with it the pages that have been faulted in.
+    pub(crate) fn moved_to(self, start: Addr) -> Result<Self, ErrorKind> {
+        let there = Self::at(start, self.len() as u64)?;
+        let (from, len) = (self.map.start.as_ptr(), self.len());
+        let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+        let moved = fault::point("mremap").and_then(|()| {
+            // SAFETY: both ranges are ours; nobody has been handed an address in either.
+            let moved = unsafe { libc::mremap(from, len, len, flags, there.map.start.as_ptr()) };
+            if moved == libc::MAP_FAILED { Err(Errno::last()) } else { Ok(()) }
+        });
+        moved.map_err(|errno| refused("mremap to the session's address", len as u64, errno))?;
+        // Nothing is left there to be given back: another thread may have it already.
+        std::mem::forget(self);
+        Ok(there)
+    }
+
     pub(crate) fn start(&self) -> Addr {
         Addr(self.map.start.as_ptr() as usize)
     }
@@ -437,59 +487,5 @@ fn refused(call: &'static str, bytes: u64, errno: Errno) -> ErrorKind {
     match errno {
         Errno::ENOMEM => ErrorKind::NoRoom { bytes, errno: errno as i32 },
         errno => ErrorKind::System { call, errno: errno as i32 },
-    }
-}
-
-/// Has the kernel give memory for `words` at once, which is a fault for each page otherwise. Only for speed.
-pub(crate) fn populate(words: &mut [u32]) {
-    let page = page_size();
-    let (start, end) = (words.as_ptr() as u64, words.as_ptr() as u64 + size_of_val(words) as u64);
-    let (start, end) = (page.up(start).unwrap_or(end), page.down(end));
-    if start < end {
-        // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
-        unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
-    }
-}
-
-/// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
-pub(crate) fn auxiliary(key: libc::c_ulong) -> u64 {
-    // SAFETY: reads a table that does not change.
-    unsafe { libc::getauxval(key) }
-}
-
-/// The string of the auxiliary vector under `key`, such as `AT_PLATFORM`.
-pub(crate) fn auxiliary_str(key: libc::c_ulong) -> Option<&'static CStr> {
-    let at = auxiliary(key) as *const libc::c_char;
-    // SAFETY: for keys that hold strings the kernel put a NUL-terminated one on the initial stack, which stays.
-    (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) })
-}
-
-/// Points where a test makes the n-th system call fail.
-pub(crate) mod fault {
-    #[cfg(test)]
-    use std::cell::Cell;
-
-    #[cfg(test)]
-    thread_local! {
-        /// How many more calls succeed; `None` leaves everything alone.
-        pub(crate) static SUCCEED: Cell<Option<u32>> = const { Cell::new(None) };
-    }
-
-    #[cfg(test)]
-    pub(crate) fn point(_call: &str) -> nix::Result<()> {
-        match SUCCEED.get() {
-            Some(0) => Err(nix::errno::Errno::ENOMEM),
-            Some(more) => {
-                SUCCEED.set(Some(more - 1));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    #[cfg(not(test))]
-    #[inline]
-    pub(crate) fn point(_call: &str) -> nix::Result<()> {
-        Ok(())
     }
 }

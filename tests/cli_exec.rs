@@ -75,6 +75,18 @@ fn a_log_that_is_a_path_is_written_to_the_end_of_that_file() {
 }
 
 #[test]
+fn with_snapshots_the_program_does_the_same_and_the_log_says_what_they_were_good_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let snapshots = format!("--snapshots={}", folder.path().join("snapshots").display());
+    let plain = outcome(Command::new(program()).arg(LIBRARIES));
+    for expected in ["; by a snapshot made now;", "; by a snapshot;"] {
+        let (code, printed, said) = outcome(&mut exec(&[&snapshots, "--trace", "--", &program(), LIBRARIES]));
+        assert_eq!((code, printed), (plain.0, plain.1.clone()));
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
+
+#[test]
 fn what_was_to_be_preloaded_still_is_and_comes_first() {
     let other = format!("{LIBRARIES}/libbss.so");
     let mut command = exec(&["--", "sh", "-c", "echo $LD_PRELOAD"]);

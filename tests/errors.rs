@@ -45,6 +45,22 @@ fn text_file(name: &str, text: &str) -> PathBuf {
 }
 
 #[test]
+#[cfg(feature = "snapshots")]
+fn a_directory_for_snapshots_that_others_can_write() {
+    on_ours(|_| {
+        let open = soload::Snapshots::open(&scratch());
+        drop(open.expect("a directory of our own"));
+        fs::set_permissions(scratch(), fs::Permissions::from_mode(0o777)).unwrap();
+        says(
+            "Snapshot",
+            &soload::Snapshots::open(&scratch()).unwrap_err(),
+            "$SCRATCH: directory refused: $SCRATCH: permissions: expected not writable by others, found 0777",
+            Some("use a directory of your own that nobody else can write: `mkdir -m 700 DIR`"),
+        );
+    });
+}
+
+#[test]
 fn what_is_not_there() {
     on_ours(|_| {
         let open = |name: &str| unsafe { OpenOptions::new().search_dir(scratch()).open(name) }.expect_err("an error");

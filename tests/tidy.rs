@@ -23,9 +23,11 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("closure", &["addr", "error", "sys", "arch", "file", "find", "load"]),
     ("process", &["addr", "error", "sys", "guard", "arch", "file", "find", "load"]),
     ("share", &["addr", "error", "sys", "arch", "file", "load"]),
+    // A snapshot knows nothing of what it is made of: numbers, names and pages.
+    ("snapshot", &["addr", "error", "sys", "arch"]),
     // The stages and the driver above them share what goes in (`Wishes`) and what comes out (`Opened`).
-    ("stages", &["addr", "error", "sys", "guard", "arch", "file", "find", "load", "process", "loader"]),
-    ("loader", &["addr", "error", "sys", "guard", "arch", "file", "find", "load", "process", "stages"]),
+    ("stages", &["addr", "error", "sys", "guard", "arch", "file", "find", "load", "process", "snapshot", "loader"]),
+    ("loader", &["addr", "error", "sys", "guard", "arch", "file", "find", "load", "process", "snapshot", "stages"]),
     ("export", &["addr", "error", "file"]),
     // A symbol borrows the library that gave it: two files, one layer.
     ("symbol", &["addr", "error", "library"]),
@@ -34,6 +36,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
         "library",
         &["addr", "error", "guard", "file", "find", "load", "process", "loader", "export", "symbol", "options", "dl"],
     ),
+    // What is asked for and answered by the handle, as far as it is about shared pages.
+    ("sharing", &["addr", "error", "dl", "library", "options", "loader", "snapshot", "stages"]),
     // What code of a library gets as `dlopen` opens like `Library` does; `Library` says that it shall get it.
     ("dl", &["addr", "error", "file", "process", "loader", "library"]),
     // The command is a user of the library: whatever it needs is public.
@@ -44,6 +48,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 /// The only files that hold unsafe code, and what each one owns. `ARCHITECTURE.md` says who guarantees what.
 const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/sys.rs", "every mapping that soload creates"),
+    ("src/sys/own.rs", "what the kernel tells the process about itself, and gives it"),
     ("src/guard.rs", "the pages that are made private when a file is about to be overwritten"),
     ("src/arch/native.rs", "the machine's own instructions"),
     ("src/arch/trampoline.rs", "the way of a function's first call"),
@@ -73,7 +78,12 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
 /// Names that stand in one place only.
 const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("goblin", &["src/file/elf.rs"], "turn it into a value of our own there"),
-    ("nix", &["src/sys.rs", "src/process/storage.rs", "src/cli/"], "give the call a type in src/sys.rs"),
+    (
+        "nix",
+        &["src/sys.rs", "src/sys/", "src/process/storage.rs", "src/snapshot/", "src/cli/"],
+        "give the call a type in src/sys.rs",
+    ),
+    ("blake3", &["src/snapshot/"], "hash there, so that a build without snapshots needs no hash"),
     ("libffi", &["src/cli/"], "only the command calls functions whose type it learns at run time"),
 ];
 

@@ -1,12 +1,14 @@
-//! Runs real programs with the drop-in and without it, and compares what they print and how they end.
+//! Runs real programs with the drop-in and without it, then twice with snapshots, and compares what they print and how
+//! they end.
 //!
 //! ```text
 //! cargo run --release --example programs [NAME…]
 //! ```
 //!
 //! Each `.sh` file beside this one is a program: `# needs:` names commands and files it cannot do without, `prepare`
-//! makes what it works on, `run` does the work, once on each loader. The run with the drop-in must show by its log that
-//! soload loaded something. Needs no rights; started by root, servers run as users of their own.
+//! makes what it works on, `run` does the work, once on each loader, then while snapshots are made and while they are
+//! used. The run with the drop-in must show by its log that soload loaded something. Needs no rights; started by root,
+//! servers run as users of their own.
 
 #[path = "../../tests/common/drop_in.rs"]
 mod drop_in;
@@ -19,8 +21,8 @@ use drop_in::drop_in;
 
 /// What became of a program.
 enum Outcome {
-    /// It did the same; soload loaded that many libraries for it.
-    Same(usize),
+    /// It did the same; so many libraries soload opened for it, and so many of those by a snapshot.
+    Same(usize, usize),
     /// It cannot be run here.
     NotRun(String),
     Differs(String),
@@ -47,9 +49,9 @@ fn main() -> ExitCode {
             continue;
         }
         match compare(script) {
-            Outcome::Same(loaded) => {
+            Outcome::Same(loaded, shared) => {
                 same += 1;
-                println!("same     {name}: soload opened {loaded} libraries");
+                println!("same     {name}: soload opened {loaded} libraries, {shared} of the last run's by a snapshot");
             }
             Outcome::NotRun(why) => {
                 not_run += 1;
@@ -78,7 +80,7 @@ fn compare(script: &Path) -> Outcome {
     set_mode(folder.path(), 0o755);
     let made = place("made");
     fs::create_dir(&made).unwrap();
-    let prepared = run(script, "prepare", &made, &made, None);
+    let prepared = run(script, "prepare", &made, &made, None, None);
     if prepared.code != Some(0) {
         return Outcome::NotRun(format!("it could not be prepared: {}{}", prepared.out, prepared.err));
     }
@@ -86,15 +88,15 @@ fn compare(script: &Path) -> Outcome {
     fs::write(&log, "").unwrap();
     set_mode(&log, 0o666);
     // In one place after the other: paths that are printed are the same.
-    let at = |log: Option<&Path>| {
+    let at = |log: Option<&Path>, snapshots: Option<&Path>| {
         let at = place("run");
         fs::create_dir(&at).unwrap();
-        let ran = run(script, "run", &at, &made, log);
+        let ran = run(script, "run", &at, &made, log, snapshots);
         fs::remove_dir_all(&at).unwrap();
         ran
     };
-    let host = at(None);
-    let ours = at(Some(&log));
+    let host = at(None, None);
+    let ours = at(Some(&log), None);
     if host.code != Some(0) {
         return Outcome::NotRun(format!("it fails without the drop-in, too: {}{}", host.out, host.err));
     }
@@ -111,10 +113,22 @@ fn compare(script: &Path) -> Outcome {
         );
         return Outcome::Differs(format!("{how}  not opened by soload:\n{}", failed.join("\n")));
     }
-    match loaded {
-        0 => Outcome::NotRun("it does the same, but loads nothing".into()),
-        loaded => Outcome::Same(loaded),
+    if loaded == 0 {
+        return Outcome::NotRun("it does the same, but loads nothing".into());
     }
+    // Made in the first run, used in the second.
+    let snapshots = place("snapshots");
+    let mut shared = 0;
+    for round in ["making", "using"] {
+        fs::write(&log, "").unwrap();
+        let with = at(Some(&log), Some(&snapshots));
+        if host != with {
+            let how = format!("{:?} and {:?}, {round} snapshots\n", host.code, with.code);
+            return Outcome::Differs(how + &lines(&host.out, &with.out) + &lines(&host.err, &with.err));
+        }
+        shared = fs::read_to_string(&log).unwrap().matches("; by a snapshot;").count();
+    }
+    Outcome::Same(loaded, shared)
 }
 
 /// Whether a command or, if it has a slash, a file is there; `*` stands for anything in a name.
@@ -130,13 +144,16 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// Runs a function of the script, for five minutes at most, in `folder`; with the drop-in if there is a log for it.
-fn run(script: &Path, function: &str, folder: &Path, made: &Path, log: Option<&Path>) -> Ran {
+fn run(script: &Path, function: &str, folder: &Path, made: &Path, log: Option<&Path>, snapshots: Option<&Path>) -> Ran {
     let mut command = Command::new("timeout");
     command.args(["300", "bash", "-euc", "source \"$0\"; \"$1\""]).arg(script).arg(function);
     command.current_dir(folder).env("MADE", made).env("PORT", port().to_string()).env("LC_ALL", "C.UTF-8");
-    command.stdin(Stdio::null()).env_remove("LD_PRELOAD").env_remove("SOLOAD_LOG");
+    command.stdin(Stdio::null()).env_remove("LD_PRELOAD").env_remove("SOLOAD_LOG").env_remove("SOLOAD_SNAPSHOTS");
     if let Some(log) = log {
         command.env("LD_PRELOAD", drop_in()).env("SOLOAD_LOG", log);
+    }
+    if let Some(directory) = snapshots {
+        command.env("SOLOAD_SNAPSHOTS", directory);
     }
     let output = command.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// Print a line for each library that the program opens (sets SOLOAD_LOG=trace)
     #[arg(long)]
     trace: bool,
+    /// Share relocated pages through the snapshots in DIR, or in the directory of this login session (sets SOLOAD_SNAPSHOTS)
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    snapshots: Option<PathBuf>,
     /// The program and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     program: Vec<OsString>,
@@ -44,6 +47,16 @@ pub(super) fn run(args: &Args) -> Outcome {
     command.args(arguments).env("LD_PRELOAD", preload).env(SANITIZER, sanitizer());
     if args.trace {
         command.env("SOLOAD_LOG", "trace");
+    }
+    if let Some(named) = &args.snapshots {
+        match super::snapshot::directory(Some(named)) {
+            // The program may change its directory.
+            Ok(directory) => command.env("SOLOAD_SNAPSHOTS", std::path::absolute(&directory).unwrap_or(directory)),
+            Err(problem) => {
+                print::complain(problem);
+                return Ok(Status::NotRun);
+            }
+        };
     }
     let error = command.exec();
     let why = match error.kind() {

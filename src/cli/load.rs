@@ -2,8 +2,8 @@
 //!
 //! JSON: `{"schema": 1, "command": "load", "with": "soload" | "dlopen", "libraries": […]}`, for each library `name` as
 //! given, `ok`, and if so `path`, `loaded` and `adopted` (objects that were loaded now, and that were there before;
-//! `adopted` is `null` with dlopen), `microseconds` (to open it), `stages` (`name`, `microseconds`), `kept` (why it is
-//! still mapped after it was closed: nothing, if it was unloaded), with `--verbose` `plan` (see `memory.rs`); if not,
+//! `adopted` is `null` with dlopen), `microseconds` (to open it), `stages` (`name`, `microseconds`), `snapshot` (`null` if none was asked
+//! for, else `used`, `made` and `refused`, the reason), `kept` (why it is still mapped after it was closed: nothing, if it was unloaded), with `--verbose` `plan` (see `memory.rs`); if not,
 //! `error` (`kind`, `message`, `object`, `needed_by`, `help`). A `name`, `path` or `object` that is not UTF-8 is lossy;
 //! `name_bytes`, `path_bytes` or `object_bytes` has it in hexadecimal then.
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
-use soload::{Closed, Error, Escaped, Forecast, Image, Library, PageSize, Plan};
+use soload::{Closed, Error, Escaped, Forecast, Image, Library, PageSize, Plan, SnapshotUse};
 
 use super::dlopen::{self, HostLibrary};
 use super::memory::{self, Region};
@@ -60,6 +60,7 @@ pub(super) struct Loaded {
     pub(super) stages: Vec<(&'static str, Duration)>,
     pub(super) memory: Option<(Plan, Vec<Region>)>,
     kept: Vec<String>,
+    snapshot: SnapshotUse,
 }
 
 /// Why a library was not loaded.
@@ -129,6 +130,7 @@ pub(super) fn with_soload<T>(
     let time = start.elapsed();
     let used = use_it(&library)?;
     let path = library.path().to_owned();
+    let snapshot = library.snapshot();
     let memory = if look { memory_of(&library, &path)? } else { None };
     let loaded = library.objects().filter(|(_, ours)| *ours).count() as u64;
     let adopted = library.objects().count() as u64 - loaded;
@@ -141,7 +143,7 @@ pub(super) fn with_soload<T>(
         Closed::Unloaded => Vec::new(),
         Closed::StillMapped { reasons } => reasons.iter().map(ToString::to_string).collect(),
     };
-    Ok((Loaded { path, time, loaded, adopted: Some(adopted), stages, memory, kept }, used))
+    Ok((Loaded { path, time, loaded, adopted: Some(adopted), stages, memory, kept, snapshot }, used))
 }
 
 /// What backs the pages of an open library; nothing of one that the C library loaded.
@@ -171,6 +173,7 @@ fn with_dlopen(name: &OsStr) -> Result<Loaded, Refused> {
         stages: Vec::new(),
         memory: None,
         kept: Vec::new(),
+        snapshot: SnapshotUse::Unasked,
     })
 }
 
@@ -184,7 +187,11 @@ fn write_line(out: &mut impl Write, name: &OsStr, answer: &Result<Loaded, Refuse
                 None => format!("{} loaded", loaded.loaded),
             };
             let time = print::milliseconds(loaded.time);
-            writeln!(out, "{GOOD}ok{GOOD:#}      {time:>11}  {objects:22}  {name}  {}", print::path(&loaded.path))
+            writeln!(out, "{GOOD}ok{GOOD:#}      {time:>11}  {objects:22}  {name}  {}", print::path(&loaded.path))?;
+            match &loaded.snapshot {
+                SnapshotUse::Unasked => Ok(()),
+                shared => writeln!(out, "        {shared}"),
+            }
         }
         Err(refused) => {
             writeln!(out, "{BAD}failed{BAD:#}{:39}{name}", "")?;
@@ -246,6 +253,7 @@ pub(super) fn json_of(name: &OsStr, answer: &Result<Loaded, Refused>) -> Value {
             let stages = stages.map(|(name, time)| json!({"name": name, "microseconds": microseconds(*time)}));
             object.insert("stages".into(), stages.collect());
             object.insert("kept".into(), json!(loaded.kept));
+            object.insert("snapshot".into(), json_of_snapshot(&loaded.snapshot));
             if let Some((plan, regions)) = &loaded.memory {
                 object.insert("plan".into(), memory::json_of(plan, regions));
             }
@@ -258,6 +266,14 @@ pub(super) fn json_of(name: &OsStr, answer: &Result<Loaded, Refused>) -> Value {
         }
     }
     object.into()
+}
+
+fn json_of_snapshot(snapshot: &SnapshotUse) -> Value {
+    match snapshot {
+        SnapshotUse::Unasked => Value::Null,
+        SnapshotUse::Used { made } => json!({"used": true, "made": made, "refused": null}),
+        SnapshotUse::Refused(refusal) => json!({"used": false, "made": false, "refused": refusal.to_string()}),
+    }
 }
 
 fn microseconds(time: Duration) -> f64 {

@@ -22,6 +22,7 @@ mod pages;
 mod print;
 mod prove;
 mod share;
+mod snapshot;
 #[allow(unsafe_code)] // stops another process and has it make system calls
 mod trace;
 mod warm;
@@ -55,6 +56,7 @@ enum Command {
     Exec(exec::Args),
     Forecast(forecast::Args),
     Share(share::Args),
+    Snapshot(snapshot::Args),
     Pages(pages::Args),
     Trace(trace::Args),
     Warm(warm::Args),
@@ -79,7 +81,7 @@ enum Status {
 type Outcome = io::Result<Status>;
 
 /// Where and how libraries are loaded.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(clap::Args, Clone, Debug, Default)]
 struct Loading {
     /// Look in DIR before every other place, for the library and for all it needs (may be repeated)
     #[arg(long, value_name = "DIR")]
@@ -96,6 +98,19 @@ struct Loading {
     /// Keep loaded code as it is, should somebody overwrite a file in place
     #[arg(long, value_enum, value_name = "HOW")]
     guard: Option<GuardBy>,
+    /// Share relocated pages through the snapshots in DIR, or in the directory of this login session
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        conflicts_with = "private"
+    )]
+    snapshots: Option<PathBuf>,
+    /// Share no relocated pages, whatever SOLOAD_SNAPSHOTS says: addresses are random in each process
+    #[arg(long)]
+    private: bool,
 }
 
 /// What keeps loaded code as it is.
@@ -119,6 +134,12 @@ impl Loading {
         for directory in &self.search_dir {
             options.search_dir(directory);
         }
+        if let Some(directory) = &self.snapshots {
+            options.snapshots(snapshot::directory(Some(directory)).unwrap_or_default());
+        }
+        if self.private {
+            options.private(true);
+        }
         options
     }
 
@@ -131,8 +152,14 @@ impl Loading {
             (self.huge_pages, "--huge-pages"),
             (self.guard == Some(GuardBy::Lease), "--guard=lease"),
             (self.guard == Some(GuardBy::Snapshot), "--guard=snapshot"),
+            (self.private, "--private"),
         ];
-        directories.chain(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.into()))
+        let snapshots = self.snapshots.as_ref().map(|directory| {
+            let mut typed = OsString::from("--snapshots=");
+            typed.push(directory);
+            typed
+        });
+        directories.chain(snapshots).chain(flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag.into()))
     }
 }
 
@@ -168,6 +195,7 @@ fn run(command: Command) -> Outcome {
         Command::Exec(args) => exec::run(&args),
         Command::Forecast(args) => forecast::run(&args, &mut out),
         Command::Share(args) => share::run(&args, &mut out),
+        Command::Snapshot(args) => snapshot::run(&args, &mut out),
         Command::Pages(args) => pages::run(&args, &mut out),
         Command::Trace(args) => trace::run(&args, &mut out),
         Command::Warm(args) => warm::run(&args, &mut out),

@@ -70,7 +70,14 @@ impl Watched {
             Dependency::Module(_) => None,
         });
         let providers: Vec<_> = modules.chain(hosts).collect();
-        if providers.is_empty() { Ok(()) } else { write!(line, "; bound to {}", providers.join(", ")) }
+        if !providers.is_empty() {
+            write!(line, "; bound to {}", providers.join(", "))?;
+        }
+        #[cfg(feature = "snapshots")]
+        if opened.sharing != crate::loader::Shared::Unasked {
+            write!(line, "; {}", opened.sharing)?;
+        }
+        Ok(())
     }
 }
 

@@ -225,25 +225,34 @@ unsafe fn symbol(
     }
     // The program is in the base, whoever has its handle.
     let (asker, look) = asker(if of_program { ptr::null() } else { caller });
+    // Most of what is asked for is global: closures need not be gone through for it.
+    if !next && let Some(found) = first_of(&global(&look), &wanted, handle) {
+        return found;
+    }
     let scope = around(asker.as_ref(), &look, next);
     // After the asker only, if it wants the next one.
     let after = asker
         .filter(|_| next)
         .and_then(|asker| scope.iter().position(|object| *object == asker))
         .map_or(0, |at| at + 1);
-    let found = scope[after..].iter().find_map(|object| Some((object, address(object, &wanted)?)));
-    if let Some((object, found)) = found {
-        // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
-        if let (Object::Module(module), libc::RTLD_DEFAULT) = (object, handle) {
-            registry::keep(module);
-        }
-        return found.0 as *mut c_void;
+    if let Some(found) = first_of(&scope[after..], &wanted, handle) {
+        return found;
     }
     // What the host opened RTLD_GLOBAL after the start only it can find.
     if look.namespace.is_base() && !next {
         return of_host(handle);
     }
     missing(scope.first(), name_text, version_text)
+}
+
+/// The first definition in `scope`, for one who asked with `handle`.
+fn first_of(scope: &[Object], wanted: &Wanted<'_>, handle: *mut c_void) -> Option<*mut c_void> {
+    let (object, found) = scope.iter().find_map(|object| Some((object, address(object, wanted)?)))?;
+    // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
+    if let (Object::Module(module), libc::RTLD_DEFAULT) = (object, handle) {
+        registry::keep(module);
+    }
+    Some(found.0 as *mut c_void)
 }
 
 /// Says that there is no such symbol where `first` is the first to be asked.
@@ -259,6 +268,18 @@ fn is_module(caller: *const c_void) -> bool {
     registry::state().by_address(Addr(caller as usize)).is_some()
 }
 
+/// What is global. Of the host's later objects only what somebody who is there needs is sure to stay.
+fn global(look: &Look) -> Vec<Object> {
+    hooks::undisturbed(|| {
+        let stays = |object: &Object| !matches!(object, Object::Host(host) if !host.at_start);
+        let global: Vec<Object> = look.global_scope().into_iter().filter(stays).collect();
+        for object in &global {
+            object.symbols();
+        }
+        global
+    })
+}
+
 /// Where code of `asker` looks for symbols: the global scope, then its own object with all that was opened along with
 /// it. If it asks for the `next` definition, the latter alone: what it hides from others comes after it there.
 fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
@@ -270,9 +291,7 @@ fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
             }
         };
         if !next || !matches!(asker, Some(Object::Module(_))) {
-            // Of the host's later objects only what somebody who is there needs is sure to stay.
-            let stays = |object: &&Object| !matches!(object, Object::Host(host) if !host.at_start);
-            look.global_scope().iter().filter(stays).for_each(&mut add);
+            global(look).iter().for_each(&mut add);
         }
         if let Some(asker) = asker {
             let roots = look.state.opened().map(|root| look.closure(&Object::Module(Arc::clone(root))));

@@ -343,7 +343,7 @@ impl Image {
     }
 
     /// `len` bytes at `vaddr`, read from the file without mapping it.
-    pub(super) fn bytes_at(&self, vaddr: Vaddr, len: usize) -> Option<Vec<u8>> {
+    pub(crate) fn bytes_at(&self, vaddr: Vaddr, len: usize) -> Option<Vec<u8>> {
         let (offset, follows) = self.source().locate(vaddr)?;
         self.file.read(offset.0, len).ok().filter(|bytes| bytes.len() == len && len as u64 <= follows)
     }

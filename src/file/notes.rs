@@ -30,30 +30,43 @@ fn find_in<T>(
     read: impl Fn(Range<u64>) -> Option<View>,
     mut each: impl FnMut(Note<'_>) -> Option<T>,
 ) -> Option<T> {
-    for header in headers {
-        let Some(view) = header.file_end().and_then(|end| read(header.offset..end)) else { continue };
-        // Names and contents are padded to 4 bytes, in a segment of 8-byte alignment to 8.
-        let pad = |size: u64| if header.align == 8 { size.next_multiple_of(8) } else { size.next_multiple_of(4) };
-        let mut at = 0;
-        while let (Some(name), Some(size), Some(kind)) = (view.u32(at), view.u32(at + 4), view.u32(at + 8)) {
-            let name_at = at + 12;
-            let content_at = at + pad(12 + u64::from(name));
-            let owner = view.bytes().get(name_at as usize..(name_at + u64::from(name)) as usize);
-            let (Some(owner), Some(content)) = (owner, view.slice(content_at..content_at + u64::from(size))) else {
-                break;
-            };
-            let owner = owner.strip_suffix(&[0]).unwrap_or(owner);
-            if let found @ Some(_) = each(Note { owner, kind, content }) {
-                return found;
-            }
-            at = content_at + pad(size.into());
+    headers.iter().find_map(|header| {
+        let view = header.file_end().and_then(|end| read(header.offset..end))?;
+        in_segment(&view, header.align, &mut each)
+    })
+}
+
+/// The same for the notes of one segment, whose alignment is `align`.
+fn in_segment<T>(view: &View, align: u64, each: &mut impl FnMut(Note<'_>) -> Option<T>) -> Option<T> {
+    // Names and contents are padded to 4 bytes, in a segment of 8-byte alignment to 8.
+    let pad = |size: u64| if align == 8 { size.next_multiple_of(8) } else { size.next_multiple_of(4) };
+    let mut at = 0;
+    while let (Some(name), Some(size), Some(kind)) = (view.u32(at), view.u32(at + 4), view.u32(at + 8)) {
+        let name_at = at + 12;
+        let content_at = at + pad(12 + u64::from(name));
+        let owner = view.bytes().get(name_at as usize..(name_at + u64::from(name)) as usize)?;
+        let content = view.slice(content_at..content_at + u64::from(size))?;
+        let owner = owner.strip_suffix(&[0]).unwrap_or(owner);
+        if let found @ Some(_) = each(Note { owner, kind, content }) {
+            return found;
         }
+        at = content_at + pad(size.into());
     }
     None
 }
 
 pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
-    find(image, |note| (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec()))
+    find(image, build_id_of)
+}
+
+/// The build id among the notes of one segment, whose alignment is `align`.
+#[cfg(feature = "snapshots")]
+pub(crate) fn build_id_in(view: &View, align: u64) -> Option<Vec<u8>> {
+    in_segment(view, align, &mut build_id_of)
+}
+
+fn build_id_of(note: Note<'_>) -> Option<Vec<u8>> {
+    (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.bytes().to_vec())
 }
 
 /// What notes say that the object opens at run time (JSON, as it stands), and whether one says that it is for Android.

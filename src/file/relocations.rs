@@ -167,6 +167,28 @@ impl Relocations {
         (packed + self.tables.iter().flatten().map(entries).sum::<u64>()) as usize
     }
 
+    /// Relocation number `number`, those of the packed kind not counted.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn get(&self, mut number: u64) -> Option<Relocation> {
+        for table in self.tables.iter().flatten() {
+            let entry = if table.has_addend { 3 } else { 2 } * table.view.class.word();
+            match table.view.len() / entry {
+                count if number < count => {
+                    let view = table.view.slice(number * entry..(number + 1) * entry)?;
+                    return Table { view, ..*table }.iter(self.mips64).next();
+                }
+                count => number -= count,
+            }
+        }
+        None
+    }
+
+    /// All but those of the packed kind, in order, so that [`Self::get`] finds the n-th.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn numbered(&self) -> impl Iterator<Item = (u64, Relocation)> + '_ {
+        (0..).zip(self.tables.iter().flatten().flat_map(|table| table.iter(self.mips64)))
+    }
+
     /// All of them, in the order in which they are applied.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Relocation> + '_ {
         self.relr().chain(self.tables.iter().flatten().flat_map(|table| table.iter(self.mips64)))

@@ -6,6 +6,7 @@
 //! writable.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -31,6 +32,23 @@ pub(crate) struct Mapping {
     text_is_open: AtomicBool,
 }
 
+/// Where an image shall lie, and which of its pages are there relocated already.
+#[derive(Clone, Default)]
+pub(crate) struct Place {
+    /// Anywhere, if nothing is said.
+    pub(crate) start: Option<Addr>,
+    /// A file and, for each mapping of the plan, where in that its pages are.
+    pub(crate) pages: Option<(Arc<File>, Vec<Option<u64>>)>,
+}
+
+impl Place {
+    /// The relocated pages of mapping number `index` of the plan: their file, and where in it they are.
+    fn kept(&self, index: usize) -> Option<(&File, u64)> {
+        let (file, pages) = self.pages.as_ref()?;
+        Some((file, (*pages.get(index)?)?))
+    }
+}
+
 /// The pages of one segment: what comes from the file and the zero pages after it.
 struct Part {
     range: Range<u64>,
@@ -45,15 +63,17 @@ impl Part {
 }
 
 impl Mapping {
-    /// Maps what `plan` says: where the file is shown already, or in a reservation of its own. Whatever fails, nothing of
-    /// it stays.
-    pub(crate) fn new(plan: &Plan, image: &mut Image) -> Result<Self, ErrorKind> {
+    /// Maps what `plan` says at `place`: where the file is shown already, or in a reservation of its own. Whatever fails,
+    /// nothing of it stays.
+    pub(crate) fn new(plan: &Plan, image: &mut Image, place: &Place) -> Result<Self, ErrorKind> {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
         let room = image.take_room().filter(|room| room.len() as u64 == size);
         let in_place = room.is_some();
-        let reservation = match room {
-            Some(room) => room,
-            None => Reservation::new(size, plan.align)?,
+        let reservation = match (room, place.start) {
+            (Some(room), None) => room,
+            (Some(room), Some(wanted)) => room.moved_to(wanted)?,
+            (None, None) => Reservation::new(size, plan.align)?,
+            (None, Some(wanted)) => Reservation::at(wanted, size)?,
         };
         let bias = Bias::between(reservation.start(), start);
         let mut parts: Vec<Part> = Vec::with_capacity(plan.maps.len());
@@ -63,11 +83,12 @@ impl Mapping {
             if in_place && end > map.range.end.0 {
                 reservation.protect(offset + len, end - map.range.end.0, Protection::NONE)?;
             }
-            match map.file {
+            match (place.kept(index), map.file) {
+                (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from)?,
                 // The file is shown from its start on: its first segment stands there already.
-                Some(_) if in_place && index == 0 => {}
-                Some(from) => reservation.map_file(offset, len, map.protection, &image.file().fd, from.0)?,
-                None => reservation.map_zeros(offset, len, map.protection)?,
+                (None, Some(_)) if in_place && index == 0 => {}
+                (None, Some(from)) => reservation.map_file(offset, len, map.protection, &image.file().fd, from.0)?,
+                (None, None) => reservation.map_zeros(offset, len, map.protection)?,
             }
             match parts.last_mut() {
                 // File pages and zero pages of one segment are one range: a word may lie across.
@@ -88,6 +109,11 @@ impl Mapping {
             text_is_open: AtomicBool::new(false),
         };
         for zeros in &plan.zeros {
+            // Kept pages are as they were left, their ends included.
+            let number = plan.maps.iter().position(|map| map.range.contains(&zeros.start));
+            if number.is_some_and(|number| place.kept(number).is_some()) {
+                continue;
+            }
             mapping.clear(plan, zeros)?;
         }
         // Tables that will be written, or may be, are read from the file.

@@ -25,6 +25,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) symbolic: bool,
     /// Whether functions are bound when they are first called.
     pub(crate) lazy: bool,
+    /// For each provider whether it is elsewhere in each process, if words that refer to such are to be noted.
+    pub(crate) elsewhere: Option<&'a [bool]>,
 }
 
 /// A word that an IFUNC resolver decides.
@@ -51,6 +53,18 @@ pub(crate) struct ThreadLocal {
     pub(crate) offset: u64,
 }
 
+/// A word that has been written, and would be another one in another process.
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Foreign {
+    pub(crate) place: Vaddr,
+    pub(crate) bytes: u8,
+    /// What it was bound to.
+    pub(crate) definition: Definition,
+    /// What was added to that.
+    pub(crate) plus: u64,
+}
+
 /// What relocating one object has left to do and to remember.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
@@ -60,8 +74,19 @@ pub(crate) struct Outcome {
     pub(crate) missing: Vec<u32>,
     /// Words of the procedure linkage table wait for the first call.
     pub(crate) lazy: bool,
+    /// If they were to be noted.
+    pub(crate) foreign: Vec<Foreign>,
+    /// The arrays of functions to run, where more is known of them than their words say.
+    pub(crate) functions: Option<Functions>,
     /// Which providers it is bound to now, by number.
     pub(crate) bound_to: Vec<bool>,
+}
+
+/// The words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`.
+#[derive(Debug, Default)]
+pub(crate) struct Functions {
+    pub(crate) init: Vec<usize>,
+    pub(crate) fini: Vec<usize>,
 }
 
 /// Writes all words of `unit` that can be computed without running anything.
@@ -238,10 +263,20 @@ impl Work<'_, '_, '_> {
             }
             // An undefined weak symbol is 0.
             found => {
+                if let Some(definition) = found.filter(|found| self.is_foreign(found)) {
+                    self.outcome.foreign.push(Foreign { place: relocation.place, bytes, definition, plus });
+                }
                 let symbol = found.map_or(0, |found| found.value.0 as u64);
                 self.store(relocation, of_type, bytes, symbol.wrapping_add(plus))
             }
         }
+    }
+
+    /// Whether it has to be noted which words refer to `found`: it is another value in another process.
+    fn is_foreign(&self, found: &Definition) -> bool {
+        // Functions of the loader, and what only the host's own look-up finds, stand for a symbol that is not defined.
+        let elsewhere = |elsewhere: &[bool]| elsewhere.get(found.provider) == Some(&true) || !found.symbol.is_defined();
+        self.unit.elsewhere.is_some_and(elsewhere) && !found.symbol.is_absolute()
     }
 
     #[inline]
@@ -362,6 +397,7 @@ impl Work<'_, '_, '_> {
             self.outcome.bound_to[found.provider] = true;
         }
         let plain = found.filter(|found| !(found.symbol.is_ifunc() && found.symbol.is_defined()));
+        let plain = plain.filter(|found| !self.is_foreign(found));
         let plain = plain.map(|found| found.value.0 as u64);
         self.last = Some(Last { symbol, for_call, found, plain });
         found

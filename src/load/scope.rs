@@ -55,6 +55,9 @@ pub(crate) struct Providers<'a> {
     index: Option<Index>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
+    /// Unique symbols that it uses and earlier groups have settled: what it would have been bound to, and whether that
+    /// is another definition.
+    pub(crate) settled: HashMap<Box<[u8]>, (Definition, bool)>,
     rules: Rules<'a>,
 }
 
@@ -83,7 +86,8 @@ impl<'a> Providers<'a> {
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
         let asked: Vec<_> = asked.collect();
         let filter = if index.is_some() { None } else { Filter::of(&asked, references) };
-        Self { all, asked, ranks, filter, index, unique: HashMap::new(), rules }
+        let (unique, settled) = (HashMap::new(), HashMap::new());
+        Self { all, asked, ranks, filter, index, unique, settled, rules }
     }
 
     /// The provider of that number.
@@ -133,6 +137,9 @@ impl<'a> Providers<'a> {
     /// The definition that everybody uses: the one found first, now or at an earlier load.
     fn find_unique(&mut self, name: &[u8], found: Definition) -> Definition {
         if let Some((value, symbol)) = (self.rules.settled)(name) {
+            if !self.settled.contains_key(name) {
+                self.settled.insert(name.into(), (found, value != found.value));
+            }
             return Definition { value, symbol, ..found };
         }
         *self.unique.entry(name.into()).or_insert(found)

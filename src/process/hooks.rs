@@ -29,6 +29,8 @@ static VALUES: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
 static LIBRARY_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static BIND_NOW: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static LOG: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+#[cfg(feature = "snapshots")]
+static SNAPSHOTS: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 
 /// glibc calls what stands in `.init_array` with the process's arguments: the only public way to learn them.
 #[used]
@@ -38,8 +40,13 @@ static START: unsafe extern "C" fn(c_int, *mut *const c_char, *mut *const c_char
 unsafe extern "C" fn start(count: c_int, values: *mut *const c_char, environment: *mut *const c_char) {
     COUNT.store(count, Ordering::Relaxed);
     VALUES.store(values, Ordering::Relaxed);
-    let wanted =
-        [(&b"LD_LIBRARY_PATH="[..], &LIBRARY_PATH), (&b"LD_BIND_NOW="[..], &BIND_NOW), (&b"SOLOAD_LOG="[..], &LOG)];
+    let wanted = [
+        (&b"LD_LIBRARY_PATH="[..], &LIBRARY_PATH),
+        (&b"LD_BIND_NOW="[..], &BIND_NOW),
+        (&b"SOLOAD_LOG="[..], &LOG),
+        #[cfg(feature = "snapshots")]
+        (&b"SOLOAD_SNAPSHOTS="[..], &SNAPSHOTS),
+    ];
     let mut entry = environment;
     // SAFETY: a null-terminated list of NUL-terminated strings on the initial stack, which stays.
     unsafe {
@@ -78,7 +85,17 @@ pub(crate) fn program_name() -> Option<&'static CStr> {
 
 /// `SOLOAD_LOG` as it was when the process started, unless that runs with rights that its starter does not have.
 pub(crate) fn log() -> Option<&'static [u8]> {
-    let at = LOG.load(Ordering::Relaxed);
+    setting(&LOG)
+}
+
+/// `SOLOAD_SNAPSHOTS`, likewise: the directory of snapshots.
+#[cfg(feature = "snapshots")]
+pub(crate) fn snapshots() -> Option<&'static [u8]> {
+    setting(&SNAPSHOTS)
+}
+
+fn setting(place: &AtomicPtr<c_char>) -> Option<&'static [u8]> {
+    let at = place.load(Ordering::Relaxed);
     if at.is_null() || sys::auxiliary(libc::AT_SECURE) != 0 {
         return None;
     }

@@ -34,6 +34,9 @@ pub(crate) struct HostObject {
     pub(crate) path: PathBuf,
     pub(crate) bias: Bias,
     segments: Vec<(Range<u64>, Protection)>,
+    /// Its notes, and their alignment.
+    #[cfg(feature = "snapshots")]
+    notes: Vec<(Range<u64>, u64)>,
     dynamic: Dynamic,
     pub(crate) names: Names,
     symbols: OnceLock<Option<Symbols>>,
@@ -206,6 +209,24 @@ impl HostObject {
         self.segments.iter().any(|(range, protection)| protection.execute && range.contains(&vaddr))
     }
 
+    /// The build id that its linker gave it, as it stands in memory. Only to be asked while it is sure to stay.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn build_id(&self) -> Option<Vec<u8>> {
+        self.notes.iter().find_map(|(range, align)| {
+            let view = self.table(Vaddr(range.start), Some(range.end - range.start))?;
+            crate::file::notes::build_id_in(&view, *align)
+        })
+    }
+
+    /// The numbers that say where it has what: of its segments, and of the tables that symbols are found by.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn layout(&self) -> impl Iterator<Item = u64> {
+        let segments = self.segments.iter().flat_map(|(range, _)| [range.start, range.end]);
+        let dynamic = &self.dynamic;
+        let tables = [dynamic.symtab, dynamic.strtab, dynamic.strsz, dynamic.gnu_hash, dynamic.hash, dynamic.versym];
+        segments.chain(tables.map(|number| number.unwrap_or(0)))
+    }
+
     pub(crate) fn nodeflib(&self) -> bool {
         self.dynamic.nodeflib()
     }
@@ -327,6 +348,12 @@ impl HostObject {
             path: if is_program { program_path() } else { OsStr::from_bytes(name.to_bytes()).into() },
             bias,
             segments,
+            #[cfg(feature = "snapshots")]
+            notes: headers
+                .iter()
+                .filter(|header| header.p_type == libc::PT_NOTE)
+                .map(|header| (header.p_vaddr..header.p_vaddr.saturating_add(header.p_memsz), header.p_align))
+                .collect(),
             dynamic: Dynamic::default(),
             names: Names::default(),
             symbols: OnceLock::new(),

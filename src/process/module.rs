@@ -47,6 +47,9 @@ pub(crate) struct Module {
     pub(crate) link: Option<Box<Link>>,
     /// Its thread-local storage, if it has any.
     pub(crate) storage: Option<Storage>,
+    /// Which library it is, if it lies where it lies in all processes of the session.
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    pub(crate) shared: Option<[u8; 32]>,
     /// What it needs, in the order of `DT_NEEDED`.
     pub(crate) needed: Vec<Dependency>,
     /// Modules that words of it refer to.

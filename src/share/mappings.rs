@@ -108,7 +108,7 @@ impl Mapping {
             Bias::between(at, first.range.start)
         });
         // A file that is also mapped as a whole, to be read, has only its first segment in place.
-        // What is written may be memory of the process's own by now (see `Guard::Lease`).
+        // What is written may be memory of the process's own by now (see `Guard::Lease`), or of a snapshot.
         let constant = plan.maps.iter().any(|map| map.file.is_some() && !map.protection.write);
         let fits = |bias: &Bias| {
             let maps = plan.maps.iter().filter(|map| !(constant && map.protection.write));

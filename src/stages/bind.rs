@@ -33,23 +33,19 @@ pub(crate) struct Scope {
     /// All providers: those of the global scope, then the group's, breadth first.
     pub(super) sources: Vec<Source>,
     /// Their numbers, in the order in which they are asked.
-    order: Vec<usize>,
+    pub(super) order: Vec<usize>,
     /// The functions that the group gets from the loader.
-    imports: Imports,
-    /// Whether functions are bound when they are first called; and where they are looked for then.
-    later: Option<Arc<Later>>,
+    pub(super) imports: Imports,
+    /// Whether functions are bound when they are first called, and whether the group's definitions come first then.
+    pub(super) lazy: bool,
+    deep_bind: bool,
     /// Holds objects of the host, by their numbers as providers.
     pub(super) pins: Vec<(usize, Arc<Pin>)>,
 }
 
 /// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
 /// gone meanwhile.
-pub(crate) fn scope(
-    group: &Group<Object, Box<Mapped>>,
-    look: &Look,
-    wishes: &Wishes,
-    help: &HostHelp,
-) -> Option<Scope> {
+pub(crate) fn scope<T>(group: &Group<Object, T>, look: &Look, wishes: &Wishes, help: &HostHelp) -> Option<Scope> {
     let global = look.global_scope();
     let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
         Slot::New(_) => Some(Source::Member(index)),
@@ -76,8 +72,8 @@ pub(crate) fn scope(
     let mut order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..own).collect() };
     order.extend(own..sources.len());
     let imports = wishes.imports.unwrap_or(imports::own);
-    let later = (wishes.lazy && !hooks::bind_now()).then(|| later(group, look, imports, wishes.deep_bind));
-    Some(Scope { sources, order, imports, later, pins })
+    let (lazy, deep_bind) = (wishes.lazy && !hooks::bind_now(), wishes.deep_bind);
+    Some(Scope { sources, order, imports, lazy, deep_bind, pins })
 }
 
 /// A group whose plain words are all written, and what it is bound to.
@@ -86,6 +82,19 @@ pub(crate) struct Bound {
     pub(super) scope: Scope,
     /// Unique symbols that it is the first to use.
     pub(super) unique: HashMap<Box<[u8]>, Definition>,
+    /// Unique symbols that were settled before, see [`Providers::settled`].
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    pub(super) settled: HashMap<Box<[u8]>, (Definition, bool)>,
+}
+
+/// What is noted while words are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// What is needed to go on.
+    Nothing,
+    /// Which words would be others in another process, too.
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    Foreign,
 }
 
 impl Bound {
@@ -106,7 +115,14 @@ impl Bound {
 }
 
 /// Writes every word of the group that can be computed without running anything.
-pub(crate) fn relocate(group: Group<Object, Box<Mapped>>, scope: Scope, look: &Look) -> Result<Bound, Error> {
+pub(crate) fn relocate(
+    group: Group<Object, Box<Mapped>>,
+    scope: Scope,
+    look: &Look,
+    noted: Noted,
+) -> Result<Bound, Error> {
+    // Pages that others are to have are bound at once: they pay nothing for it.
+    let later = (scope.lazy && noted == Noted::Nothing).then(|| later(&group, look, scope.imports, scope.deep_bind));
     let sources = &scope.sources;
     let member = |index: usize| match &group.members[index] {
         Slot::New(mapped) => Some(mapped),
@@ -144,6 +160,8 @@ pub(crate) fn relocate(group: Group<Object, Box<Mapped>>, scope: Scope, look: &L
     // Every symbol of a new member may be referred to about once.
     let references = group.new_members().map(|(_, mapped)| mapped.symbols.count() as usize).sum();
     let rules = Rules { settled: &settled, own: &own };
+    let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
+    let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
     let mut providers = Providers::new(all, &scope.order, references, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
@@ -156,7 +174,8 @@ pub(crate) fn relocate(group: Group<Object, Box<Mapped>>, scope: Scope, look: &L
             symbols: &mapped.symbols,
             relocations: &mapped.relocations,
             symbolic,
-            lazy: scope.later.is_some() && mapped.may_wait(),
+            lazy: later.is_some() && mapped.may_wait(),
+            elsewhere: elsewhere.as_deref(),
         };
         let named = |name: &[u8]| {
             let known = || {
@@ -178,17 +197,17 @@ pub(crate) fn relocate(group: Group<Object, Box<Mapped>>, scope: Scope, look: &L
         });
         outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
     }
-    let unique = providers.unique;
+    let Providers { unique, settled, .. } = providers;
     let needs = group.needed.clone();
     let group = group.advance(|index, mut mapped| {
         let outcome = outcomes[index].take().unwrap_or_default();
-        if let Some(later) = scope.later.as_ref().filter(|_| outcome.lazy) {
+        if let Some(later) = later.as_ref().filter(|_| outcome.lazy) {
             let link = mapped.link(index, needed_by(index, &needs), later);
             mapped.link = Some(link.map_err(|kind| Error::new(mapped.new.image.path(), kind))?);
         }
         Ok((mapped, outcome))
     })?;
-    Ok(Bound { group, scope, unique })
+    Ok(Bound { group, scope, unique, settled })
 }
 
 /// Where the functions of a group are looked for when they are first called.
@@ -245,7 +264,7 @@ impl Mapped {
 }
 
 /// The numbers of the providers with the whole group before the rest of the global scope.
-fn local_first(group: &Group<Object, Box<Mapped>>, sources: &[Source], global: usize) -> Vec<usize> {
+fn local_first<T>(group: &Group<Object, T>, sources: &[Source], global: usize) -> Vec<usize> {
     let mut order = Vec::with_capacity(sources.len());
     for (index, member) in group.members.iter().enumerate() {
         let number = sources.iter().position(|source| match (source, member) {

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use super::Shared;
 use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
 use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
@@ -183,5 +184,5 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     }
     let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
     registry::wait_until_initialised(&modules);
-    Ok(Some(Opened { object, scope: Scope::new(scope), pin, stages: Vec::new() }))
+    Ok(Some(Opened { object, scope: Scope::new(scope), pin, stages: Vec::new(), sharing: Shared::default() }))
 }

@@ -40,9 +40,9 @@ impl HostHelp {
 
     /// Whether the host has definitions of what nobody of the scope defines, which is worth another attempt: of a strong
     /// reference, which is an error, or of a weak one.
-    pub(crate) fn finds(&mut self, bound: &Result<Bound, Error>) -> bool {
+    pub(crate) fn finds(&mut self, bound: &Result<Option<Bound>, Error>) -> bool {
         let missing: Vec<Versioned> = match bound {
-            Ok(bound) => bound.missing(),
+            Ok(bound) => bound.as_ref().map_or_else(Vec::new, Bound::missing),
             Err(error) => match error.kind() {
                 ErrorKind::UndefinedSymbols { symbols, .. } => {
                     let version = |version: &String| version.as_bytes().into();

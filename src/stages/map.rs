@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::Placed;
 use super::enter::Planned;
 use crate::addr::Vaddr;
 use crate::error::{At, Error, ErrorKind};
@@ -29,6 +30,8 @@ pub(crate) struct Mapped {
     pub(super) storage: Option<Storage>,
     /// What binds its functions at their first call, if that is put off.
     pub(super) link: Option<Box<Link>>,
+    /// Which library it is, if it lies where it lies in all processes of the session.
+    pub(super) shared: Option<[u8; 32]>,
 }
 
 impl Mapped {
@@ -37,17 +40,17 @@ impl Mapped {
     }
 }
 
-/// Maps every new member, and reads its tables where they now are.
-pub(crate) fn map(group: Planned, wishes: &Wishes) -> Result<Group<Object, Box<Mapped>>, Error> {
+/// Maps every new member to its place, and reads its tables where they now are.
+pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Group<Object, Box<Mapped>>, Error> {
     let namespace = wishes.namespace;
     let instance = |(_, (new, _)): (usize, &(Box<New>, _))| Instance { namespace, file: new.image.identity() };
     registry::wait_until_gone(&group.new_members().map(instance).collect::<Vec<_>>());
-    group.advance(|_, (mut new, mut plan)| {
+    group.advance(|index, (mut new, mut plan)| {
         let mapped = (|| {
             if wishes.huge_pages {
                 plan.align_for_huge_pages();
             }
-            let mapping = Mapping::new(&plan, &mut new.image)?;
+            let mapping = Mapping::new(&plan, &mut new.image, &placed.of(index))?;
             if wishes.huge_pages {
                 mapping.prefer_huge_pages(&plan);
             }
@@ -67,6 +70,7 @@ pub(crate) fn map(group: Planned, wishes: &Wishes) -> Result<Group<Object, Box<M
                 frames,
                 storage: None,
                 link: None,
+                shared: None,
             })),
             Err(kind) => Err(Error::new(new.image.path(), kind)),
         }

@@ -1,15 +1,27 @@
 //! The stages of the pipeline: each takes a group from one state to the next, or fails and leaves nothing behind.
 
+#[cfg(feature = "snapshots")]
+mod adopt;
 mod bind;
 mod enter;
 mod help;
+#[cfg(feature = "snapshots")]
+mod keep;
 mod map;
 mod publish;
 mod seal;
+#[cfg(feature = "snapshots")]
+mod sharing;
+#[cfg(not(feature = "snapshots"))]
+#[path = "alone.rs"]
+mod sharing;
 
-pub(crate) use bind::{relocate, scope};
+pub(crate) use bind::scope;
 pub(crate) use enter::{Admitted, admit, directories, discover, reopen};
 pub(crate) use help::HostHelp;
 pub(crate) use map::map;
 pub(crate) use publish::publish;
 pub(crate) use seal::seal;
+#[cfg(feature = "snapshots")]
+pub(crate) use sharing::create;
+pub(crate) use sharing::{Placed, Shared, Sharing, Wish};

@@ -104,6 +104,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 mapping: sealed.mapped.mapping,
                 link: sealed.mapped.link.inspect(|link| link.publish(first)),
                 storage: sealed.mapped.storage,
+                shared: sealed.mapped.shared,
                 constructors: sealed.constructors,
                 destructors: sealed.destructors,
             };

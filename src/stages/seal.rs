@@ -12,7 +12,7 @@ use crate::guard::{Lease, Part};
 use crate::load::call::Code;
 use crate::load::group::{Group, Slot};
 use crate::load::plan::Plan;
-use crate::load::relocate::{Outcome, ThreadLocal};
+use crate::load::relocate::{Functions, Outcome, ThreadLocal};
 use crate::load::scope::Definition;
 use crate::load::seal as sealing;
 use crate::process::module::Object;
@@ -42,17 +42,17 @@ pub(crate) struct SealedGroup {
 /// Lets IFUNC resolvers decide, gets thread-local storage, checks the functions that will be called, and makes read-only
 /// what may be.
 pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
-    let Bound { group, scope, unique } = bound;
+    let Bound { group, scope, unique, .. } = bound;
     resolve(&group, &scope)?;
     let group = store(group, &scope)?;
     let mut functions = Vec::with_capacity(group.members.len());
     for member in &group.members {
         functions.push(match member {
-            Slot::New((mapped, _)) => {
+            Slot::New((mapped, outcome)) => {
                 let anywhere = |addr| (0..scope.sources.len()).any(|provider| is_code(&group, &scope, provider, addr));
                 Some(
                     mapped
-                        .functions(|addr| mapped.mapping.is_code(addr) || anywhere(addr))
+                        .functions(outcome.functions.as_ref(), |addr| mapped.mapping.is_code(addr) || anywhere(addr))
                         .map_err(|kind| Error::new(mapped.new.image.path(), kind))?,
                 )
             }
@@ -239,7 +239,13 @@ impl Mapped {
     }
 
     /// Constructors and destructors in the order in which they run (gABI chapter 5, "Initialization and Termination").
-    fn functions(&self, is_code: impl Fn(Addr) -> bool) -> Result<(Vec<Code>, Vec<Code>), ErrorKind> {
+    ///
+    /// `known` are the words of the arrays, where they are known without reading them.
+    fn functions(
+        &self,
+        known: Option<&Functions>,
+        is_code: impl Fn(Addr) -> bool,
+    ) -> Result<(Vec<Code>, Vec<Code>), ErrorKind> {
         let Some(dynamic) = self.new.image.dynamic() else { return Ok(Default::default()) };
         let bias = self.mapping.bias();
         let code = |what: &str, addr: usize| {
@@ -248,8 +254,9 @@ impl Mapped {
                 ErrorKind::malformed(what, At::Object, expected, bias.vaddr(Addr(addr)))
             })
         };
-        let array = |what, at: Option<u64>, size: Option<u64>| {
-            let words = at.map_or_else(Vec::new, |at| self.mapping.words(at, size.unwrap_or(0)));
+        let array = |what, at: Option<u64>, size: Option<u64>, known: Option<&Vec<usize>>| {
+            let read = || at.map_or_else(Vec::new, |at| self.mapping.words(at, size.unwrap_or(0)));
+            let words = known.cloned().unwrap_or_else(read);
             // 0 and -1 are what old linkers put around lists of functions.
             let functions = words.into_iter().filter(|word| !matches!(*word, 0 | usize::MAX));
             functions.map(|word| code(what, word)).collect::<Result<Vec<_>, _>>()
@@ -257,8 +264,14 @@ impl Mapped {
         let single =
             |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
         let mut constructors = Vec::from_iter(single("DT_INIT", dynamic.init)?);
-        constructors.extend(array("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz)?);
-        let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz)?;
+        constructors.extend(array(
+            "DT_INIT_ARRAY",
+            dynamic.init_array,
+            dynamic.init_arraysz,
+            known.map(|known| &known.init),
+        )?);
+        let fini = known.map(|known| &known.fini);
+        let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz, fini)?;
         destructors.reverse();
         destructors.extend(single("DT_FINI", dynamic.fini)?);
         Ok((constructors, destructors))

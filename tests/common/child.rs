@@ -70,6 +70,11 @@ impl Child {
     }
 
     #[track_caller]
+    pub(crate) fn on_ours<F: FnOnce(Loader)>(self, body: F) -> Vec<(Loader, String)> {
+        self.run(&[Loader::Ours], body)
+    }
+
+    #[track_caller]
     pub(crate) fn on_both_loaders<F: FnOnce(Loader)>(self, body: F) -> Vec<(Loader, String)> {
         self.run(&[Loader::Ours, Loader::Host], body)
     }

@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// Compare the time that the processes run instead of the time that passes: where other programs run too
     #[arg(long)]
     cpu: bool,
+    /// Also measure soload with relocated pages from snapshots, which the round that does not count makes
+    #[arg(long)]
+    snapshots: bool,
     /// A program that measures another loader, named like that (may be repeated): benches/peers of the source has some
     #[arg(long, value_name = "PROGRAM")]
     peer: Vec<PathBuf>,
@@ -133,6 +136,8 @@ struct Field {
     modes: &'static [Mode],
     rounds: usize,
     clock: Clock,
+    /// Where snapshots are kept meanwhile.
+    snapshots: tempfile::TempDir,
 }
 
 impl Field {
@@ -141,6 +146,9 @@ impl Field {
         let known = [Loader::Dlopen, Loader::DlopenLazy, Loader::Soload];
         let mut loaders: Vec<_> =
             known.map(|loader| (loader.name().to_owned(), own.clone(), &["bench"][..])).into_iter().collect();
+        if args.snapshots {
+            loaders.push((Loader::Snapshot.name().to_owned(), own, &["bench"][..]));
+        }
         loaders.extend(args.peer.iter().map(|program| {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             (name.into_owned(), program.clone(), &[][..])
@@ -151,7 +159,7 @@ impl Field {
             _ => &[Mode::Own, Mode::Cold],
         };
         let clock = if args.cpu { Clock::Running } else { Clock::Passing };
-        Ok(Self { loaders, warm_up, modes, rounds: args.rounds.into(), clock })
+        Ok(Self { loaders, warm_up, modes, rounds: args.rounds.into(), clock, snapshots: tempfile::tempdir()? })
     }
 
     fn contestants(&self, before: &[PathBuf], library: &Path) -> Vec<Contestant> {
@@ -160,6 +168,7 @@ impl Field {
             program: program.clone(),
             first,
             before: before.to_vec(),
+            snapshots: (*name == Loader::Snapshot.name()).then(|| self.snapshots.path().to_owned()),
             library: library.into(),
         };
         self.loaders.iter().map(contestant).collect()

@@ -44,6 +44,8 @@ pub(super) struct Contestant {
     pub(super) first: &'static [&'static str],
     /// Opened before the clock.
     pub(super) before: Vec<PathBuf>,
+    /// Where it has its snapshots, if it uses some.
+    pub(super) snapshots: Option<PathBuf>,
     pub(super) library: OsString,
 }
 
@@ -53,6 +55,7 @@ impl Contestant {
         arguments.extend(["--worker".into(), self.name.clone().into()]);
         arguments.extend(how.map(|how| how.flag().into()));
         arguments.extend(self.before.iter().flat_map(|path| ["--before".into(), path.into()]));
+        arguments.extend(self.snapshots.iter().flat_map(|path| ["--from".into(), path.into()]));
         arguments.extend(["--".into(), self.library.clone()]);
         arguments
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
+use soload::{OpenOptions, SnapshotUse};
 
 use crate::cli::{Outcome, print};
 
@@ -27,6 +28,8 @@ pub(super) enum Loader {
     DlopenLazy,
     /// The loader of this command
     Soload,
+    /// The loader of this command, with relocated pages from snapshots
+    Snapshot,
 }
 
 /// What a worker is told.
@@ -44,6 +47,9 @@ pub(super) struct Job {
     /// Mark the beginning and the end for who counts system calls
     #[arg(long, hide = true)]
     mark: bool,
+    /// The directory of the snapshots
+    #[arg(long, hide = true)]
+    from: Option<PathBuf>,
 }
 
 impl Loader {
@@ -52,6 +58,7 @@ impl Loader {
             Self::Dlopen => "dlopen",
             Self::DlopenLazy => "dlopen-lazy",
             Self::Soload => "soload",
+            Self::Snapshot => "snapshot",
         }
     }
 }
@@ -67,7 +74,7 @@ impl Job {
 
     /// Opens, measures, says so, and ends the process: no destructor runs.
     pub(super) fn run(&self, loader: Loader, library: &OsStr, out: &mut impl Write) -> Outcome {
-        let answer = self.measure(opener(loader), library);
+        let answer = self.measure(self.opener(loader), library);
         let document = match &answer {
             Ok(sample) => sample.clone(),
             Err(reason) => json!({"command": "bench worker", "error": reason}),
@@ -115,17 +122,27 @@ impl Job {
     }
 }
 
-fn opener(loader: Loader) -> Open {
-    match loader {
-        Loader::Soload => Box::new(|name| {
-            // SAFETY: whoever names a library on the command line vouches for its code.
-            let library = unsafe { soload::Library::new(name) }.map_err(|error| error.to_string())?;
-            let stages = library.stages().to_vec();
-            std::mem::forget(library);
-            Ok(stages)
-        }),
-        Loader::Dlopen => by_dlopen(libc::RTLD_NOW),
-        Loader::DlopenLazy => by_dlopen(libc::RTLD_LAZY),
+impl Job {
+    fn opener(&self, loader: Loader) -> Open {
+        let mut options = OpenOptions::new();
+        match (loader, &self.from) {
+            (Loader::Snapshot, Some(directory)) => options.snapshots(directory),
+            _ => options.private(true),
+        };
+        match loader {
+            Loader::Soload | Loader::Snapshot => Box::new(move |name| {
+                // SAFETY: whoever names a library on the command line vouches for its code.
+                let library = unsafe { options.open(name) }.map_err(|error| error.to_string())?;
+                if let SnapshotUse::Refused(refusal) = library.snapshot() {
+                    return Err(format!("{}: {refusal}", print::path(library.path())));
+                }
+                let stages = library.stages().to_vec();
+                std::mem::forget(library);
+                Ok(stages)
+            }),
+            Loader::Dlopen => by_dlopen(libc::RTLD_NOW),
+            Loader::DlopenLazy => by_dlopen(libc::RTLD_LAZY),
+        }
     }
 }
 

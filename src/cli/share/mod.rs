@@ -1,7 +1,7 @@
 //! `soload share`: what one library costs several processes together, segment by segment.
 //!
 //! JSON: `{"schema": 1, "command": "share", "path", "page_size", "runs": […]}`, for each loader (`with`: `soload`,
-//! `dlopen`, or `null` for processes that were there) `processes` (their ids), `frames` (`counted` or `estimated`), and
+//! `dlopen`, `snapshot`, or `null` for processes that were there) `processes` (their ids), `frames` (`counted` or `estimated`), and
 //! `segments`, each with `content`, `pages` (of one process), and, summed over the processes, in pages, `virtual`,
 //! `resident`, `frames`, `copied`, `forecast` (`null` for zeros, which no file is behind) and `factor`; `total` likewise,
 //! with `bytes` (of the frames) and `further_bytes` (what one more process costs).
@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use comfy_table::{Cell, Color};
 use serde_json::{Value, json};
-use soload::{Error, Forecast, Image, Mapping, PageMap, PageSize, Plan, Sharing};
+use soload::{Error, Forecast, Image, Mapping, PageMap, PageSize, Plan, Sharing, Snapshot};
 
 use super::demo::Plugin;
 use super::load::With;
@@ -54,6 +54,8 @@ pub(super) struct Args {
     html: Option<PathBuf>,
     #[arg(long, hide = true)]
     hold: bool,
+    #[arg(long, hide = true, value_name = "FD")]
+    snapshot_fd: Option<i32>,
     #[command(flatten)]
     loading: Loading,
     /// Print JSON
@@ -67,30 +69,54 @@ enum By {
     Soload,
     /// The C library's dlopen
     Dlopen,
-    /// One after the other
+    /// The loader of this command, with relocated pages that this process makes and hands over (see --snapshots for others)
+    Snapshot,
+    /// dlopen, then soload
     Both,
+    /// dlopen, soload, and soload with a snapshot
+    All,
 }
 
 impl By {
-    fn loaders(self) -> &'static [With] {
+    fn loaders(self) -> &'static [How] {
         match self {
-            Self::Soload => &[With::Soload],
-            Self::Dlopen => &[With::Dlopen],
-            Self::Both => &[With::Dlopen, With::Soload],
+            Self::Soload => &[How::Soload],
+            Self::Dlopen => &[How::Dlopen],
+            Self::Snapshot => &[How::Snapshot],
+            Self::Both => &[How::Dlopen, How::Soload],
+            Self::All => &[How::Dlopen, How::Soload, How::Snapshot],
         }
     }
 }
 
-fn name(with: With) -> &'static str {
-    match with {
-        With::Soload => "soload",
-        With::Dlopen => "dlopen",
+/// How a process gets the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    Soload,
+    Dlopen,
+    Snapshot,
+}
+
+impl From<With> for How {
+    fn from(with: With) -> Self {
+        match with {
+            With::Soload => Self::Soload,
+            With::Dlopen => Self::Dlopen,
+        }
+    }
+}
+
+fn name(how: How) -> &'static str {
+    match how {
+        How::Soload => "soload",
+        How::Dlopen => "dlopen",
+        How::Snapshot => "snapshot",
     }
 }
 
 /// What was seen of one library in several processes.
 struct Run {
-    with: Option<With>,
+    with: Option<How>,
     processes: Vec<u32>,
     segments: Vec<Segment>,
 }
@@ -135,7 +161,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     };
     let first = args.with.loaders()[0];
     if args.hold {
-        return workers::hold(&asked, first, args.call.as_deref(), &args.loading, out);
+        return workers::hold(&asked, first, args.snapshot_fd, args.call.as_deref(), &args.loading, out);
     }
     let found = args.loading.options().files(&asked);
     let path = match found.map(|files| files.into_iter().next().unwrap_or_else(|| PathBuf::from(&asked))) {
@@ -182,13 +208,8 @@ pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, 
         svg: None,
         html: None,
         hold: false,
-        loading: Loading {
-            search_dir: Vec::new(),
-            allow_wx: false,
-            allow_exec_stack: false,
-            huge_pages: false,
-            guard: None,
-        },
+        snapshot_fd: None,
+        loading: Loading::default(),
         json: false,
     };
     let files = args.loading.options().files(library)?;
@@ -207,7 +228,7 @@ fn started(args: &Args, asked: &OsString, path: &std::path::Path) -> Result<Vec<
         match Workers::start(args.processes, *with, asked, args.call.as_deref(), &args.loading) {
             Ok(workers) => {
                 let pids = workers.pids();
-                runs.extend(look(&pids, path, Some(*with))?);
+                runs.extend(look(&pids, path, Some(*with), workers.snapshot.as_ref())?);
             }
             Err(reason) => print::complain(format_args!("{}: {reason}", name(*with))),
         }
@@ -216,19 +237,32 @@ fn started(args: &Args, asked: &OsString, path: &std::path::Path) -> Result<Vec<
 }
 
 fn running(pids: &[u32], path: &std::path::Path) -> Result<Vec<Run>, Error> {
-    Ok(look(pids, path, None)?.into_iter().collect())
+    Ok(look(pids, path, None, None)?.into_iter().collect())
 }
 
 /// Looks at the library's pages in each of the processes; says of which it cannot, and why.
-fn look(pids: &[u32], path: &std::path::Path, with: Option<With>) -> Result<Option<Run>, Error> {
+fn look(
+    pids: &[u32],
+    path: &std::path::Path,
+    with: Option<How>,
+    snapshot: Option<&Snapshot>,
+) -> Result<Option<Run>, Error> {
     let (plan, regions, mut found) = {
         let image = Image::open(path)?;
         let plan = Plan::of(&image, PageSize::native())?;
         let forecast = match with {
-            Some(With::Soload) => Forecast::of(&image, &plan)?,
+            Some(How::Soload | How::Snapshot) => Forecast::of(&image, &plan)?,
             _ => Forecast::of_dlopen(&image, &plan)?,
         };
-        let regions = memory::regions(&plan, Some(&forecast));
+        let mut regions = memory::regions(&plan, Some(&forecast));
+        if let Some(snapshot) = snapshot {
+            // Only the words that are left are written.
+            let written = snapshot.written_pages(path);
+            for region in &mut regions {
+                let within = written.iter().filter(|page| region.range.contains(page)).count();
+                region.forecast = region.forecast.map(|_| within);
+            }
+        }
         let mut found = Vec::new();
         for pid in pids {
             match Mapping::all_of(*pid) {

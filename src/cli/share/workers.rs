@@ -2,17 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde_json::{Value, json};
-use soload::{Addr, Bias, Library, Vaddr};
+use soload::{Addr, Bias, Library, Snapshot, SnapshotUse, Vaddr};
 
-use super::name;
+use super::{How, name};
 use crate::cli::dlopen::HostLibrary;
-use crate::cli::load::With;
 use crate::cli::{Loading, Outcome, Status, memory, print};
 
 /// What a worker says when it has loaded the library, whatever the library itself may print.
@@ -21,6 +23,8 @@ const READY: &str = "soload: the library is loaded ";
 /// They end when this is dropped.
 pub(in crate::cli) struct Workers {
     processes: Vec<Child>,
+    /// What they were handed over.
+    pub(super) snapshot: Option<Snapshot>,
     /// What the first of them saw while it loaded the library.
     pub(in crate::cli) marks: Marks,
 }
@@ -53,16 +57,24 @@ impl Workers {
     /// Starts them, and waits until each has loaded the library.
     pub(in crate::cli) fn start(
         count: u16,
-        with: With,
+        how: impl Into<How>,
         library: &OsStr,
         call: Option<&str>,
         loading: &Loading,
     ) -> io::Result<Self> {
+        let how = how.into();
+        let snapshot = match how {
+            How::Snapshot => Some(handed_over(library, loading)?),
+            How::Soload | How::Dlopen => None,
+        };
         let command = std::env::current_exe()?;
-        let mut workers = Self { processes: Vec::new(), marks: Marks::default() };
+        let mut workers = Self { processes: Vec::new(), snapshot, marks: Marks::default() };
         for _ in 0..count {
             let mut worker = Command::new(&command);
-            worker.args(["share", "--hold", "--with", name(with)]).args(loading.typed());
+            worker.args(["share", "--hold", "--with", name(how)]).args(loading.typed());
+            if let Some(snapshot) = &workers.snapshot {
+                worker.args(["--snapshot-fd", &snapshot.as_fd().as_raw_fd().to_string()]);
+            }
             if let Some(symbol) = call {
                 worker.args(["--call", symbol]);
             }
@@ -97,6 +109,20 @@ impl Workers {
     }
 }
 
+/// A snapshot of the library, which processes started from here on inherit.
+fn handed_over(library: &OsStr, loading: &Loading) -> io::Result<Snapshot> {
+    let snapshot = loading.options().create_snapshot(library).map_err(|error| io::Error::other(error.to_string()))?;
+    fcntl(&snapshot, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(snapshot)
+}
+
+/// The snapshot that this process has inherited as number `fd`.
+fn inherited(fd: i32) -> Result<Snapshot, String> {
+    // Opened anew: the number itself is not ours to close.
+    let file = File::open(format!("/proc/self/fd/{fd}")).map_err(|error| error.to_string())?;
+    Snapshot::from_fd(file.into()).map_err(|error| error.to_string())
+}
+
 impl Drop for Workers {
     fn drop(&mut self) {
         for worker in &mut self.processes {
@@ -111,14 +137,18 @@ impl Drop for Workers {
 /// What a worker does: loads the library, calls a function of it, says so, and waits for the end of its input.
 pub(in crate::cli) fn hold(
     library: &OsStr,
-    with: With,
+    how: How,
+    snapshot: Option<i32>,
     call: Option<&str>,
     loading: &Loading,
     out: &mut impl Write,
 ) -> Outcome {
-    let held = match with {
-        With::Soload => by_soload(library, call, loading),
-        With::Dlopen => by_dlopen(library, call),
+    let held = match (how, snapshot) {
+        (How::Dlopen, _) => by_dlopen(library, call),
+        (How::Soload | How::Snapshot, None) => by_soload(library, None, call, loading),
+        (How::Soload | How::Snapshot, Some(fd)) => {
+            inherited(fd).and_then(|snapshot| by_soload(library, Some(&snapshot), call, loading))
+        }
     };
     let marks = match held {
         Ok(marks) => marks,
@@ -133,11 +163,19 @@ pub(in crate::cli) fn hold(
     std::process::exit(0)
 }
 
-fn by_soload(library: &OsStr, call: Option<&str>, loading: &Loading) -> Result<Marks, String> {
+fn by_soload(
+    library: &OsStr,
+    snapshot: Option<&Snapshot>,
+    call: Option<&str>,
+    loading: &Loading,
+) -> Result<Marks, String> {
     type Copied = (PathBuf, BTreeSet<Vaddr>);
     let seen: Arc<Mutex<Vec<Copied>>> = Arc::default();
     let notes = Arc::clone(&seen);
     let mut options = loading.options();
+    if let Some(snapshot) = snapshot {
+        options.snapshot(snapshot);
+    }
     options.before_constructors(move |path, bias| {
         if let (Ok(mut notes), Ok(pages)) = (notes.lock(), memory::copied_pages(path, bias, |_| true)) {
             notes.push((path.to_owned(), pages));
@@ -145,6 +183,9 @@ fn by_soload(library: &OsStr, call: Option<&str>, loading: &Loading) -> Result<M
     });
     // SAFETY: whoever names a library on the command line vouches for its code.
     let library = unsafe { options.open(library) }.map_err(|error| error.to_string())?;
+    if let SnapshotUse::Refused(refusal) = library.snapshot() {
+        return Err(refusal.to_string());
+    }
     let bias = library.bias().unwrap_or_default();
     let constructed = memory::copied_pages(library.path(), bias, |_| true).unwrap_or_default();
     let mut seen = seen.lock().map_err(|error| error.to_string())?;

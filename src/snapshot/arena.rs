@@ -1,0 +1,196 @@
+//! Placement: where in the address space the libraries of one session lie.
+//!
+//! All libraries of a session are packed into one *arena*, whose base is random: what is random in each process
+//! otherwise becomes random in each session. Packed, because a slot of its own far away would cost each library, in each
+//! process, page tables of its own.
+
+use std::collections::HashMap;
+
+use super::manifest::Hash;
+use super::refusal::Refusal;
+use crate::addr::Addr;
+
+/// Above the shadow of the address sanitizer, below where the kernel puts mappings by itself.
+const BASE_FIRST: u64 = 0x1001_0000_0000;
+const BASE_LAST: u64 = 0x5000_0000_0000;
+
+/// Large pages, which large libraries should begin with.
+const LARGE: u64 = 1 << 21;
+
+/// The arena ends here: what has no room is loaded elsewhere.
+const SIZE: u64 = 1 << 38;
+
+/// Libraries of one session.
+const SLOTS_MAX: usize = 1 << 16;
+
+const PAGE: u64 = 4096;
+
+/// The secret that a session's addresses follow from.
+#[derive(Clone)]
+pub(crate) struct Seed(pub(crate) Hash);
+
+impl Seed {
+    /// Where the arena begins.
+    pub(crate) fn base(&self) -> u64 {
+        let choices = (BASE_LAST - SIZE - BASE_FIRST) / LARGE;
+        BASE_FIRST + self.number("base", 0) % choices * LARGE
+    }
+
+    /// What snapshots of the session are sealed with.
+    pub(crate) fn secret(&self) -> Hash {
+        blake3::derive_key("soload snapshot 1 seal", &self.0)
+    }
+
+    /// A number that nobody can guess who does not know the seed.
+    fn number(&self, what: &str, index: u64) -> u64 {
+        let mut text = what.as_bytes().to_vec();
+        text.extend(index.to_le_bytes());
+        let hash = blake3::keyed_hash(&self.0, &text);
+        hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
+}
+
+/// A library that wants a slot: what it is, its bytes of address space, and what its start must be a multiple of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) id: Hash,
+    pub(crate) len: u64,
+    pub(crate) align: u64,
+}
+
+/// Which library lies where.
+#[derive(Clone, Default)]
+pub(crate) struct Slots {
+    by_id: HashMap<Hash, (u64, u64)>,
+    /// The end of the last slot.
+    end: u64,
+}
+
+/// Bytes of a record: library, offset in the arena, length, and a check.
+pub(crate) const RECORD: usize = 64;
+
+impl Slots {
+    /// The slots that a registry has on record; what is no record of this session's is passed over.
+    pub(crate) fn read(records: &[u8], seed: &Seed) -> Self {
+        let mut slots = Self::default();
+        for record in records.as_chunks::<RECORD>().0.iter().take(SLOTS_MAX) {
+            let word = |at: usize| record[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+            let (offset, len) = (word(32), word(40));
+            let sound = record[48..] == check(&record[..48], seed)
+                && offset.is_multiple_of(PAGE)
+                && offset.checked_add(len).is_some_and(|end| end <= SIZE);
+            if let (true, Some(id)) = (sound, record.first_chunk::<32>()) {
+                slots.by_id.entry(*id).or_insert((offset, len));
+                slots.end = slots.end.max(offset + len);
+            }
+        }
+        slots
+    }
+
+    /// Where `wanted` lies, if it has a slot.
+    pub(crate) fn find(&self, wanted: &Wanted, seed: &Seed) -> Option<Addr> {
+        let (offset, len) = self.by_id.get(&wanted.id)?;
+        let start = seed.base() + offset;
+        (*len == wanted.len && start.is_multiple_of(wanted.align)).then_some(Addr(start as usize))
+    }
+
+    /// Gives each of `wanted` that has none a slot, and says what to put on record.
+    ///
+    /// In an order and with gaps that follow from the seed: whoever knows where one library is does not know the others.
+    pub(crate) fn assign(&mut self, wanted: &[Wanted], seed: &Seed) -> Vec<u8> {
+        let mut new: Vec<&Wanted> = wanted.iter().filter(|wanted| !self.by_id.contains_key(&wanted.id)).collect();
+        new.sort_by_key(|wanted| seed.number("order", u64::from_le_bytes(*wanted.id.first_chunk().unwrap_or(&[0; 8]))));
+        let mut records = Vec::with_capacity(new.len() * RECORD);
+        for wanted in new {
+            let large = if wanted.len >= LARGE { LARGE } else { PAGE };
+            let align = wanted.align.max(large);
+            let gap = PAGE * (1 + seed.number("gap", self.by_id.len() as u64) % 16);
+            let start = (self.end + gap).checked_next_multiple_of(align);
+            let end = start.and_then(|start| start.checked_add(wanted.len)).filter(|end| *end <= SIZE);
+            // An alignment beyond that of the base is met by no offset.
+            let (Some(start), Some(end), true) = (start, end, align <= LARGE && self.by_id.len() < SLOTS_MAX) else {
+                continue;
+            };
+            if self.by_id.insert(wanted.id, (start, wanted.len)).is_none() {
+                let at = records.len();
+                records.extend(wanted.id);
+                records.extend(start.to_le_bytes());
+                records.extend(wanted.len.to_le_bytes());
+                let check = check(&records[at..], seed);
+                records.extend(check);
+                self.end = end;
+            }
+        }
+        records
+    }
+}
+
+/// The places of `wanted` in an arena of their own.
+pub(crate) fn slots_for(wanted: &[Wanted], seed: &Seed) -> Result<Vec<Addr>, Refusal> {
+    let mut slots = Slots::default();
+    slots.assign(wanted, seed);
+    let places = wanted.iter().map(|wanted| slots.find(wanted, seed)).collect::<Option<_>>();
+    places.ok_or_else(|| Refusal::Place("an arena has no room for it".into()))
+}
+
+fn check(record: &[u8], seed: &Seed) -> [u8; 16] {
+    let hash = blake3::keyed_hash(&seed.0, record);
+    *hash.as_bytes().first_chunk().unwrap_or(&[0; 16])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(number: u8, len: u64) -> Wanted {
+        Wanted { id: [number; 32], len, align: PAGE }
+    }
+
+    #[test]
+    fn slots_do_not_overlap_stay_where_they_are_and_lie_elsewhere_in_another_session() {
+        let (seed, other) = (Seed([1; 32]), Seed([2; 32]));
+        let all: Vec<Wanted> =
+            (0..100).map(|number| wanted(number, 0x3000 + u64::from(number % 7) * 0x10_0000)).collect();
+        let mut slots = Slots::default();
+        let records = slots.assign(&all, &seed);
+        assert_eq!(records.len(), 100 * RECORD);
+        let mut ranges: Vec<(usize, u64)> =
+            all.iter().map(|wanted| (slots.find(wanted, &seed).unwrap().0, wanted.len)).collect();
+        let as_asked = ranges.clone();
+        ranges.sort();
+        assert_ne!(ranges, as_asked, "shuffled");
+        assert!(ranges.windows(2).all(|pair| pair[0].0 as u64 + pair[0].1 + PAGE <= pair[1].0 as u64));
+        assert!(ranges.iter().filter(|(_, len)| *len >= LARGE).all(|(start, _)| (*start as u64).is_multiple_of(LARGE)));
+
+        let mut read = Slots::read(&records, &seed);
+        assert!(all.iter().all(|wanted| read.find(wanted, &seed) == slots.find(wanted, &seed)));
+        assert!(read.assign(&all, &seed).is_empty());
+        let more = read.assign(&[wanted(200, 0x1000)], &seed);
+        assert_eq!(more.len(), RECORD);
+        assert!(read.find(&wanted(200, 0x1000), &seed).unwrap().0 > ranges.last().unwrap().0);
+        assert_ne!(seed.base(), other.base());
+        assert_eq!(Slots::read(&records, &other).by_id.len(), 0, "another session's records are none");
+    }
+
+    #[test]
+    fn a_record_that_was_tampered_with_is_passed_over() {
+        let seed = Seed([1; 32]);
+        let mut slots = Slots::default();
+        let records = slots.assign(&[wanted(1, PAGE), wanted(2, PAGE)], &seed);
+        for bit in 0..RECORD * 8 {
+            let mut flipped = records.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Slots::read(&flipped, &seed).by_id.len(), 1, "bit {bit}");
+        }
+        assert_eq!(Slots::read(&records[..RECORD + 5], &seed).by_id.len(), 1, "torn at the end");
+    }
+
+    #[test]
+    fn what_has_no_room_gets_no_slot() {
+        let seed = Seed([1; 32]);
+        let mut slots = Slots::default();
+        let odd = Wanted { align: LARGE * 2, ..wanted(3, PAGE) };
+        assert!(slots.assign(&[wanted(1, SIZE), wanted(2, u64::MAX), odd], &seed).is_empty());
+        assert_eq!(slots.find(&odd, &seed), None);
+    }
+}

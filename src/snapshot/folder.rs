@@ -1,0 +1,489 @@
+//! The directory of one session: its seed, its registry of addresses, and its snapshots.
+//!
+//! Every file is reached through the directory that was checked, and checked itself once it is open. Files come into being
+//! without a name and are given one when they are whole: whoever writes may be killed at any moment.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, Flock, FlockArg, OFlag, open, openat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+
+use super::arena::{Seed, Slots, Wanted};
+use super::manifest::{FileStamp, Hash};
+use super::opened::{Opened, encode};
+use super::refusal::Refusal;
+use super::scope::Fits;
+use crate::addr::Addr;
+use crate::error::{Error, Escaped, shown};
+use crate::sys;
+
+const SEED: &str = "seed";
+const REGISTRY: &str = "registry";
+const ENDING: &str = ".snapshot";
+
+/// Bytes of snapshots in one directory, after which the oldest ones go.
+const LIMIT: u64 = 1 << 30;
+
+/// How long to wait for others that write.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+const REGISTRY_MAX: u64 = 1 << 22;
+
+/// The directory, open and checked.
+pub(crate) struct Folder {
+    path: PathBuf,
+    directory: File,
+    pub(crate) seed: Seed,
+    slots: Slots,
+}
+
+impl Folder {
+    /// Opens the directory at `path`, and makes it if it is not there.
+    pub(crate) fn open(path: &Path) -> Result<Self, Refusal> {
+        if sys::is_privileged() {
+            return Err(Refusal::Privileged);
+        }
+        if path.as_os_str().is_empty() {
+            return Err(Refusal::Folder("none is named, and there is none for this login session".into()));
+        }
+        let directory = directory(path)?;
+        let seed = match read_seed(&directory, path)? {
+            Some(seed) => seed,
+            None => {
+                let _lock = lock(&directory, path)?;
+                // Another one may have made it while we waited.
+                match read_seed(&directory, path)? {
+                    Some(seed) => seed,
+                    None => new_seed(&directory, path)?,
+                }
+            }
+        };
+        let mut folder = Self { path: path.to_owned(), directory, seed, slots: Slots::default() };
+        folder.read_slots()?;
+        Ok(folder)
+    }
+
+    fn read_slots(&mut self) -> Result<u64, Refusal> {
+        let mut records = Vec::new();
+        if let Some(file) = owned(&self.directory, &self.path, REGISTRY)? {
+            let read = file.take(REGISTRY_MAX).read_to_end(&mut records);
+            read.map_err(|error| refused(&self.path.join(REGISTRY), error))?;
+        }
+        self.slots = Slots::read(&records, &self.seed);
+        Ok(records.len() as u64)
+    }
+
+    /// Where each of `wanted` lies in this session; a library that is new here is given its place.
+    pub(crate) fn place(&mut self, wanted: &[Wanted]) -> Result<Vec<Addr>, Refusal> {
+        if let Some(places) = self.places(wanted) {
+            return Ok(places);
+        }
+        let _lock = lock(&self.directory, &self.path)?;
+        let len = self.read_slots()?;
+        let records = self.slots.assign(wanted, &self.seed);
+        let path = self.path.join(REGISTRY);
+        let wrong = |error: std::io::Error| refused(&path, error);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&self.directory, REGISTRY, flags, Mode::S_IRUSR | Mode::S_IWUSR);
+        let file = File::from(file.map_err(|errno| wrong(errno.into()))?);
+        check_owner(&file, &path, 0o022)?;
+        // The record of a writer that was killed is cut off; only then does one stand where its number says.
+        let whole = len - len % super::arena::RECORD as u64;
+        file.write_all_at(&records, whole).map_err(wrong)?;
+        self.places(wanted).ok_or_else(|| Refusal::Place("the session's addresses have no room for it".into()))
+    }
+
+    fn places(&self, wanted: &[Wanted]) -> Option<Vec<Addr>> {
+        wanted.iter().map(|wanted| self.slots.find(wanted, &self.seed)).collect()
+    }
+
+    /// The snapshot of that key, if there is one.
+    pub(crate) fn find(&self, key: &Hash) -> Result<Option<Opened>, Refusal> {
+        let Some(file) = owned(&self.directory, &self.path, &name(key))? else { return Ok(None) };
+        check_owner(&file, &self.path.join(name(key)), 0o333)?;
+        let opened = Opened::read(file, &self.seed.secret())?;
+        match opened.header.key == *key {
+            true => Ok(Some(opened)),
+            false => Err(Refusal::snapshot("it has the name of another one")),
+        }
+    }
+
+    /// Puts a snapshot under its key in place of what is there.
+    pub(crate) fn keep(&self, key: &Hash, snapshot: &[u8]) -> Result<(), Refusal> {
+        let _lock = lock(&self.directory, &self.path)?;
+        self.remove(&name(key));
+        self.make_room(LIMIT.saturating_sub(snapshot.len() as u64));
+        if snapshot.len() as u64 > LIMIT {
+            return Err(Refusal::Folder(format!("{}: a snapshot larger than all may be together", shown(&self.path))));
+        }
+        write(&self.directory, &self.path, &name(key), snapshot)
+    }
+
+    /// Puts a snapshot in place of itself, with what the system says of its files now.
+    pub(crate) fn refresh(
+        &self,
+        key: &Hash,
+        opened: &Opened,
+        stamps: impl Iterator<Item = FileStamp>,
+    ) -> Result<(), Refusal> {
+        let mut manifest = opened.manifest.clone();
+        for (member, stamp) in manifest.members.iter_mut().zip(stamps) {
+            member.file = stamp;
+        }
+        let first = opened.header.first_page();
+        let mut pages = vec![0; (opened.header.len - first) as usize];
+        let read = opened.file.read_exact_at(&mut pages, first);
+        read.map_err(|error| refused(&self.path.join(name(key)), error))?;
+        manifest.pages_from(0, first);
+        self.keep(key, &encode(manifest, opened.header.page, &pages, &self.seed.secret()))
+    }
+
+    /// Removes what is of no use any more.
+    pub(crate) fn forget(&self, key: &Hash) {
+        self.remove(&name(key));
+    }
+
+    fn remove(&self, name: &str) {
+        // If it is still there, the next one to look finds it as wanting as we did.
+        let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
+    }
+
+    /// Removes the oldest snapshots until all together have at most `bytes`. Answers what was removed.
+    fn make_room(&self, bytes: u64) -> Vec<SnapshotFile> {
+        let mut files = self.files();
+        files.sort_by_key(|file| file.made);
+        let mut total: u64 = files.iter().map(|file| file.bytes).sum();
+        let mut removed = Vec::new();
+        for file in files {
+            if total <= bytes {
+                break;
+            }
+            total -= file.bytes;
+            self.remove(&file.name);
+            removed.push(file);
+        }
+        removed
+    }
+
+    /// All snapshots, by name.
+    fn files(&self) -> Vec<SnapshotFile> {
+        // Through the open directory, not by its path, which may lead elsewhere by now.
+        let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
+        let mut files: Vec<SnapshotFile> = entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok().filter(|name| name.ends_with(ENDING))?;
+                let meta = entry.metadata().ok()?;
+                let made = (meta.mtime(), meta.mtime_nsec());
+                Some(SnapshotFile { name, bytes: meta.len(), made })
+            })
+            .collect();
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        files
+    }
+}
+
+fn name(key: &Hash) -> String {
+    let mut name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    name.push_str(ENDING);
+    name
+}
+
+fn refused(path: &Path, error: impl Into<std::io::Error>) -> Refusal {
+    let text = crate::error::errno_text(error.into().raw_os_error().unwrap_or(libc::EIO));
+    Refusal::Folder(format!("{}: {text}", shown(path)))
+}
+
+/// The directory itself, which nobody but root and the user can write.
+fn directory(path: &Path) -> Result<File, Refusal> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let opened = open(path, flags, Mode::empty()).or_else(|errno| match errno {
+        Errno::ENOENT => {
+            let made = std::fs::DirBuilder::new().mode(0o700).create(path);
+            made.or_else(|error| match error.kind() {
+                std::io::ErrorKind::AlreadyExists => Ok(()),
+                _ => Err(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))),
+            })?;
+            open(path, flags, Mode::empty())
+        }
+        errno => Err(errno),
+    });
+    let file = File::from(opened.map_err(|errno| match errno {
+        Errno::ELOOP | Errno::ENOTDIR => {
+            Refusal::Folder(format!("{}: expected a directory, found something else or a link", shown(path)))
+        }
+        errno => refused(path, errno),
+    })?);
+    check_owner(&file, path, 0o022)?;
+    Ok(file)
+}
+
+/// File `name` of the directory, if it is there: a regular one, of root or the user, that nobody else can write.
+fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<File>, Refusal> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+    let path = path.join(name);
+    let file = match openat(directory, name, flags, Mode::empty()) {
+        Ok(fd) => File::from(fd),
+        Err(Errno::ENOENT) => return Ok(None),
+        Err(Errno::ELOOP) => {
+            return Err(Refusal::Folder(format!("{}: expected a regular file, found a link", shown(&path))));
+        }
+        Err(errno) => return Err(refused(&path, errno)),
+    };
+    if !file.metadata().map_err(|error| refused(&path, error))?.is_file() {
+        return Err(Refusal::Folder(format!("{}: expected a regular file, found something else", shown(&path))));
+    }
+    check_owner(&file, &path, 0o022)?;
+    Ok(Some(file))
+}
+
+/// Refuses what belongs to somebody else, or has one of the permissions `forbidden`.
+fn check_owner(file: &File, path: &Path, forbidden: u32) -> Result<(), Refusal> {
+    let meta = file.metadata().map_err(|error| refused(path, error))?;
+    let wrong = |what: &str, expected: &str, found: String| {
+        Err(Refusal::Folder(format!("{}: {what}: expected {expected}, found {found}", shown(path))))
+    };
+    if meta.uid() != 0 && meta.uid() != sys::effective_user() {
+        return wrong("owner", "root or the user", meta.uid().to_string());
+    }
+    if meta.mode() & forbidden != 0 {
+        let expected = if forbidden == 0o022 { "not writable by others" } else { "not writable at all" };
+        return wrong("permissions", expected, format!("{:04o}", meta.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// Holds off all others that write to the directory.
+fn lock(directory: &File, path: &Path) -> Result<Flock<File>, Refusal> {
+    // A description of its own: a lock belongs to one, and the directory's may be shared with a child.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let mut own = File::from(openat(directory, ".", flags, Mode::empty()).map_err(|errno| refused(path, errno))?);
+    let begun = Instant::now();
+    loop {
+        match Flock::lock(own, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, Errno::EWOULDBLOCK)) if begun.elapsed() < PATIENCE => {
+                own = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err((_, Errno::EWOULDBLOCK)) => {
+                return Err(Refusal::Folder(format!("{}: another process keeps it locked", shown(path))));
+            }
+            Err((_, errno)) => return Err(refused(path, errno)),
+        }
+    }
+}
+
+/// Writes a file that is there as a whole or not at all.
+fn write(directory: &File, path: &Path, name: &str, content: &[u8]) -> Result<(), Refusal> {
+    let wrong = |error: std::io::Error| refused(&path.join(name), error);
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let fd = openat(directory, ".", flags, Mode::S_IRUSR).map_err(|errno| wrong(errno.into()))?;
+    let mut file = File::from(fd);
+    file.write_all(content).map_err(wrong)?;
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match linkat(AT_FDCWD, &*own, directory.as_fd(), name, AtFlags::AT_SYMLINK_FOLLOW) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(errno) => Err(wrong(errno.into())),
+    }
+}
+
+/// The seed, followed by the name of the boot it was made in: addresses do not outlive that.
+fn read_seed(directory: &File, path: &Path) -> Result<Option<Seed>, Refusal> {
+    let Some(mut file) = owned(directory, path, SEED)? else { return Ok(None) };
+    let mut seed = [0; 32];
+    let mut boot = Vec::new();
+    let read = file.read_exact(&mut seed).and_then(|()| file.take(64).read_to_end(&mut boot));
+    Ok((read.is_ok() && boot == this_boot()).then_some(Seed(seed)))
+}
+
+fn this_boot() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+}
+
+/// Begins a new session: what the one before has left is of no use any more.
+fn new_seed(directory: &File, path: &Path) -> Result<Seed, Refusal> {
+    let seed = sys::random().map_err(|errno| refused(path, errno))?;
+    let folder = Folder {
+        path: path.to_owned(),
+        directory: directory.try_clone().map_err(|error| refused(path, error))?,
+        seed: Seed(seed),
+        slots: Slots::default(),
+    };
+    folder.clear();
+    let mut content = seed.to_vec();
+    content.extend(this_boot());
+    write(directory, path, SEED, &content)?;
+    Ok(folder.seed)
+}
+
+impl Folder {
+    fn clear(&self) {
+        self.files().iter().for_each(|file| self.remove(&file.name));
+        self.remove(REGISTRY);
+        self.remove(SEED);
+    }
+}
+
+/// A directory of snapshots, to be looked at and tidied up. Loading uses it by [`crate::OpenOptions::snapshots`].
+///
+/// A directory belongs to one user and one session: it has the *seed*, a random number that the addresses of all
+/// libraries follow from. Whoever can read it knows the addresses of the libraries in every process that uses it.
+///
+/// ```
+/// let directory = std::env::temp_dir().join(format!("soload-doc-snapshots-{}", std::process::id()));
+/// let snapshots = soload::Snapshots::open(&directory)?;
+/// assert!(snapshots.files().is_empty());
+/// snapshots.rotate()?; // New addresses from here on.
+/// # std::fs::remove_dir_all(&directory).unwrap();
+/// # Ok::<(), soload::Error>(())
+/// ```
+pub struct Snapshots(Folder);
+
+/// A snapshot in a directory.
+///
+/// ```
+/// # let directory = std::env::temp_dir().join(format!("soload-doc-files-{}", std::process::id()));
+/// for file in soload::Snapshots::open(&directory)?.files() {
+///     println!("{} {}", file.bytes, file.name);
+/// }
+/// # std::fs::remove_dir_all(&directory).unwrap();
+/// # Ok::<(), soload::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotFile {
+    /// Its name in the directory: the hash of what it fits.
+    pub name: String,
+    /// How long it is.
+    pub bytes: u64,
+    /// When it was made: seconds since 1970, and nanoseconds.
+    pub made: (i64, i64),
+}
+
+impl Snapshots {
+    /// Opens the directory at `path`; makes it, if it is not there, with a new seed.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Snapshot`]: the directory is a link, belongs to somebody else than root or the user, can be written
+    /// by others, or cannot be read or made.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Folder::open(path).map(Self).map_err(|refusal| Error::new(path, refusal.kind()))
+    }
+
+    /// The directory that is used where none is named: `$XDG_RUNTIME_DIR/soload`, or `/run/user/UID/soload`; `None` where
+    /// neither parent is there. Both are in memory, and gone when the user's session ends.
+    ///
+    /// ```
+    /// if let Some(directory) = soload::Snapshots::default_directory() {
+    ///     assert!(directory.ends_with("soload"));
+    /// }
+    /// ```
+    #[must_use]
+    pub fn default_directory() -> Option<PathBuf> {
+        let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
+        let parent = named.unwrap_or_else(|| format!("/run/user/{}", sys::effective_user()).into());
+        parent.is_dir().then(|| parent.join("soload"))
+    }
+
+    /// All snapshots, by name.
+    #[must_use]
+    pub fn files(&self) -> Vec<SnapshotFile> {
+        self.0.files()
+    }
+
+    /// Checks one snapshot: owner and permissions, header, list of words, and the hash of all its pages. Answers the
+    /// libraries that it has pages of.
+    ///
+    /// ```
+    /// # let directory = std::env::temp_dir().join(format!("soload-doc-verify-{}", std::process::id()));
+    /// let snapshots = soload::Snapshots::open(&directory)?;
+    /// assert!(snapshots.verify("no-such").is_err());
+    /// # std::fs::remove_dir_all(&directory).unwrap();
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Snapshot`]: what is wrong with it.
+    pub fn verify(&self, name: &str) -> Result<Vec<PathBuf>, Error> {
+        let error = |refusal: Refusal| Error::new(self.0.path.join(name), refusal.kind());
+        let no_such = || Refusal::Folder(format!("{}: there is no such snapshot", Escaped(name.as_bytes())));
+        let key = key_of(name).ok_or_else(no_such).map_err(error)?;
+        let opened = self.0.find(&key).and_then(|found| found.ok_or_else(no_such)).map_err(error)?;
+        opened.verify_pages().map_err(error)?;
+        Ok(opened.libraries())
+    }
+
+    /// What a snapshot has pages of, and their bytes, its header and list being sound.
+    ///
+    /// ```
+    /// # let directory = std::env::temp_dir().join(format!("soload-doc-libraries-{}", std::process::id()));
+    /// let snapshots = soload::Snapshots::open(&directory)?;
+    /// assert_eq!(snapshots.libraries("no-such"), None);
+    /// # std::fs::remove_dir_all(&directory).unwrap();
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    #[must_use]
+    pub fn libraries(&self, name: &str) -> Option<Vec<PathBuf>> {
+        Some(self.0.find(&key_of(name)?).ok()??.libraries())
+    }
+
+    /// Removes the oldest snapshots until the rest has at most `bytes`; answers those that were removed. Processes that
+    /// use them keep their pages.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Snapshot`]: another process keeps the directory locked.
+    pub fn purge(&self, bytes: u64) -> Result<Vec<SnapshotFile>, Error> {
+        let error = |refusal: Refusal| Error::new(&self.0.path, refusal.kind());
+        let _lock = lock(&self.0.directory, &self.0.path).map_err(error)?;
+        Ok(self.0.make_room(bytes))
+    }
+
+    /// Begins a new session: a new seed, and so new addresses, for all processes that start from here on. All snapshots
+    /// go. Processes that run keep what they have.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::Snapshot`]: the directory is locked, or cannot be written.
+    pub fn rotate(&self) -> Result<(), Error> {
+        let error = |refusal: Refusal| Error::new(&self.0.path, refusal.kind());
+        let _lock = lock(&self.0.directory, &self.0.path).map_err(error)?;
+        new_seed(&self.0.directory, &self.0.path).map_err(error)?;
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Snapshots {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Snapshots").field(&self.0.path).finish()
+    }
+}
+
+impl Opened {
+    pub(super) fn libraries(&self) -> Vec<PathBuf> {
+        self.manifest.members.iter().map(|member| OsStr::from_bytes(&member.path).into()).collect()
+    }
+
+    /// What it fits.
+    pub(crate) fn fits(&self) -> Option<Fits> {
+        Fits::decode(&self.manifest.scope)
+    }
+}
+
+fn key_of(name: &str) -> Option<Hash> {
+    let digits = name.strip_suffix(ENDING).filter(|digits| digits.len() == 64 && digits.is_ascii())?;
+    let mut key = [0; 32];
+    for (index, byte) in key.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).ok()?;
+    }
+    Some(key)
+}

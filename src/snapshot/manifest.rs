@@ -1,0 +1,394 @@
+//! What a snapshot says of itself: what it fits, which pages it has, and which words are left to be written.
+//!
+//! The file is a header, the manifest, and pages:
+//!
+//! ```text
+//! 0    magic, version of the format, page size
+//! 16   length of header and manifest, length of the file
+//! 32   key: the hash of what it fits
+//! 64   hash of all pages
+//! 96   seal: keyed hash of header and manifest, this field taken as zero
+//! 128  manifest, then zeros up to a page
+//!      pages
+//! ```
+//!
+//! Nothing in it is an address to be called: functions are named by the relocation or symbol of the library that has
+//! them, and looked up there.
+
+use super::bytes::{Cut, Field, Reader, fields};
+
+pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
+pub(crate) const VERSION: u32 = 1;
+const HEADER: usize = 128;
+const SEAL_AT: usize = 96;
+
+/// Header and manifest: the widest real closure has a megabyte.
+const MANIFEST_MAX: u64 = 1 << 28;
+
+pub(crate) type Hash = [u8; 32];
+
+/// Everything but the pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Manifest {
+    /// What it fits, as [`super::scope`] writes it.
+    pub(crate) scope: Vec<u8>,
+    /// The objects it has pages of, in the order of the group.
+    pub(crate) members: Vec<Member>,
+    /// Names of functions that libraries get from the loader.
+    pub(crate) names: Vec<Vec<u8>>,
+    /// Unique symbols that its words refer to.
+    pub(crate) unique: Vec<Unique>,
+}
+fields!(Manifest { scope: Vec<u8>, members: Vec<Member>, names: Vec<Vec<u8>>, unique: Vec<Unique> });
+
+/// One object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) path: Vec<u8>,
+    /// The file as it was: device, inode, size, times of the last change of content and of anything.
+    pub(crate) file: FileStamp,
+    /// Hash of the file's content.
+    pub(crate) content: Hash,
+    /// Where its reservation starts.
+    pub(crate) start: u64,
+    pub(crate) pages: Vec<Pages>,
+    /// Providers that its words refer to.
+    pub(crate) bound_to: Vec<u16>,
+    pub(crate) host: Vec<HostWord>,
+    pub(crate) imports: Vec<ImportWord>,
+    pub(crate) resolved: Vec<ResolvedWord>,
+    pub(crate) thread_local: Vec<ThreadLocalWord>,
+    /// For each word of `DT_INIT_ARRAY` the number of the relocation that writes it, [`IN_PLACE`] or
+    /// [`AS_IT_IS`].
+    pub(crate) init: Vec<u32>,
+    /// The same of `DT_FINI_ARRAY`.
+    pub(crate) fini: Vec<u32>,
+}
+fields!(Member {
+    path: Vec<u8>,
+    file: FileStamp,
+    content: Hash,
+    start: u64,
+    pages: Vec<Pages>,
+    bound_to: Vec<u16>,
+    host: Vec<HostWord>,
+    imports: Vec<ImportWord>,
+    resolved: Vec<ResolvedWord>,
+    thread_local: Vec<ThreadLocalWord>,
+    init: Vec<u32>,
+    fini: Vec<u32>,
+});
+
+impl Member {
+    /// The places of the words that each process writes itself, and how many bytes it writes there.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let host = self.host.iter().map(|word| (word.place, 8));
+        let imports = self.imports.iter().map(|word| (word.place, 8));
+        let resolved = self.resolved.iter().map(|word| (word.place, word.bytes.max(1).into()));
+        let thread_local = self.thread_local.iter().map(|word| {
+            let bytes = if super::kind_of(word.kind) == Some(crate::arch::Kind::TlsDescriptor) { 16 } else { 8 };
+            (word.place, bytes)
+        });
+        host.chain(imports).chain(resolved).chain(thread_local)
+    }
+}
+
+/// The word of an array of functions is the one in the file, moved by the load bias (`DT_RELR`).
+pub(crate) const IN_PLACE: u32 = u32::MAX;
+/// No relocation writes it: 0 or -1, as old linkers put around lists of functions.
+pub(crate) const AS_IT_IS: u32 = u32::MAX - 1;
+
+/// Which file, and when it was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileStamp {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) size: u64,
+    pub(crate) modified: i64,
+    pub(crate) modified_nanos: i64,
+    pub(crate) changed: i64,
+    pub(crate) changed_nanos: i64,
+}
+fields!(FileStamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: i64,
+    modified_nanos: i64,
+    changed: i64,
+    changed_nanos: i64,
+});
+
+/// The pages of one mapping of an object's plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pages {
+    /// Its number in the plan.
+    pub(crate) map: u32,
+    /// Where its pages are in the snapshot.
+    pub(crate) offset: u64,
+    pub(crate) len: u64,
+}
+fields!(Pages { map: u32, offset: u64, len: u64 });
+
+/// A word that refers to an object of the host, which is elsewhere in each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HostWord {
+    pub(crate) place: u64,
+    /// What the provider's load bias is added to.
+    pub(crate) value: u64,
+    pub(crate) provider: u16,
+}
+fields!(HostWord { place: u64, value: u64, provider: u16 });
+
+/// A word that refers to a function of the loader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImportWord {
+    pub(crate) place: u64,
+    pub(crate) plus: u64,
+    pub(crate) name: u32,
+}
+fields!(ImportWord { place: u64, plus: u64, name: u32 });
+
+/// A word that an IFUNC resolver decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ResolvedWord {
+    pub(crate) place: u64,
+    pub(crate) plus: u64,
+    pub(crate) bytes: u8,
+    /// The object that has the resolver.
+    pub(crate) provider: u16,
+    /// Its symbol there, or the number of the relocation of its own that says where it is.
+    pub(crate) number: u32,
+    /// 1 if `number` is a symbol.
+    pub(crate) symbol: u8,
+}
+fields!(ResolvedWord { place: u64, plus: u64, bytes: u8, provider: u16, number: u32, symbol: u8 });
+
+/// A word that says where thread-local storage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ThreadLocalWord {
+    pub(crate) place: u64,
+    pub(crate) offset: u64,
+    pub(crate) provider: u16,
+    /// [`super::scope`] has the numbers.
+    pub(crate) kind: u8,
+}
+fields!(ThreadLocalWord { place: u64, offset: u64, provider: u16, kind: u8 });
+
+/// A unique symbol that words refer to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unique {
+    pub(crate) name: Vec<u8>,
+    pub(crate) provider: u16,
+    /// Its number in the provider's symbol table.
+    pub(crate) symbol: u32,
+}
+fields!(Unique { name: Vec<u8>, provider: u16, symbol: u32 });
+
+/// The header of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) page: u32,
+    /// Header and manifest.
+    pub(crate) head: u64,
+    /// The whole file.
+    pub(crate) len: u64,
+    pub(crate) key: Hash,
+    pub(crate) pages: Hash,
+}
+
+/// Why bytes are not a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    Magic,
+    Version(u32),
+    Length,
+    Seal,
+    Key,
+    Content,
+}
+
+impl From<Cut> for Damage {
+    fn from(Cut: Cut) -> Self {
+        Self::Content
+    }
+}
+
+/// The hash of what a snapshot fits: its key.
+pub(crate) fn key(scope: &[u8]) -> Hash {
+    blake3::derive_key("soload snapshot 1 key", scope)
+}
+
+pub(crate) fn hash(bytes: &[u8]) -> Hash {
+    *blake3::hash(bytes).as_bytes()
+}
+
+impl Manifest {
+    /// Header and manifest as bytes, zeros up to a whole page included. `pages` is what follows.
+    pub(crate) fn encode(&self, page: u32, pages: Hash, pages_len: u64, secret: &Hash) -> Vec<u8> {
+        let mut body = vec![0; HEADER];
+        self.put(&mut body);
+        let head = body.len() as u64;
+        body.resize(body.len().next_multiple_of(page as usize), 0);
+        let len = body.len() as u64 + pages_len;
+        let mut header = Vec::with_capacity(HEADER);
+        MAGIC.put(&mut header);
+        VERSION.put(&mut header);
+        page.put(&mut header);
+        head.put(&mut header);
+        len.put(&mut header);
+        key(&self.scope).put(&mut header);
+        pages.put(&mut header);
+        body[..SEAL_AT].copy_from_slice(&header);
+        let seal = blake3::keyed_hash(secret, &body);
+        body[SEAL_AT..HEADER].copy_from_slice(seal.as_bytes());
+        body
+    }
+
+    /// Counts the offsets of pages from `to` where they were counted from `from`.
+    pub(crate) fn pages_from(&mut self, to: u64, from: u64) {
+        for pages in self.members.iter_mut().flat_map(|member| &mut member.pages) {
+            pages.offset = pages.offset.wrapping_sub(from).wrapping_add(to);
+        }
+    }
+
+    /// Bytes that [`Manifest::encode`] makes of it, without the pages.
+    pub(crate) fn encoded_len(&self, page: u32) -> u64 {
+        let mut body = vec![0; HEADER];
+        self.put(&mut body);
+        body.len().next_multiple_of(page as usize) as u64
+    }
+
+    /// The manifest in `bytes`, the first `header.head` ones of a file of `header.len`.
+    pub(crate) fn decode(header: &Header, mut bytes: Vec<u8>, secret: &Hash) -> Result<Self, Damage> {
+        if bytes.len() as u64 != header.first_page() {
+            return Err(Damage::Length);
+        }
+        let stated: Hash = bytes[SEAL_AT..HEADER].try_into().map_err(|_| Damage::Length)?;
+        bytes[SEAL_AT..HEADER].fill(0);
+        // Compared in constant time, as the type does.
+        if blake3::keyed_hash(secret, &bytes) != blake3::Hash::from_bytes(stated) {
+            return Err(Damage::Seal);
+        }
+        let mut reader = Reader::new(&bytes[HEADER..header.head as usize]);
+        let manifest: Self = reader.read()?;
+        reader.end()?;
+        if key(&manifest.scope) != header.key {
+            return Err(Damage::Key);
+        }
+        let first = header.first_page();
+        let page = u64::from(header.page);
+        let inside = |pages: &Pages| {
+            pages.offset >= first
+                && pages.offset.is_multiple_of(page)
+                && pages.len.is_multiple_of(page)
+                && pages.len > 0
+                && pages.offset.checked_add(pages.len).is_some_and(|end| end <= header.len)
+        };
+        match manifest.members.iter().flat_map(|member| &member.pages).all(inside) {
+            true => Ok(manifest),
+            false => Err(Damage::Content),
+        }
+    }
+}
+
+impl Header {
+    /// Bytes of it.
+    pub(crate) const LEN: usize = HEADER;
+
+    /// The header at the start of a file of `len` bytes.
+    pub(crate) fn decode(bytes: &[u8], len: u64) -> Result<Self, Damage> {
+        let mut reader = Reader::new(bytes);
+        if reader.read::<[u8; 8]>().map_err(|_| Damage::Length)? != MAGIC {
+            return Err(Damage::Magic);
+        }
+        let version = reader.read::<u32>()?;
+        if version != VERSION {
+            return Err(Damage::Version(version));
+        }
+        let header = Self {
+            page: reader.read()?,
+            head: reader.read()?,
+            len: reader.read()?,
+            key: reader.read()?,
+            pages: reader.read()?,
+        };
+        let sound = header.len == len
+            && header.page.is_power_of_two()
+            && header.page >= 4096
+            && (HEADER as u64..MANIFEST_MAX).contains(&header.head)
+            && header.first_page() <= len
+            && len.is_multiple_of(header.page.into());
+        if sound { Ok(header) } else { Err(Damage::Length) }
+    }
+
+    /// Where the pages begin.
+    pub(crate) fn first_page(&self) -> u64 {
+        self.head.next_multiple_of(u64::from(self.page))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let stamp =
+            FileStamp { device: 1, inode: 2, size: 3, modified: -4, modified_nanos: 5, changed: 6, changed_nanos: 7 };
+        let member = Member {
+            path: b"/lib/liba.so".to_vec(),
+            file: stamp,
+            content: [9; 32],
+            start: 0x1234_0000,
+            pages: vec![Pages { map: 3, offset: 4096, len: 4096 }],
+            bound_to: vec![0, 2],
+            host: vec![HostWord { place: 0x1000, value: 0x2000, provider: 1 }],
+            imports: vec![ImportWord { place: 0x1008, plus: 8, name: 0 }],
+            resolved: vec![ResolvedWord { place: 0x1010, plus: 0, bytes: 8, provider: 0, number: 7, symbol: 1 }],
+            thread_local: vec![ThreadLocalWord { place: 0x1018, offset: 16, provider: 0, kind: 2 }],
+            init: vec![1, IN_PLACE],
+            fini: vec![],
+        };
+        let unique = Unique { name: b"u".to_vec(), provider: 0, symbol: 3 };
+        Manifest {
+            scope: b"scope".to_vec(),
+            members: vec![member],
+            names: vec![b"dlopen".to_vec()],
+            unique: vec![unique],
+        }
+    }
+
+    fn decode(bytes: &[u8], secret: &Hash) -> Result<Manifest, Damage> {
+        let header = Header::decode(bytes, bytes.len() as u64)?;
+        let head = bytes.get(..header.first_page() as usize).ok_or(Damage::Length)?;
+        Manifest::decode(&header, head.to_vec(), secret)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_every_flipped_bit_of_header_and_manifest_is_noticed() {
+        let (manifest, secret) = (manifest(), [7; 32]);
+        let mut file = manifest.encode(4096, hash(&[1; 4096]), 4096, &secret);
+        file.extend([1; 4096]);
+        assert_eq!(decode(&file, &secret), Ok(manifest.clone()));
+        for bit in 0..4096 * 8 {
+            let mut flipped = file.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&flipped, &secret).is_err(), "bit {bit}");
+        }
+        for len in 0..file.len() {
+            assert!(decode(&file[..len], &secret).is_err(), "{len} bytes");
+        }
+        assert_eq!(decode(&file, &[8; 32]), Err(Damage::Seal), "made in another session");
+    }
+
+    #[test]
+    fn pages_outside_of_the_file_are_refused_whatever_the_seal_says() {
+        for (offset, len) in [(0, 4096), (4096, 8192), (4096, 0), (4097, 4096), (4096, 1), (!4095, 8192)] {
+            let mut manifest = manifest();
+            manifest.members[0].pages[0] = Pages { map: 3, offset, len };
+            let mut file = manifest.encode(4096, [0; 32], 4096, &[7; 32]);
+            file.extend([1; 4096]);
+            assert_eq!(decode(&file, &[7; 32]), Err(Damage::Content), "{offset:#x} {len:#x}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A snapshot in memory: a sealed file without a name, handed from one process to others.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::manifest::{Hash, Member};
+use super::opened::Opened;
+use super::refusal::Refusal;
+use crate::addr::Vaddr;
+use crate::error::{Error, ErrorKind};
+use crate::sys;
+
+/// What is handed over needs no secret: nobody can change it.
+const SECRET: Hash = *b"soload snapshot handed over, 1\0\0";
+
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
+
+/// The relocated pages of a library and of all it needs, in memory, for processes that are given them.
+///
+/// It is a memory file that nobody can change any more, root included. Its descriptor is inherited by a child or sent over
+/// a socket; the other process makes a `Snapshot` of it and opens the library with [`crate::OpenOptions::snapshot`]. The
+/// addresses travel with it.
+///
+/// ```
+/// # fn main() -> Result<(), soload::Error> {
+/// use std::os::fd::AsFd;
+/// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return Ok(()) }
+/// let snapshot = soload::Snapshot::create("libz.so.1")?;
+/// // In the other process, from the descriptor it was given:
+/// let snapshot = soload::Snapshot::from_fd(snapshot.as_fd().try_clone_to_owned().unwrap())?;
+/// // SAFETY: zlib's constructors are sound.
+/// let library = unsafe { soload::OpenOptions::new().snapshot(&snapshot).open("libz.so.1") }?;
+/// assert_eq!(library.snapshot(), soload::SnapshotUse::Used { made: false });
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Snapshot(pub(crate) Arc<Opened>);
+
+impl Snapshot {
+    /// The snapshot that a descriptor stands for, its seals, header and list of words checked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Snapshot`]: it is not sealed against every change, or damaged.
+    pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
+        let checked = check(&fd).and_then(|()| Opened::read(File::from(fd), &SECRET));
+        checked.map(|opened| Self(Arc::new(opened))).map_err(|refusal| Error::new("snapshot", refusal.kind()))
+    }
+
+    /// Seals `bytes` in memory.
+    pub(crate) fn seal(bytes: &[u8]) -> Result<Self, ErrorKind> {
+        let failed = |call| move |errno: nix::Error| ErrorKind::System { call, errno: errno as i32 };
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        // Where the kernel knows that no file in memory need be executable, it is told so.
+        let never_executed = MFdFlags::from_bits_retain(libc::MFD_NOEXEC_SEAL);
+        let made = memfd_create(c"soload-snapshot", flags | never_executed);
+        let fd = made.or_else(|_| memfd_create(c"soload-snapshot", flags)).map_err(failed("memfd_create"))?;
+        let mut file = File::from(fd);
+        file.write_all(bytes).map_err(|error| ErrorKind::System {
+            call: "write of a snapshot",
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+        })?;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).map_err(failed("fcntl(F_ADD_SEALS)"))?;
+        let opened = Opened::read(file, &SECRET).map_err(Refusal::kind)?;
+        Ok(Self(Arc::new(opened)))
+    }
+
+    /// What snapshots in memory are sealed with.
+    pub(crate) fn secret() -> Hash {
+        SECRET
+    }
+
+    /// The files of the libraries that it has pages of.
+    ///
+    /// ```
+    /// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return }
+    /// let snapshot = soload::Snapshot::create("libz.so.1").unwrap();
+    /// assert_eq!(snapshot.libraries().len(), 1);
+    /// ```
+    #[must_use]
+    pub fn libraries(&self) -> Vec<PathBuf> {
+        self.0.libraries()
+    }
+
+    /// The pages of `library`, by the addresses in its file, that each process writes itself while it loads: words on them
+    /// refer to the host, to thread-local storage, or to what an IFUNC resolver answers. All its other pages are shared
+    /// until the library's own code writes to them.
+    ///
+    /// ```
+    /// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return }
+    /// let snapshot = soload::Snapshot::create("libz.so.1").unwrap();
+    /// let library = &snapshot.libraries()[0];
+    /// let pages = snapshot.written_pages(library);
+    /// assert!(pages.iter().all(|page| page.0 % soload::PageSize::native().bytes() == 0));
+    /// ```
+    #[must_use]
+    pub fn written_pages(&self, library: &Path) -> Vec<Vaddr> {
+        let page = u64::from(self.0.header.page);
+        let of = |member: &&Member| OsStr::from_bytes(&member.path) == library;
+        let member = self.0.manifest.members.iter().find(of);
+        let mut pages: Vec<Vaddr> = member
+            .into_iter()
+            .flat_map(Member::places)
+            .flat_map(|(place, bytes)| [place, place.saturating_add(bytes - 1)])
+            .map(|byte| Vaddr(byte - byte % page))
+            .collect();
+        pages.sort();
+        pages.dedup();
+        pages
+    }
+
+    /// Bytes of memory that it takes, once for all who use it.
+    ///
+    /// ```
+    /// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return }
+    /// assert!(soload::Snapshot::create("libz.so.1").unwrap().bytes() >= 8192);
+    /// ```
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.header.len
+    }
+
+    /// Hashes all pages, and compares with what the snapshot states.
+    ///
+    /// ```
+    /// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return }
+    /// assert!(soload::Snapshot::create("libz.so.1").unwrap().verify().is_ok());
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Snapshot`]: they differ.
+    pub fn verify(&self) -> Result<(), Error> {
+        self.0.verify_pages().map_err(|refusal| Error::new("snapshot", refusal.kind()))
+    }
+}
+
+fn check(fd: &OwnedFd) -> Result<(), Refusal> {
+    if sys::is_privileged() {
+        return Err(Refusal::Privileged);
+    }
+    let seals = fcntl(fd, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_retain);
+    match seals {
+        Ok(seals) if seals.contains(SEALS) => Ok(()),
+        Ok(_) => Err(Refusal::snapshot("expected a memory file that is sealed against writing and resizing")),
+        Err(_) => Err(Refusal::snapshot("expected a sealed memory file, found another kind of file")),
+    }
+}
+
+impl AsFd for Snapshot {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.file.as_fd()
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("libraries", &self.libraries()).finish_non_exhaustive()
+    }
+}

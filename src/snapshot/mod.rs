@@ -1,0 +1,35 @@
+//! Snapshots: the writable segments of libraries as relocation leaves them, kept for other processes to map.
+//!
+//! Relocation writes the same words in every process that has the library at the same address and binds it to the same
+//! definitions, except where a word refers to what differs: objects of the host, thread-local storage, answers of IFUNC
+//! resolvers. A snapshot has all pages, those words left as zero or as in the file, and the list of those words. Whoever
+//! uses it maps the pages privately and writes only these.
+//!
+//! # What is checked, and what that costs
+//! A snapshot that somebody else has made up is code of theirs in our process. So it is taken from a sealed memory file
+//! that was handed over, or from a directory that only root or the user can write; header and list are hashed with the
+//! session's secret each time (a few microseconds for each hundred kilobytes). The pages are not: hashing them would read
+//! every page, which is what mapping saves, and protect from nobody but the owner of file and directory, who may as well
+//! change the program. `soload snapshot verify` hashes them, and so does whoever makes them. No address that the loader
+//! calls is taken from a snapshot: it names a relocation or symbol, and the library's file says the rest.
+
+mod arena;
+mod bytes;
+mod folder;
+mod manifest;
+mod memory;
+mod opened;
+mod refusal;
+mod scope;
+
+pub(crate) use arena::{Seed, Wanted, slots_for};
+pub(crate) use folder::Folder;
+pub use folder::{SnapshotFile, Snapshots};
+pub(crate) use manifest::key;
+pub(crate) use manifest::{
+    AS_IT_IS, FileStamp, HostWord, IN_PLACE, ImportWord, Manifest, Member, Pages, ResolvedWord, ThreadLocalWord, Unique,
+};
+pub use memory::Snapshot;
+pub(crate) use opened::{Opened, content_hash, encode};
+pub use refusal::{Refusal, SnapshotUse};
+pub(crate) use scope::{Fits, Provider, content_id, file_name, kind_number, kind_of, library_id, object_id};

@@ -1,0 +1,85 @@
+//! A snapshot that is open: its header and manifest checked, its pages ready to be mapped.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::manifest::{Damage, Hash, Header, Manifest, hash};
+use super::refusal::Refusal;
+
+/// A snapshot, open.
+pub(crate) struct Opened {
+    pub(crate) file: Arc<File>,
+    pub(crate) header: Header,
+    pub(crate) manifest: Manifest,
+}
+
+impl Opened {
+    /// Reads header and manifest. `secret` is what it must be sealed with.
+    pub(crate) fn read(file: File, secret: &Hash) -> Result<Self, Refusal> {
+        let unread = |error: io::Error| Refusal::snapshot(format_args!("cannot be read: {error}"));
+        let len = file.metadata().map_err(unread)?.len();
+        let mut start = [0; Header::LEN];
+        file.read_exact_at(&mut start, 0).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => damaged(Damage::Length),
+            _ => unread(error),
+        })?;
+        let header = Header::decode(&start, len).map_err(damaged)?;
+        // The manifest is copied out: what is checked is what is used, whatever becomes of the file.
+        let mut head = vec![0; header.first_page() as usize];
+        file.read_exact_at(&mut head, 0).map_err(unread)?;
+        let manifest = Manifest::decode(&header, head, secret).map_err(damaged)?;
+        Ok(Self { file: Arc::new(file), header, manifest })
+    }
+
+    /// Whether the pages are those that it was made with. Reads all of them.
+    pub(crate) fn verify_pages(&self) -> Result<(), Refusal> {
+        let unread = |error: io::Error| Refusal::snapshot(format_args!("cannot be read: {error}"));
+        let found = hash_from(&self.file, self.header.first_page()).map_err(unread)?;
+        match found == self.header.pages {
+            true => Ok(()),
+            false => Err(Refusal::snapshot("damaged: its pages do not have the hash that it states")),
+        }
+    }
+}
+
+fn damaged(damage: Damage) -> Refusal {
+    Refusal::Snapshot(match damage {
+        Damage::Magic => "no snapshot: it does not begin as one".into(),
+        Damage::Version(found) => format!("made in format {found}, expected {}", super::manifest::VERSION),
+        Damage::Length => "damaged: it is not as long as it states".into(),
+        Damage::Seal => "damaged, or made in another session: its seal does not fit".into(),
+        Damage::Key => "damaged: its key is not the hash of what it states to fit".into(),
+        Damage::Content => "damaged: its list of words or pages does not make sense".into(),
+    })
+}
+
+/// Header, manifest and pages of a snapshot as bytes; `manifest` counts the offsets of pages from the first one.
+pub(crate) fn encode(mut manifest: Manifest, page: u32, pages: &[u8], secret: &Hash) -> Vec<u8> {
+    manifest.pages_from(manifest.encoded_len(page), 0);
+    let mut bytes = manifest.encode(page, hash(pages), pages.len() as u64, secret);
+    bytes.extend(pages);
+    bytes
+}
+
+/// The hash of a file's whole content.
+pub(crate) fn content_hash(file: &impl AsFd) -> io::Result<Hash> {
+    let file: OwnedFd = file.as_fd().try_clone_to_owned()?;
+    hash_from(&file.into(), 0)
+}
+
+fn hash_from(file: &File, mut at: u64) -> io::Result<Hash> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read_at(&mut buffer, at)? {
+            0 => return Ok(*hasher.finalize().as_bytes()),
+            read => {
+                hasher.update(&buffer[..read]);
+                at += read as u64;
+            }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What a snapshot fits: the objects that its libraries are bound among, in order, each by its file and its place.
+//!
+//! Binding goes by nothing else: the same objects in the same order at the same places give the same words. So nothing is
+//! looked up to find out whether a snapshot fits.
+
+use std::path::Path;
+
+use super::bytes::{Cut, Field, Reader, fields};
+use super::manifest::{FileStamp, Hash};
+use crate::arch::Kind;
+use crate::error::Escaped;
+
+/// All that the words of a snapshot follow from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fits {
+    /// The version of this crate: another one may bind otherwise.
+    pub(crate) version: Vec<u8>,
+    pub(crate) page: u32,
+    /// 1 if libraries get our `dlopen` and its companions.
+    pub(crate) imports: u8,
+    pub(crate) providers: Vec<Provider>,
+    /// The order in which providers are asked.
+    pub(crate) order: Vec<u16>,
+    /// The providers that the snapshot has pages of, in the order of the group.
+    pub(crate) members: Vec<u16>,
+}
+fields!(Fits {
+    version: Vec<u8>,
+    page: u32,
+    imports: u8,
+    providers: Vec<Provider>,
+    order: Vec<u16>,
+    members: Vec<u16>,
+});
+
+/// An object that has definitions for others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Provider {
+    /// Its file's name, for people.
+    pub(crate) name: Vec<u8>,
+    /// Which library it is, see [`library_id`].
+    pub(crate) id: Hash,
+    /// Where it starts; 0 for an object of the host, which is elsewhere in each process.
+    pub(crate) start: u64,
+}
+fields!(Provider { name: Vec<u8>, id: Hash, start: u64 });
+
+impl Fits {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.put(&mut bytes);
+        bytes
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(bytes);
+        let fits = reader.read().ok()?;
+        reader.end().ok()?;
+        Some(fits)
+    }
+
+    /// Why a snapshot that fits this does not fit `other`, in words.
+    pub(crate) fn difference(&self, other: &Self) -> String {
+        if self.version != other.version || self.page != other.page || self.imports != other.imports {
+            return "made by another version of soload, or for another size of pages".into();
+        }
+        let name = |provider: Option<&Provider>| {
+            provider.map_or("nothing".into(), |provider| format!("{}", Escaped(&provider.name)))
+        };
+        for index in 0..self.providers.len().max(other.providers.len()) {
+            let (made, found) = (self.providers.get(index), other.providers.get(index));
+            if made == found {
+                continue;
+            }
+            let nth = index + 1;
+            return match (made, found) {
+                (Some(made), Some(found)) if made.id == found.id => {
+                    format!("made with {} at another address", Escaped(&made.name))
+                }
+                (Some(made), Some(found)) if made.name == found.name => {
+                    format!("made with another {}", Escaped(&made.name))
+                }
+                _ => format!("made with {} as object {nth} of the scope, which is {}", name(made), name(found)),
+            };
+        }
+        "made for another order, or for more or fewer libraries at once".into()
+    }
+}
+
+/// Which library it is: its build id and size or, without one, the very file.
+pub(crate) fn library_id(build_id: Option<&[u8]>, file: &FileStamp) -> Hash {
+    let mut text = Vec::new();
+    match build_id {
+        Some(id) => {
+            id.to_vec().put(&mut text);
+            file.size.put(&mut text);
+        }
+        None => file.put(&mut text),
+    }
+    blake3::derive_key("soload snapshot 1 library", &text)
+}
+
+/// Which object of the host it is: its build id, and the numbers of its headers and dynamic section.
+pub(crate) fn object_id(build_id: &[u8], layout: impl Iterator<Item = u64>) -> Hash {
+    let mut text = Vec::new();
+    build_id.to_vec().put(&mut text);
+    layout.for_each(|number| number.put(&mut text));
+    blake3::derive_key("soload snapshot 1 object", &text)
+}
+
+/// Which library it is, once its content is known too.
+pub(crate) fn content_id(id: &Hash, content: &Hash) -> Hash {
+    blake3::derive_key("soload snapshot 1 content", &[*id, *content].concat())
+}
+
+/// The name of a file, for people.
+pub(crate) fn file_name(path: &Path) -> Vec<u8> {
+    path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes().to_vec()
+}
+
+/// The kinds of thread-local words, as a snapshot numbers them.
+const KINDS: [Kind; 4] = [Kind::TlsModule, Kind::TlsOffset, Kind::ThreadOffset, Kind::TlsDescriptor];
+
+pub(crate) fn kind_number(kind: Kind) -> Option<u8> {
+    KINDS.iter().position(|known| *known == kind).map(|index| index as u8)
+}
+
+pub(crate) fn kind_of(number: u8) -> Option<Kind> {
+    KINDS.get(usize::from(number)).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fits() -> Fits {
+        let provider = |name: &str, start| Provider { name: name.into(), id: [name.len() as u8; 32], start };
+        Fits {
+            version: b"1".to_vec(),
+            page: 4096,
+            imports: 1,
+            providers: vec![provider("libc.so.6", 0), provider("liba.so", 0x1000)],
+            order: vec![0, 1],
+            members: vec![1],
+        }
+    }
+
+    #[test]
+    fn every_difference_has_its_words() {
+        let fits = fits();
+        assert_eq!(Fits::decode(&fits.encode()).as_ref(), Some(&fits));
+        let said = |change: fn(&mut Fits)| {
+            let mut other = fits.clone();
+            change(&mut other);
+            assert_ne!(other.encode(), fits.encode());
+            fits.difference(&other)
+        };
+        assert_eq!(said(|fits| fits.providers[1].start = 0), "made with liba.so at another address");
+        assert_eq!(said(|fits| fits.providers[0].id = [0; 32]), "made with another libc.so.6");
+        assert_eq!(
+            said(|fits| fits.providers.insert(0, Provider { name: b"libp.so".to_vec(), id: [0; 32], start: 0 })),
+            "made with libc.so.6 as object 1 of the scope, which is libp.so"
+        );
+        assert!(said(|fits| fits.order.reverse()).starts_with("made for another order"));
+        assert!(said(|fits| fits.page = 0).starts_with("made by another version"));
+    }
+}

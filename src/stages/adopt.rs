@@ -1,0 +1,209 @@
+//! Adopting: a group whose pages come from a snapshot becomes bound by writing the few words that are left.
+//!
+//! Symbol tables are not searched. Everything that the snapshot names is looked up by its number, and bounds and kinds are
+//! checked: a snapshot that does not make sense is refused.
+
+use std::collections::HashMap;
+
+use super::bind::{Bound, Scope, Source};
+use super::map::Mapped;
+use super::sharing::Deal;
+use crate::addr::{Addr, Bias, Vaddr};
+use crate::arch::{Kind, Machine};
+use crate::file::relocations::What;
+use crate::load::group::{Group, Slot};
+use crate::load::relocate::{Functions, Outcome, Pending, ThreadLocal};
+use crate::load::scope::{Definition, Provider};
+use crate::process::module::Object;
+use crate::process::world::Look;
+use crate::snapshot::{AS_IT_IS, IN_PLACE, Member, Opened, Refusal, ResolvedWord, content_id, kind_of};
+
+/// Writes what `opened` leaves to be written.
+pub(super) fn adopt(
+    group: Group<Object, Box<Mapped>>,
+    scope: Scope,
+    look: &Look,
+    deal: &Deal,
+    opened: &Opened,
+) -> Result<Bound, Refusal> {
+    let manifest = &opened.manifest;
+    let names = manifest.names.iter().map(|name| (scope.imports)(name));
+    let names = names.collect::<Option<Vec<Addr>>>().ok_or_else(|| senseless("a function of the loader"))?;
+    let adopting = Adopting { group: &group, scope: &scope, deal, names };
+    let mut outcomes = Vec::with_capacity(manifest.members.len());
+    for (member, (_, mapped)) in manifest.members.iter().zip(group.new_members()) {
+        outcomes.push(adopting.member(member, mapped)?);
+    }
+    let mut unique = HashMap::new();
+    for symbol in &manifest.unique {
+        let number = adopting.number(symbol.provider)?;
+        let provider = adopting.provider(number)?;
+        let own = provider.symbols.get(symbol.symbol).filter(|own| own.is_unique() && own.is_defined());
+        let own = own.filter(|own| provider.symbols.string(own.name) == Some(&symbol.name));
+        let own = own.ok_or_else(|| senseless("a unique symbol"))?;
+        let value = provider.address(&own);
+        match look.state.unique(look.namespace, &symbol.name) {
+            Some((settled, _)) if settled == value => {}
+            Some(_) => {
+                let name = crate::Escaped(&symbol.name);
+                return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
+            }
+            None => {
+                unique.insert(symbol.name.as_slice().into(), Definition { provider: number, symbol: own, value });
+            }
+        }
+    }
+    let mut outcomes = outcomes.into_iter();
+    let mut members = deal.members.iter().zip(&manifest.members);
+    let bound = group.advance(|_, mut mapped| {
+        let shared = members.next().map(|(member, made)| content_id(&member.wanted.id, &made.content));
+        mapped.shared = shared;
+        Ok((mapped, outcomes.next().unwrap_or_default()))
+    });
+    let group = bound.map_err(Refusal::snapshot)?;
+    Ok(Bound { group, scope, unique, settled: HashMap::new() })
+}
+
+fn senseless(what: &str) -> Refusal {
+    Refusal::snapshot(format_args!("damaged: {what} that it names is not there"))
+}
+
+struct Adopting<'a> {
+    group: &'a Group<Object, Box<Mapped>>,
+    scope: &'a Scope,
+    deal: &'a Deal,
+    /// Where the functions are that it gets from the loader.
+    names: Vec<Addr>,
+}
+
+impl Adopting<'_> {
+    /// The number in the scope of a provider of the snapshot.
+    fn number(&self, provider: u16) -> Result<usize, Refusal> {
+        self.deal.numbers.get(usize::from(provider)).copied().ok_or_else(|| senseless("an object of the scope"))
+    }
+
+    fn provider(&self, number: usize) -> Result<Provider<'_>, Refusal> {
+        let provider = match &self.scope.sources[number] {
+            Source::Object(object) => object.provider(),
+            Source::Member(index) => match &self.group.members[*index] {
+                Slot::New(mapped) => Some(mapped.provider()),
+                Slot::Known(_) => None,
+            },
+        };
+        provider.ok_or_else(|| senseless("an object of the scope"))
+    }
+
+    fn member(&self, member: &Member, mapped: &Mapped) -> Result<Outcome, Refusal> {
+        let write = |place: u64, value: u64| {
+            mapped.mapping.write(Vaddr(place), 8, value).map_err(|_| senseless("the place of a word"))
+        };
+        let mut outcome = Outcome { bound_to: vec![false; self.scope.sources.len()], ..Outcome::default() };
+        for provider in &member.bound_to {
+            outcome.bound_to[self.number(*provider)?] = true;
+        }
+        // Words that refer to one object follow one another, mostly.
+        let mut last = (u16::MAX, Bias::default());
+        for word in &member.host {
+            if last.0 != word.provider {
+                last = (word.provider, self.host(word.provider)?);
+            }
+            write(word.place, (last.1.get() as u64).wrapping_add(word.value))?;
+        }
+        for word in &member.imports {
+            let function = self.names.get(word.name as usize).ok_or_else(|| senseless("a function of the loader"))?;
+            write(word.place, (function.0 as u64).wrapping_add(word.plus))?;
+        }
+        for word in &member.resolved {
+            outcome.pending.push(self.resolved(word, mapped)?);
+        }
+        for word in &member.thread_local {
+            let kind = kind_of(word.kind).ok_or_else(|| senseless("a kind of word"))?;
+            let provider = self.number(word.provider)?;
+            let bytes = if kind == Kind::TlsDescriptor { 16 } else { 8 };
+            let last = Vaddr(word.place.wrapping_add(bytes - 8));
+            mapped.mapping.read(last, 8).map_err(|_| senseless("the place of a word"))?;
+            outcome.thread_local.push(ThreadLocal { place: Vaddr(word.place), kind, provider, offset: word.offset });
+        }
+        outcome.functions = Some(self.functions(member, mapped)?);
+        Ok(outcome)
+    }
+
+    /// Where an object of the host is.
+    fn host(&self, provider: u16) -> Result<Bias, Refusal> {
+        match &self.scope.sources[self.number(provider)?] {
+            Source::Object(Object::Host(host)) => Ok(host.bias),
+            _ => Err(senseless("an object of the host")),
+        }
+    }
+
+    /// The resolver, as the library that has it says.
+    fn resolved(&self, word: &ResolvedWord, mapped: &Mapped) -> Result<Pending, Refusal> {
+        let none = || senseless("a resolver");
+        let number = self.number(word.provider)?;
+        let resolver = if word.symbol == 1 {
+            let provider = self.provider(number)?;
+            let symbol = provider.symbols.get(word.number).filter(|symbol| symbol.is_ifunc() && symbol.is_defined());
+            provider.address(&symbol.ok_or_else(none)?)
+        } else {
+            let relocation = mapped.relocations.get(word.number.into()).filter(|own| own.place.0 == word.place);
+            let relocation = relocation.ok_or_else(none)?;
+            let (Some(Kind::Irelative), Some(addend)) = (kind(relocation.what), relocation.addend) else {
+                return Err(none());
+            };
+            mapped.mapping.bias().at(Vaddr(addend as u64))
+        };
+        if !matches!(word.bytes, 4 | 8) || mapped.mapping.read(Vaddr(word.place), word.bytes).is_err() {
+            return Err(senseless("the place of a word"));
+        }
+        Ok(Pending { place: Vaddr(word.place), bytes: word.bytes, resolver, provider: number, plus: word.plus })
+    }
+
+    /// The functions to run, as the library's own relocations say.
+    fn functions(&self, member: &Member, mapped: &Mapped) -> Result<Functions, Refusal> {
+        let words = |at: Option<u64>, size: Option<u64>, numbers: &[u32]| {
+            let count = if at.is_some() { size.unwrap_or(0) / 8 } else { 0 };
+            if numbers.len() as u64 != count {
+                return Err(senseless("an array of functions"));
+            }
+            let places = (0..count).map(|index| at.unwrap_or(0).wrapping_add(8 * index));
+            let word = |(place, number): (u64, &u32)| {
+                function(mapped, place, *number).ok_or_else(|| senseless("the relocation of a function"))
+            };
+            places.zip(numbers).map(word).collect::<Result<Vec<usize>, _>>()
+        };
+        let Some(dynamic) = mapped.new.image.dynamic() else { return Ok(Functions::default()) };
+        Ok(Functions {
+            init: words(dynamic.init_array, dynamic.init_arraysz, &member.init)?,
+            fini: words(dynamic.fini_array, dynamic.fini_arraysz, &member.fini)?,
+        })
+    }
+}
+
+/// What the library makes of the word at `place` of an array of functions, if relocation `number` writes that.
+pub(super) fn function(mapped: &Mapped, place: u64, number: u32) -> Option<usize> {
+    let bias = mapped.mapping.bias();
+    let in_file = || Some(u64::from_le_bytes(mapped.new.image.bytes_at(Vaddr(place), 8)?.try_into().ok()?));
+    match number {
+        IN_PLACE => Some(bias.at(Vaddr(in_file()?)).0),
+        AS_IT_IS => in_file().map(|word| word as usize).filter(|word| matches!(*word, 0 | usize::MAX)),
+        number => {
+            let relocation = mapped.relocations.get(number.into()).filter(|own| own.place.0 == place)?;
+            let addend = relocation.addend? as u64;
+            match kind(relocation.what)? {
+                Kind::Relative => Some(bias.at(Vaddr(addend)).0),
+                Kind::Absolute { bytes: 8 } => {
+                    let symbol = mapped.symbols.get(relocation.symbol).filter(|symbol| symbol.is_defined())?;
+                    Some(mapped.provider().address(&symbol).0.wrapping_add(addend as usize))
+                }
+                _ => None,
+            }
+        }
+    }
+}
+
+pub(super) fn kind(what: What) -> Option<Kind> {
+    match what {
+        What::Type(number) => Some(Machine::native()?.relocation(number)?.kind),
+        What::Relr => None,
+    }
+}

@@ -1,0 +1,62 @@
+//! Built without snapshots: every process relocates for itself.
+
+use super::bind::{self, Bound, Noted, Scope};
+use super::enter::Planned;
+use super::help::HostHelp;
+use super::map::Mapped;
+use crate::error::Error;
+use crate::load::group::Group;
+use crate::load::map::Place;
+use crate::process::module::Object;
+use crate::process::world::Look;
+
+/// What can be wished for: nothing.
+#[derive(Clone, Default)]
+pub(crate) struct Wish;
+
+/// What has come of it.
+#[derive(Clone, Default)]
+pub(crate) enum Shared {
+    #[default]
+    Unasked,
+}
+
+/// Where the members of a group shall lie: anywhere.
+pub(crate) struct Placed;
+
+/// What is shared with other processes: nothing.
+pub(crate) struct Sharing;
+
+impl Placed {
+    pub(super) fn of(&self, _member: usize) -> Place {
+        Place::default()
+    }
+}
+
+impl Sharing {
+    pub(crate) fn wished(_wish: &Wish) -> Self {
+        Self
+    }
+
+    pub(crate) fn place(&mut self, _group: &Planned, _scope: &Scope, _look: &Look, _help: &HostHelp) -> Placed {
+        Placed
+    }
+
+    pub(crate) fn gives_up(&mut self, _error: &Error) -> bool {
+        false
+    }
+
+    pub(crate) fn relocate(
+        &mut self,
+        group: Group<Object, Box<Mapped>>,
+        scope: Scope,
+        _placed: Placed,
+        look: &Look,
+    ) -> Result<Option<Bound>, Error> {
+        bind::relocate(group, scope, look, Noted::Nothing).map(Some)
+    }
+
+    pub(crate) fn outcome(self) -> Shared {
+        Shared::Unasked
+    }
+}

@@ -1,0 +1,239 @@
+//! Keeping: the pages of a group that has just been bound, and what other processes must know to use them.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::unix::ffi::OsStrExt;
+
+use super::adopt;
+use super::bind::{Bound, Source};
+use super::map::Mapped;
+use super::sharing::{Deal, Shareable};
+use crate::addr::{Addr, Vaddr};
+use crate::arch::Kind;
+use crate::file::symbols::Symbol;
+use crate::load::group::Slot;
+use crate::load::relocate::{Foreign, Outcome, Pending};
+use crate::load::scope::{Definition, Provider};
+use crate::process::module::Object;
+use crate::snapshot::{
+    AS_IT_IS, HostWord, IN_PLACE, ImportWord, Manifest, Member, Pages, Refusal, ResolvedWord, ThreadLocalWord, Unique,
+    content_hash, encode, key, kind_number,
+};
+
+/// The key and the bytes of the snapshot of `bound`, none of whose code has run yet.
+pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<([u8; 32], Vec<u8>), Refusal> {
+    if let Some((name, _)) = bound.settled.iter().find(|(_, (_, another))| *another) {
+        let name = crate::Escaped(name);
+        return Err(Refusal::Unsuitable(format!("unique symbol {name} is that of a library that was loaded before")));
+    }
+    let mut keeping = Keeping { bound, deal, names: Vec::new(), resolvers: HashMap::new(), pages: Vec::new() };
+    let mut members = Vec::with_capacity(deal.members.len());
+    for (own, (_, (mapped, outcome))) in deal.members.iter().zip(bound.group.new_members()) {
+        members.push(keeping.member(own, mapped, outcome)?);
+    }
+    let unique = keeping.unique()?;
+    let Keeping { names, pages, .. } = keeping;
+    let scope = deal.fits.encode();
+    let key = key(&scope);
+    Ok((key, encode(Manifest { scope, members, names, unique }, deal.fits.page, &pages, secret)))
+}
+
+/// What an object defines, with the numbers of the symbols.
+fn symbols<'a>(object: &Provider<'a>) -> impl Iterator<Item = (u32, Symbol)> + 'a {
+    let symbols = object.symbols;
+    let all = (0..symbols.count()).filter_map(|index| Some((index, symbols.get(index)?)));
+    all.filter(|(_, symbol)| symbol.is_defined())
+}
+
+struct Keeping<'a> {
+    bound: &'a Bound,
+    deal: &'a Deal,
+    /// Functions that libraries get from the loader.
+    names: Vec<Vec<u8>>,
+    /// IFUNC symbols by their addresses, for each provider that was asked for.
+    resolvers: HashMap<usize, HashMap<Addr, u32>>,
+    pages: Vec<u8>,
+}
+
+impl<'a> Keeping<'a> {
+    fn member(&mut self, own: &Shareable, mapped: &Mapped, outcome: &Outcome) -> Result<Member, Refusal> {
+        let image = &mapped.new.image;
+        let unread = |error| Refusal::unsuitable(image.path(), format_args!("it cannot be read: {error}"));
+        let mut member = Member {
+            path: image.path().as_os_str().as_bytes().to_vec(),
+            file: own.stamp,
+            content: content_hash(&image.file().fd).map_err(unread)?,
+            start: mapped.mapping.range().start.0 as u64,
+            pages: Vec::new(),
+            bound_to: Vec::new(),
+            host: Vec::new(),
+            imports: Vec::new(),
+            resolved: Vec::new(),
+            thread_local: Vec::new(),
+            init: Vec::new(),
+            fini: Vec::new(),
+        };
+        for (number, _) in outcome.bound_to.iter().enumerate().filter(|(_, bound)| **bound) {
+            member.bound_to.push(self.canonical(number)?);
+        }
+        for word in &outcome.foreign {
+            self.foreign(word, mapped, &mut member)?;
+        }
+        member.host.sort_by_key(|word| (word.provider, word.place));
+        let numbers = Numbers::of(mapped, outcome);
+        for word in &outcome.pending {
+            member.resolved.push(self.resolved(word, &numbers)?);
+        }
+        for word in &outcome.thread_local {
+            let kind = kind_number(word.kind)
+                .ok_or_else(|| Refusal::unsuitable(image.path(), "a thread-local reference of a rare kind"))?;
+            let provider = self.canonical(word.provider)?;
+            member.thread_local.push(ThreadLocalWord { place: word.place.0, offset: word.offset, provider, kind });
+        }
+        if let Some(dynamic) = image.dynamic() {
+            member.init = numbers.functions(mapped, dynamic.init_array, dynamic.init_arraysz)?;
+            member.fini = numbers.functions(mapped, dynamic.fini_array, dynamic.fini_arraysz)?;
+        }
+        self.pages(own, mapped, &mut member);
+        Ok(member)
+    }
+
+    /// Copies the pages that relocation has written to, without the words that other processes write themselves.
+    fn pages(&mut self, own: &Shareable, mapped: &Mapped, member: &mut Member) {
+        for (number, range) in &own.writable {
+            let (at, len) = (self.pages.len(), range.end.0 - range.start.0);
+            self.pages.extend(mapped.mapping.copy(range.start, len));
+            let imports = member.imports.iter().map(|word| word.place);
+            for place in member.host.iter().map(|word| word.place).chain(imports) {
+                // A word may lie across the end of a mapping: the bytes that are here.
+                for byte in place..place.saturating_add(8) {
+                    if range.contains(&Vaddr(byte)) {
+                        self.pages[at + (byte - range.start.0) as usize] = 0;
+                    }
+                }
+            }
+            member.pages.push(Pages { map: *number, offset: at as u64, len });
+        }
+    }
+
+    fn object(&self, number: usize) -> Option<Provider<'a>> {
+        match self.bound.scope.sources.get(number)? {
+            Source::Object(object) => object.provider(),
+            Source::Member(index) => match &self.bound.group.members[*index] {
+                Slot::New((mapped, _)) => Some(mapped.provider()),
+                Slot::Known(_) => None,
+            },
+        }
+    }
+
+    /// A provider's number in the snapshot.
+    fn canonical(&self, number: usize) -> Result<u16, Refusal> {
+        let known = self.deal.numbers.iter().position(|known| *known == number).map(|at| at as u16);
+        known.ok_or_else(|| Refusal::Unsuitable("it is bound to an object that has no definitions".into()))
+    }
+
+    fn foreign(&mut self, word: &Foreign, mapped: &Mapped, member: &mut Member) -> Result<(), Refusal> {
+        let unsuitable = |why: &str| Err(Refusal::unsuitable(mapped.new.image.path(), why));
+        let Definition { provider, symbol, value } = word.definition;
+        let now = (value.0 as u64).wrapping_add(word.plus);
+        if word.bytes != 8 || mapped.mapping.read(word.place, 8).ok() != Some(now) {
+            return unsuitable("a word that refers to the host is smaller than an address, or is written twice");
+        }
+        let place = word.place.0;
+        if let Some(Source::Object(Object::Host(host))) = self.bound.scope.sources.get(provider) {
+            let value = now.wrapping_sub(host.bias.get() as u64);
+            member.host.push(HostWord { place, value, provider: self.canonical(provider)? });
+            return Ok(());
+        }
+        let name = mapped.symbols.name(&symbol).map(|name| name.text).unwrap_or_default();
+        if (self.bound.scope.imports)(name) != Some(value) {
+            return unsuitable("it refers to a definition that only the C library's loader sees");
+        }
+        let known = self.names.iter().position(|known| known == name);
+        let name = known.unwrap_or_else(|| {
+            self.names.push(name.to_vec());
+            self.names.len() - 1
+        });
+        member.imports.push(ImportWord { place, plus: word.plus, name: name as u32 });
+        Ok(())
+    }
+
+    fn resolved(&mut self, word: &Pending, numbers: &Numbers) -> Result<ResolvedWord, Refusal> {
+        let provider = self.canonical(word.provider)?;
+        let (place, plus, bytes) = (word.place.0, word.plus, word.bytes);
+        if let Some((number, Kind::Irelative)) = numbers.0.get(&place) {
+            return Ok(ResolvedWord { place, plus, bytes, provider, number: *number, symbol: 0 });
+        }
+        let object = self.object(word.provider);
+        let of_provider = self.resolvers.entry(word.provider).or_insert_with(|| {
+            // Of several names the first, so that the snapshot is the same each time.
+            let mut found = HashMap::new();
+            for (index, symbol) in object.iter().flat_map(symbols).filter(|(_, symbol)| symbol.is_ifunc()) {
+                found.entry(object.map_or(Addr(0), |object| object.address(&symbol))).or_insert(index);
+            }
+            found
+        });
+        match of_provider.get(&word.resolver) {
+            Some(number) => Ok(ResolvedWord { place, plus, bytes, provider, number: *number, symbol: 1 }),
+            None => Err(Refusal::Unsuitable("a resolver that has no symbol".into())),
+        }
+    }
+
+    /// All unique symbols that the group uses, in order of their names.
+    fn unique(&self) -> Result<Vec<Unique>, Refusal> {
+        let settled = self.bound.settled.iter().map(|(name, (definition, _))| (name, definition));
+        let all: BTreeMap<&[u8], &Definition> =
+            self.bound.unique.iter().chain(settled).map(|(name, definition)| (&**name, definition)).collect();
+        let mut known: HashMap<usize, HashMap<(&[u8], Addr), u32>> = HashMap::new();
+        let mut unique = Vec::with_capacity(all.len());
+        for (name, definition) in all {
+            let of_provider = known.entry(definition.provider).or_insert_with(|| {
+                let Some(object) = self.object(definition.provider) else { return HashMap::new() };
+                let named = |(index, symbol): (u32, Symbol)| {
+                    Some(((object.symbols.string(symbol.name)?, object.address(&symbol)), index))
+                };
+                symbols(&object).filter(|(_, symbol)| symbol.is_unique()).filter_map(named).collect()
+            });
+            let symbol = of_provider.get(&(name, definition.value)).copied();
+            let symbol = symbol.ok_or_else(|| {
+                let name = crate::Escaped(name);
+                Refusal::Unsuitable(format!("unique symbol {name} is not where its object has it"))
+            })?;
+            unique.push(Unique { name: name.to_vec(), provider: self.canonical(definition.provider)?, symbol });
+        }
+        Ok(unique)
+    }
+}
+
+/// The relocations that write words of which more must be known than their value, by place.
+struct Numbers(HashMap<u64, (u32, Kind)>);
+
+impl Numbers {
+    fn of(mapped: &Mapped, outcome: &Outcome) -> Self {
+        let dynamic = mapped.new.image.dynamic();
+        let array = |at: Option<u64>, size: Option<u64>| at.map_or(0..0, |at| at..at.saturating_add(size.unwrap_or(0)));
+        let arrays =
+            dynamic.map(|own| [array(own.init_array, own.init_arraysz), array(own.fini_array, own.fini_arraysz)]);
+        let pending: HashSet<u64> = outcome.pending.iter().map(|word| word.place.0).collect();
+        let wanted = |place: u64| pending.contains(&place) || arrays.iter().flatten().any(|own| own.contains(&place));
+        let all = mapped.relocations.numbered().filter(|(_, relocation)| wanted(relocation.place.0));
+        let known =
+            all.filter_map(|(number, own)| Some((own.place.0, (u32::try_from(number).ok()?, adopt::kind(own.what)?))));
+        Self(known.collect())
+    }
+
+    /// For each word of an array of functions where it comes from.
+    fn functions(&self, mapped: &Mapped, at: Option<u64>, size: Option<u64>) -> Result<Vec<u32>, Refusal> {
+        let Some(at) = at else { return Ok(Vec::new()) };
+        let words = mapped.mapping.words(at, size.unwrap_or(0));
+        let number = |(index, word): (u64, &usize)| {
+            let place = at.wrapping_add(8 * index);
+            let relocation = self.0.get(&place).map(|(number, _)| *number);
+            // Whoever uses the snapshot works it out anew, and must come to the same.
+            let candidates = relocation.into_iter().chain([AS_IT_IS, IN_PLACE]);
+            let found = candidates.into_iter().find(|number| adopt::function(mapped, place, *number) == Some(*word));
+            let why = "the address of a function comes from elsewhere than its own relocations";
+            found.ok_or_else(|| Refusal::unsuitable(mapped.new.image.path(), why))
+        };
+        (0..).zip(&words).map(number).collect()
+    }
+}

@@ -1,0 +1,421 @@
+//! Sharing: whether a group's pages come from a snapshot, where the group lies then, and what becomes of it otherwise.
+
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::adopt;
+use super::bind::{self, Bound, Noted, Scope, Source};
+use super::enter::Planned;
+use super::help::HostHelp;
+use super::keep;
+use super::map::{Mapped, map};
+use crate::addr::{Addr, Vaddr};
+use crate::error::{Error, ErrorKind, shown};
+use crate::file::image::Image;
+use crate::load::group::Group;
+use crate::load::map::Place;
+use crate::load::plan::Plan;
+use crate::loader::Wishes;
+use crate::process::hooks;
+use crate::process::host::HostObject;
+use crate::process::module::Object;
+use crate::process::world::Look;
+use crate::snapshot::{
+    FileStamp, Fits, Folder, Member, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
+};
+use crate::snapshot::{content_hash, file_name, library_id, object_id, slots_for};
+use crate::sys;
+
+/// Where snapshots are to be taken from.
+#[derive(Clone, Default)]
+pub(crate) enum Wish {
+    /// From the directory that `SOLOAD_SNAPSHOTS` named when the process started.
+    #[default]
+    Environment,
+    /// From nowhere.
+    Private,
+    Folder(PathBuf),
+    Memory(Snapshot),
+}
+
+/// What snapshots did for an open.
+pub(crate) type Shared = SnapshotUse;
+
+/// What one open shares with other processes, as far as it has got.
+pub(crate) struct Sharing {
+    source: From,
+    outcome: SnapshotUse,
+    made: bool,
+}
+
+enum From {
+    Nowhere,
+    Folder(PathBuf),
+    Memory(Arc<Opened>),
+    /// One is to be made, for others, at addresses that follow from a seed.
+    New(Seed),
+}
+
+/// Where the members of a group shall lie, and which of their pages are there already.
+#[derive(Default)]
+pub(crate) struct Placed {
+    /// By number of the member.
+    places: Vec<Place>,
+    pub(super) deal: Option<Deal>,
+}
+
+/// What sharing a group goes by.
+pub(super) struct Deal {
+    pub(super) fits: Fits,
+    /// For each provider of `fits` its number in the scope.
+    pub(super) numbers: Vec<usize>,
+    pub(super) members: Vec<Shareable>,
+    /// The snapshot; without one, it is to be made.
+    pub(super) opened: Option<Arc<Opened>>,
+}
+
+/// A new member that can be shared.
+pub(super) struct Shareable {
+    /// Its number in the group.
+    index: usize,
+    pub(super) path: PathBuf,
+    pub(super) wanted: Wanted,
+    pub(super) stamp: FileStamp,
+    /// The mappings of its plan that relocation writes to: their numbers and addresses.
+    pub(super) writable: Vec<(u32, Range<Vaddr>)>,
+}
+
+impl Placed {
+    pub(super) fn of(&self, member: usize) -> Place {
+        self.places.get(member).cloned().unwrap_or_default()
+    }
+}
+
+impl Sharing {
+    pub(crate) fn wished(wish: &Wish) -> Self {
+        let source = match wish {
+            Wish::Private => From::Nowhere,
+            Wish::Folder(path) => From::Folder(path.clone()),
+            Wish::Memory(snapshot) => From::Memory(Arc::clone(&snapshot.0)),
+            Wish::Environment => match hooks::snapshots() {
+                Some(path) => From::Folder(OsStr::from_bytes(path).into()),
+                None => From::Nowhere,
+            },
+        };
+        Self { source, outcome: SnapshotUse::Unasked, made: false }
+    }
+
+    /// Decides where `group` shall lie, and whether its pages come from a snapshot.
+    pub(crate) fn place(&mut self, group: &Planned, scope: &Scope, look: &Look, help: &HostHelp) -> Placed {
+        if matches!(self.source, From::Nowhere) {
+            return Placed::default();
+        }
+        match self.try_place(group, scope, look, help) {
+            Ok(placed) => placed,
+            Err(refusal) => {
+                self.refuse(refusal);
+                Placed::default()
+            }
+        }
+    }
+
+    fn try_place(&mut self, group: &Planned, scope: &Scope, look: &Look, help: &HostHelp) -> Result<Placed, Refusal> {
+        if sys::is_privileged() {
+            return Err(Refusal::Privileged);
+        }
+        if !look.namespace.is_base() {
+            return Err(Refusal::Unsuitable("it is loaded in a name space of its own".into()));
+        }
+        // What nobody of the scope defines, an object that the host has made global since the start may.
+        let known = |object: &HostObject| {
+            object.is_part_of_libc()
+                || scope.sources.iter().any(
+                    |source| matches!(source, Source::Object(Object::Host(known)) if std::ptr::eq(&**known, object)),
+                )
+        };
+        if help.providers().next().is_some() || look.host.later().any(|object| !known(object)) {
+            let what = "the C library's loader has opened objects that may define what nobody else does";
+            return Err(Refusal::Unsuitable(what.into()));
+        }
+        let mut members = Vec::new();
+        for (index, (new, plan)) in group.new_members() {
+            members.push(Shareable::of(index, &new.image, plan)?);
+        }
+        let wanted: Vec<Wanted> = members.iter().map(|member| member.wanted).collect();
+        let (mut fits, numbers) = fits(scope, look, &members)?;
+        let mut settle = |places: &[Addr]| {
+            for (number, place) in fits.members.iter().zip(places) {
+                fits.providers[usize::from(*number)].start = place.0 as u64;
+            }
+            fits.encode()
+        };
+        let (places, opened) = match &self.source {
+            From::Nowhere => return Ok(Placed::default()),
+            From::New(seed) => {
+                let places = slots_for(&wanted, seed)?;
+                settle(&places);
+                (places, None)
+            }
+            From::Folder(path) => {
+                let mut folder = Folder::open(path)?;
+                let places = folder.place(&wanted)?;
+                let key = crate::snapshot::key(&settle(&places));
+                let found = folder.find(&key).and_then(|opened| {
+                    let Some(opened) = opened else { return Ok(None) };
+                    let changed = check_files(&opened, &members, group)?;
+                    // What has been touched but not changed is noted as it is now; if not by us, by the next one.
+                    if changed {
+                        let _ = folder.refresh(&key, &opened, members.iter().map(|member| member.stamp));
+                    }
+                    Ok(Some(Arc::new(opened)))
+                });
+                (places, found.inspect_err(|_| folder.forget(&key))?)
+            }
+            From::Memory(opened) => {
+                let made = opened.fits().ok_or(Refusal::Snapshot("damaged: its scope does not make sense".into()))?;
+                let place = |member: &Shareable| {
+                    let mut known = made.members.iter().filter_map(|number| made.providers.get(usize::from(*number)));
+                    let known = known.find(|provider| provider.id == member.wanted.id);
+                    let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(&member.path)));
+                    known.map(|provider| Addr(provider.start as usize)).ok_or_else(missing)
+                };
+                let places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+                if settle(&places) != opened.manifest.scope {
+                    return Err(Refusal::Snapshot(made.difference(&fits)));
+                }
+                check_files(opened, &members, group)?;
+                (places, Some(Arc::clone(opened)))
+            }
+        };
+        let mut all = vec![Place::default(); group.members.len()];
+        for (number, (member, start)) in members.iter().zip(&places).enumerate() {
+            let pages = match &opened {
+                Some(opened) => Some((Arc::clone(&opened.file), member.pages(opened.manifest.members.get(number))?)),
+                None => None,
+            };
+            all[member.index] = Place { start: Some(*start), pages };
+        }
+        Ok(Placed { places: all, deal: Some(Deal { fits, numbers, members, opened }) })
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        self.source = From::Nowhere;
+        self.outcome = SnapshotUse::Refused(refusal);
+    }
+
+    /// Whether mapping may succeed without sharing where it failed with it.
+    pub(crate) fn gives_up(&mut self, error: &Error) -> bool {
+        let shared = matches!(self.source, From::Folder(_) | From::Memory(_));
+        if shared {
+            self.refuse(Refusal::Place(error.to_string()));
+        }
+        shared
+    }
+
+    /// Writes the words of `group`: those that a snapshot leaves, or all. `None`: to be begun anew, because a snapshot was
+    /// refused, or has just been made.
+    pub(crate) fn relocate(
+        &mut self,
+        group: Group<Object, Box<Mapped>>,
+        scope: Scope,
+        placed: Placed,
+        look: &Look,
+    ) -> Result<Option<Bound>, Error> {
+        let Some(deal) = placed.deal else {
+            return bind::relocate(group, scope, look, Noted::Nothing).map(Some);
+        };
+        if let Some(opened) = &deal.opened {
+            return Ok(match adopt::adopt(group, scope, look, &deal, opened) {
+                Ok(bound) => {
+                    self.outcome = SnapshotUse::Used { made: self.made };
+                    Some(bound)
+                }
+                Err(refusal) => {
+                    if let From::Folder(path) = &self.source {
+                        let _ = Folder::open(path).map(|folder| folder.forget(&opened.header.key));
+                    }
+                    self.refuse(refusal);
+                    None
+                }
+            });
+        }
+        let lazy = scope.lazy;
+        let bound = match bind::relocate(group, scope, look, Noted::Foreign) {
+            // It may lack what it never calls.
+            Err(error) if lazy && matches!(error.kind(), ErrorKind::UndefinedSymbols { .. }) => {
+                self.refuse(Refusal::Unsuitable(error.to_string()));
+                return Ok(None);
+            }
+            bound => bound?,
+        };
+        let kept = match &self.source {
+            From::Folder(path) => Folder::open(path).and_then(|folder| {
+                let (key, bytes) = keep::snapshot(&bound, &deal, &folder.seed.secret())?;
+                folder.keep(&key, &bytes)
+            }),
+            _ => Ok(()),
+        };
+        match kept {
+            Ok(()) => {
+                self.made = true;
+                Ok(None)
+            }
+            Err(refusal) => {
+                self.refuse(refusal);
+                Ok(Some(bound))
+            }
+        }
+    }
+
+    pub(crate) fn outcome(self) -> SnapshotUse {
+        self.outcome
+    }
+}
+
+/// Makes a snapshot in memory of what `group` would be loaded as. No code of it runs, and nothing of it stays.
+pub(crate) fn create(
+    group: Planned,
+    scope: Scope,
+    look: &Look,
+    help: &HostHelp,
+    wishes: &Wishes,
+) -> Result<Snapshot, Error> {
+    let path = group.new_members().next().map_or(PathBuf::new(), |(_, (new, _))| new.image.path().to_owned());
+    let refused = |refusal: Refusal| Error::new(path.clone(), refusal.kind());
+    let seed = sys::random().map_err(|errno| Error::new(path.clone(), errno_kind(errno as i32)))?;
+    let mut sharing = Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: false };
+    let placed = hooks::undisturbed(|| sharing.try_place(&group, &scope, look, help)).map_err(refused)?;
+    let group = map(group, &placed, wishes)?;
+    let Some(deal) = placed.deal else { return Err(refused(Refusal::Place("nothing has to be loaded".into()))) };
+    let snapshot = hooks::undisturbed(|| {
+        let bound = bind::relocate(group, scope, look, Noted::Foreign)?;
+        keep::snapshot(&bound, &deal, &Snapshot::secret()).map_err(refused)
+    })?;
+    Snapshot::seal(&snapshot.1).map_err(|kind| Error::new(path.clone(), kind))
+}
+
+fn errno_kind(errno: i32) -> ErrorKind {
+    ErrorKind::System { call: "getrandom", errno }
+}
+
+impl Shareable {
+    fn of(index: usize, image: &Image, plan: &Plan) -> Result<Self, Refusal> {
+        if image.has_text_relocations() {
+            return Err(Refusal::unsuitable(image.path(), "it has text relocations"));
+        }
+        if plan.maps.iter().any(|map| map.protection.write && map.protection.execute) {
+            return Err(Refusal::unsuitable(image.path(), "it has a segment that is writable and executable"));
+        }
+        let file = image.file();
+        let (content, anything) = (file.changed.content, file.changed.anything);
+        let stamp = FileStamp {
+            device: file.identity.device,
+            inode: file.identity.inode,
+            size: file.size,
+            modified: content.0,
+            modified_nanos: content.1,
+            changed: anything.0,
+            changed_nanos: anything.1,
+        };
+        let id = library_id(image.build_id().as_deref(), &stamp);
+        let wanted = Wanted { id, len: plan.span.end.0 - plan.span.start.0, align: plan.align.bytes() };
+        let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
+        let writable = of_file.map(|(number, map)| (number as u32, map.range.clone())).collect();
+        Ok(Self { index, path: image.path().to_owned(), wanted, stamp, writable })
+    }
+
+    /// For each mapping of the plan where its pages are in the snapshot: all that are written to, and no other.
+    fn pages(&self, member: Option<&Member>) -> Result<Vec<Option<u64>>, Refusal> {
+        let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
+        let stated = &member.ok_or_else(senseless)?.pages;
+        let mut pages = Vec::new();
+        for (number, range) in &self.writable {
+            let own = stated.iter().find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
+            pages.resize(*number as usize, None);
+            pages.push(Some(own.ok_or_else(senseless)?.offset));
+        }
+        if stated.len() == self.writable.len() { Ok(pages) } else { Err(senseless()) }
+    }
+}
+
+fn image(group: &Planned, index: usize) -> Option<&Image> {
+    group.new_members().find(|(own, _)| *own == index).map(|(_, (new, _))| &new.image)
+}
+
+/// Holds the files of a snapshot against those that were opened: by what the system says of them or, if that has changed,
+/// by their content. Answers whether it has.
+fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Result<bool, Refusal> {
+    let made = &opened.manifest.members;
+    if made.len() != members.len() {
+        return Err(Refusal::Snapshot("damaged: it has not the libraries that it states".into()));
+    }
+    let mut changed = false;
+    for (made, member) in made.iter().zip(members) {
+        if made.file == member.stamp {
+            continue;
+        }
+        changed = true;
+        let Some(image) = image(group, member.index) else { continue };
+        let content = content_hash(&image.file().fd)
+            .map_err(|error| Refusal::unsuitable(image.path(), format_args!("it cannot be read: {error}")))?;
+        if content != made.content {
+            return Err(Refusal::snapshot(format_args!("{} has changed since it was made", shown(image.path()))));
+        }
+    }
+    Ok(changed)
+}
+
+/// What the words of a group follow from, the places of its members still to be filled in; and the number in `scope` of
+/// each provider.
+fn fits(scope: &Scope, look: &Look, members: &[Shareable]) -> Result<(Fits, Vec<usize>), Refusal> {
+    let mut fits = Fits {
+        version: env!("CARGO_PKG_VERSION").into(),
+        page: sys::page_size().bytes() as u32,
+        imports: u8::from((scope.imports)(b"dlopen").is_some()),
+        providers: Vec::with_capacity(scope.sources.len()),
+        order: Vec::with_capacity(scope.sources.len()),
+        members: vec![0; members.len()],
+    };
+    let mut numbers = Vec::with_capacity(scope.sources.len());
+    for (number, source) in scope.sources.iter().enumerate() {
+        let (path, id, start) = match source {
+            Source::Object(object @ Object::Host(host)) => {
+                // Most programs have no definitions for anybody: their libraries are bound alike.
+                if look.host.program().is_some_and(|program| Arc::ptr_eq(program, host)) && has_no_exports(object) {
+                    continue;
+                }
+                (&host.path, host_id(host)?, 0)
+            }
+            Source::Object(Object::Module(module)) => {
+                let private = || Refusal::unsuitable(&module.path, "it was loaded before, and is not shared");
+                (&module.path, module.shared.ok_or_else(private)?, module.mapping.range().start.0 as u64)
+            }
+            Source::Member(index) => {
+                let Some(order) = members.iter().position(|member| member.index == *index) else { continue };
+                fits.members[order] = numbers.len() as u16;
+                (&members[order].path, members[order].wanted.id, 0)
+            }
+        };
+        fits.providers.push(Provider { name: file_name(path), id, start });
+        numbers.push(number);
+    }
+    if numbers.len() > usize::from(u16::MAX) {
+        return Err(Refusal::Unsuitable("its scope has too many objects".into()));
+    }
+    let canonical = |number: &usize| numbers.iter().position(|known| known == number).map(|at| at as u16);
+    fits.order = scope.order.iter().filter_map(canonical).collect();
+    Ok((fits, numbers))
+}
+
+fn has_no_exports(object: &Object) -> bool {
+    object.symbols().is_some_and(|symbols| symbols.hashes().is_some_and(|hashes| hashes.len() == 0))
+}
+
+/// Which object of the host it is: by what is in memory, whatever its path leads to by now.
+fn host_id(host: &HostObject) -> Result<[u8; 32], Refusal> {
+    let id = host.build_id().ok_or_else(|| Refusal::unsuitable(&host.path, "it has no build id"))?;
+    Ok(object_id(&id, host.layout()))
+}

@@ -1,0 +1,55 @@
+//! What the kernel tells a process about itself, and gives it: the auxiliary vector, whose rights it has, random bytes, pages.
+
+use std::ffi::{CStr, c_void};
+
+#[cfg(feature = "snapshots")]
+use nix::errno::Errno;
+
+use super::page_size;
+
+/// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
+pub(crate) fn auxiliary(key: libc::c_ulong) -> u64 {
+    // SAFETY: reads a table that does not change.
+    unsafe { libc::getauxval(key) }
+}
+
+/// Whether the process runs with rights that its starter does not have.
+#[cfg(feature = "snapshots")]
+pub(crate) fn is_privileged() -> bool {
+    auxiliary(libc::AT_SECURE) != 0
+}
+
+/// Whose rights the process has.
+#[cfg(feature = "snapshots")]
+pub(crate) fn effective_user() -> u32 {
+    // SAFETY: no arguments, no failure.
+    unsafe { libc::geteuid() }
+}
+
+/// Bytes that nobody can foresee.
+#[cfg(feature = "snapshots")]
+pub(crate) fn random() -> nix::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    // SAFETY: the kernel writes at most that many bytes there.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    // Up to 256 bytes come whole or not at all.
+    if got == bytes.len() as isize { Ok(bytes) } else { Err(Errno::last()) }
+}
+
+/// The string of the auxiliary vector under `key`, such as `AT_PLATFORM`.
+pub(crate) fn auxiliary_str(key: libc::c_ulong) -> Option<&'static CStr> {
+    let at = auxiliary(key) as *const libc::c_char;
+    // SAFETY: for keys that hold strings the kernel put a NUL-terminated one on the initial stack, which stays.
+    (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) })
+}
+
+/// Has the kernel give memory for `words` at once, which is a fault for each page otherwise. Only for speed.
+pub(crate) fn populate(words: &mut [u32]) {
+    let page = page_size();
+    let (start, end) = (words.as_ptr() as u64, words.as_ptr() as u64 + size_of_val(words) as u64);
+    let (start, end) = (page.up(start).unwrap_or(end), page.down(end));
+    if start < end {
+        // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
+        unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
+    }
+}
