@@ -8,6 +8,8 @@ use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use std::sync::{Once, PoisonError, RwLock, RwLockWriteGuard};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::module::Module;
 use super::registry::{self, Held};
@@ -192,8 +194,38 @@ pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// What is locked while a fork is under way: the registry, and `undisturbed` work.
-struct OverFork(UnsafeCell<Option<(Held, RwLockWriteGuard<'static, ()>)>>);
+static IN_LOADER: RwLock<()> = RwLock::new(());
+
+/// How long a fork waits for threads that are in the C library's loader for us. One of them may wait there for the very
+/// thread that forks, in a constructor; then it forks all the same.
+const IN_LOADER_MAX: Duration = Duration::from_millis(100);
+
+/// Calls the C library's loader, which a fork lets finish: a child would find its locks taken, and would never get them.
+pub(crate) fn in_loader<T>(call: impl FnOnce() -> T) -> T {
+    // Whoever is inside already, or has waited for as long as a fork does, goes on without.
+    let begun = Instant::now();
+    let mut inside = IN_LOADER.try_read();
+    while inside.is_err() && begun.elapsed() < IN_LOADER_MAX {
+        thread::yield_now();
+        inside = IN_LOADER.try_read();
+    }
+    call()
+}
+
+fn loader_is_left() -> Option<RwLockWriteGuard<'static, ()>> {
+    let begun = Instant::now();
+    loop {
+        match IN_LOADER.try_write() {
+            Ok(guard) => return Some(guard),
+            Err(_) if begun.elapsed() < IN_LOADER_MAX => thread::yield_now(),
+            Err(_) => return None,
+        }
+    }
+}
+
+/// What is locked while a fork is under way: the registry, `undisturbed` work, and calls of the C library's loader.
+type Locked = (Held, RwLockWriteGuard<'static, ()>, Option<RwLockWriteGuard<'static, ()>>);
+struct OverFork(UnsafeCell<Option<Locked>>);
 
 // SAFETY: written by `before_fork` and emptied by the same thread right after, in parent and child; C libraries run fork
 // handlers one fork at a time, and the lock itself keeps a second forking thread out.
@@ -203,7 +235,9 @@ static OVER_FORK: OverFork = OverFork(UnsafeCell::new(None));
 
 extern "C" fn before_fork() {
     let forks = FORKS.write().unwrap_or_else(PoisonError::into_inner);
-    let held = (registry::hold(), forks);
+    // After the others: who holds one of them does not wait for the loader.
+    let loader = loader_is_left();
+    let held = (registry::hold(), forks, loader);
     // SAFETY: the locks are ours, so no other thread is between here and the end of its fork.
     unsafe { *OVER_FORK.0.get() = Some(held) };
 }
@@ -217,7 +251,7 @@ extern "C" fn after_fork_in_parent() {
 extern "C" fn after_fork_in_child() {
     // SAFETY: as in `before_fork`; the child's only thread is the one that forked.
     let held = unsafe { (*OVER_FORK.0.get()).take() };
-    if let Some((registry, _forks)) = held {
+    if let Some((registry, _forks, _loader)) = held {
         registry::forget_other_threads(registry);
     }
 }

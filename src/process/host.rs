@@ -61,7 +61,7 @@ unsafe impl Sync for Pin {}
 impl Drop for Pin {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        unsafe { (real().dlclose)(self.0.as_ptr()) };
+        hooks::in_loader(|| unsafe { (real().dlclose)(self.0.as_ptr()) });
     }
 }
 
@@ -442,7 +442,7 @@ pub(crate) fn open_part(path: &Path) -> Result<Pin, ErrorKind> {
 
 fn dlopen(name: &CStr, flags: c_int) -> Result<Pin, ErrorKind> {
     // SAFETY: runs constructors of a part of the C library at most, which it would run for the program too.
-    let handle = unsafe { (real().dlopen)(name.as_ptr(), flags) };
+    let handle = hooks::in_loader(|| unsafe { (real().dlopen)(name.as_ptr(), flags) });
     NonNull::new(handle).map(Pin).ok_or_else(|| ErrorKind::Host { message: last_error() })
 }
 

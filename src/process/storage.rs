@@ -21,9 +21,9 @@ use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
-use super::host;
 use super::real::{LinkMap, real};
 use super::reserve::{self, Part};
+use super::{hooks, host};
 use crate::error::ErrorKind;
 use crate::sys::fault;
 
@@ -80,7 +80,7 @@ unsafe impl Sync for Handle {}
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        unsafe { (real().dlclose)(self.0.as_ptr()) };
+        hooks::in_loader(|| unsafe { (real().dlclose)(self.0.as_ptr()) });
     }
 }
 
@@ -256,7 +256,7 @@ impl Carrier {
         let name = unique_name(file.as_raw_fd());
         let handle = match fault::point("dlopen") {
             // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
-            Ok(()) => unsafe { (real().dlopen)(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) },
+            Ok(()) => hooks::in_loader(|| unsafe { (real().dlopen)(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) }),
             Err(_) => std::ptr::null_mut(),
         };
         let handle = NonNull::new(handle).map(Handle).ok_or_else(host::last_error)?;
