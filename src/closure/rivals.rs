@@ -97,34 +97,29 @@ impl Closure {
             }
             let symbolic = user.image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
             let mut seen = vec![false; user.symbols.count() as usize + 1];
-            let each: Result<(), ErrorKind> = table.try_each(
-                machine.relative,
-                |_, _| true,
-                |relocation| {
-                    let What::Type(kind) = relocation.what else { return Ok(()) };
-                    let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
-                    let index = relocation.symbol;
-                    let Some(seen) = seen.get_mut(index as usize).filter(|seen| !is_copy && !**seen) else {
-                        return Ok(());
-                    };
-                    *seen = true;
-                    let Some(symbol) = user.symbols.get(index).filter(|symbol| symbol.is_exported()) else {
-                        return Ok(());
-                    };
-                    let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
-                    let own = user.symbols.version_of(index);
-                    let version = own.and_then(|version| user.symbols.string(version.name));
-                    let Some(rivals) = all.get_mut(&(name.text, version)) else { return Ok(()) };
-                    let wanted = own.and_then(|version| user.symbols.wanted(version));
-                    let wanted = Wanted::reference(name, wanted, kind == machine.jump_slot);
-                    let found = scope.bind(number, &symbol, &wanted, symbolic);
-                    if found.is_some_and(|found| found.provider != number) && !rivals.interposed.contains(&user.object)
-                    {
-                        rivals.interposed.push(user.object);
-                    }
-                    Ok(())
-                },
-            );
+            let each: Result<(), ErrorKind> = table.try_each_symbolic(machine.relative, |relocation| {
+                let What::Type(kind) = relocation.what else { return Ok(()) };
+                let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
+                let index = relocation.symbol;
+                let Some(seen) = seen.get_mut(index as usize).filter(|seen| !is_copy && !**seen) else {
+                    return Ok(());
+                };
+                *seen = true;
+                let Some(symbol) = user.symbols.get(index).filter(|symbol| symbol.is_exported()) else {
+                    return Ok(());
+                };
+                let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
+                let own = user.symbols.version_of(index);
+                let version = own.and_then(|version| user.symbols.string(version.name));
+                let Some(rivals) = all.get_mut(&(name.text, version)) else { return Ok(()) };
+                let wanted = own.and_then(|version| user.symbols.wanted(version));
+                let wanted = Wanted::reference(name, wanted, kind == machine.jump_slot);
+                let found = scope.bind(number, &symbol, &wanted, symbolic);
+                if found.is_some_and(|found| found.provider != number) && !rivals.interposed.contains(&user.object) {
+                    rivals.interposed.push(user.object);
+                }
+                Ok(())
+            });
             each.map_err(|kind| Error::new(&user.path, kind))?;
         }
         Ok(())

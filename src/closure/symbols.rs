@@ -129,62 +129,56 @@ impl Closure {
             let traced = self.traced_versions(user);
             // One bit for a reference as data, one for a call: each is bound once.
             let mut seen: Vec<u8> = Vec::new();
-            let read: Result<(), ErrorKind> = table.try_each(
-                machine.relative,
-                |_, _| true,
-                |relocation| {
-                    let What::Type(kind) = relocation.what else { return Ok(()) };
-                    if relocation.symbol == 0 || relocation.plt && !functions && !user.image.binds_now() {
-                        return Ok(());
+            let read: Result<(), ErrorKind> = table.try_each_symbolic(machine.relative, |relocation| {
+                let What::Type(kind) = relocation.what else { return Ok(()) };
+                if relocation.symbol == 0 || relocation.plt && !functions && !user.image.binds_now() {
+                    return Ok(());
+                }
+                let for_call = kind == machine.jump_slot;
+                let index = relocation.symbol as usize;
+                if seen.len() <= index {
+                    seen.resize(index + 1, 0);
+                }
+                let bit = 1 << u8::from(for_call);
+                if seen[index] & bit != 0 {
+                    return Ok(());
+                }
+                seen[index] |= bit;
+                let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
+                let Some(symbol) = user.symbols.get(relocation.symbol) else { return Ok(()) };
+                // It binds to its own definition if to no other; and the root is the first to be asked.
+                if symbol.is_defined() && !is_copy {
+                    return Ok(());
+                }
+                let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
+                let version_index = user.symbols.versions.index(relocation.symbol).map(|index| index.number);
+                let version = version_index.and_then(|index| versions.get(usize::from(index)).copied().flatten());
+                // To musl a version is no part of a name.
+                let version = version.filter(|_| self.libc != Libc::Musl);
+                let wanted = Wanted::reference(name, version, for_call);
+                let provider = match is_copy {
+                    // The executable's own variable is filled with the library's.
+                    true => opened[1..].iter().position(|other| other.symbols.find(&wanted).is_some()).map(|at| at + 1),
+                    false => providers.bind(number, &symbol, &wanted, symbolic).map(|found| found.provider),
+                };
+                match provider {
+                    Some(provider) => used[opened[provider].object] |= user.object == 0,
+                    None => {
+                        let requirements = user.symbols.versions.requirements.iter();
+                        let expected = requirements.filter(|need| Some(need.index) == version_index);
+                        let expected = expected.filter_map(|need| user.symbols.string(need.file)).next();
+                        bindings.undefined.push(Unresolved {
+                            user: user.object,
+                            symbol: name.text.to_vec(),
+                            version: version.map(|version| version.name.to_vec()),
+                            expected_in: expected.map(<[u8]>::to_vec),
+                            weak: symbol.is_weak(),
+                            version_is_traced: version_index.is_some_and(|index| index <= traced),
+                        });
                     }
-                    let for_call = kind == machine.jump_slot;
-                    let index = relocation.symbol as usize;
-                    if seen.len() <= index {
-                        seen.resize(index + 1, 0);
-                    }
-                    let bit = 1 << u8::from(for_call);
-                    if seen[index] & bit != 0 {
-                        return Ok(());
-                    }
-                    seen[index] |= bit;
-                    let is_copy = machine.relocation(kind).is_some_and(|of_type| of_type.kind == Kind::Copy);
-                    let Some(symbol) = user.symbols.get(relocation.symbol) else { return Ok(()) };
-                    // It binds to its own definition if to no other; and the root is the first to be asked.
-                    if symbol.is_defined() && !is_copy {
-                        return Ok(());
-                    }
-                    let Some(name) = user.symbols.name(&symbol) else { return Ok(()) };
-                    let version_index = user.symbols.versions.index(relocation.symbol).map(|index| index.number);
-                    let version = version_index.and_then(|index| versions.get(usize::from(index)).copied().flatten());
-                    // To musl a version is no part of a name.
-                    let version = version.filter(|_| self.libc != Libc::Musl);
-                    let wanted = Wanted::reference(name, version, for_call);
-                    let provider = match is_copy {
-                        // The executable's own variable is filled with the library's.
-                        true => {
-                            opened[1..].iter().position(|other| other.symbols.find(&wanted).is_some()).map(|at| at + 1)
-                        }
-                        false => providers.bind(number, &symbol, &wanted, symbolic).map(|found| found.provider),
-                    };
-                    match provider {
-                        Some(provider) => used[opened[provider].object] |= user.object == 0,
-                        None => {
-                            let requirements = user.symbols.versions.requirements.iter();
-                            let expected = requirements.filter(|need| Some(need.index) == version_index);
-                            let expected = expected.filter_map(|need| user.symbols.string(need.file)).next();
-                            bindings.undefined.push(Unresolved {
-                                user: user.object,
-                                symbol: name.text.to_vec(),
-                                version: version.map(|version| version.name.to_vec()),
-                                expected_in: expected.map(<[u8]>::to_vec),
-                                weak: symbol.is_weak(),
-                                version_is_traced: version_index.is_some_and(|index| index <= traced),
-                            });
-                        }
-                    }
-                    Ok(())
-                },
-            );
+                }
+                Ok(())
+            });
             read.map_err(|kind| Error::new(&user.path, kind))?;
         }
         bindings.undefined.dedup();
@@ -315,5 +309,5 @@ pub(super) fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references
         path: Path::new(&object.path),
     };
     let rules = Rules { settled: &|_| None, own: &|_| None };
-    Providers::new(opened.iter().map(provider).collect(), order, references, rules)
+    Providers::new(opened.iter().map(provider).collect(), order, references, None, rules)
 }

@@ -28,6 +28,18 @@ pub(crate) enum What {
     Type(u32),
 }
 
+/// Who applies relocations.
+pub(crate) trait Apply {
+    type Error;
+
+    /// Applies one of type `number` with a stated addend, if there is nothing special about it; answers whether that was
+    /// all.
+    fn quickly(&mut self, place: Vaddr, number: u32, symbol: u32, addend: i64) -> bool;
+
+    /// Applies any.
+    fn any(&mut self, relocation: &Relocation) -> Result<(), Self::Error>;
+}
+
 /// The relocation tables of one object.
 #[derive(Clone)]
 pub(crate) struct Relocations {
@@ -92,40 +104,50 @@ impl Relocations {
         })
     }
 
-    /// Calls `each` with all of them, in the order in which they are applied, until it fails.
-    ///
-    /// The same as [`Self::iter`], but for speed: the one layout that is loaded by the million is read without asking at
-    /// every word which layout it has; and what a library has by the hundred thousand, type `number` without a symbol, is
-    /// offered to `relative` first, which answers whether that was all.
-    pub(crate) fn try_each<E>(
-        &self,
-        number: u32,
-        relative: impl Fn(Vaddr, i64) -> bool,
-        mut each: impl FnMut(Relocation) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// Has all of them applied, in order, until one fails.
+    pub(crate) fn apply<A: Apply>(&self, apply: &mut A) -> Result<(), A::Error> {
         for relocation in self.relr() {
-            each(relocation)?;
+            apply.any(&relocation)?;
         }
         for table in self.tables.iter().flatten() {
+            // The one layout that is loaded by the million is read without asking at every word which layout it has.
             if table.is_native() {
                 for entry in table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0 {
                     let [place, info, addend] = entry.map(u64::from_le_bytes);
-                    if info == u64::from(number) && number != 0 && relative(Vaddr(place), addend as i64) {
-                        continue;
+                    let (place, number, symbol) = (Vaddr(place), info as u32, (info >> 32) as u32);
+                    let addend = addend as i64;
+                    if !apply.quickly(place, number, symbol, addend) {
+                        let (what, addend, plt) = (What::Type(number), Some(addend), table.plt);
+                        apply.any(&Relocation { place, what, symbol, addend, plt })?;
                     }
-                    each(Relocation {
-                        place: Vaddr(place),
-                        what: What::Type(info as u32),
-                        symbol: (info >> 32) as u32,
-                        addend: Some(addend as i64),
-                        plt: table.plt,
-                    })?;
                 }
             } else {
-                table.iter(self.mips64).try_for_each(&mut each)?;
+                table.iter(self.mips64).try_for_each(|relocation| apply.any(&relocation))?;
             }
         }
         Ok(())
+    }
+
+    /// Calls `each` with all that are not relative, which is type `relative`, until it fails.
+    pub(crate) fn try_each_symbolic<E>(
+        &self,
+        relative: u32,
+        each: impl FnMut(&Relocation) -> Result<(), E>,
+    ) -> Result<(), E> {
+        struct Each<F>(u32, F);
+        impl<E, F: FnMut(&Relocation) -> Result<(), E>> Apply for Each<F> {
+            type Error = E;
+
+            #[inline(always)]
+            fn quickly(&mut self, _: Vaddr, number: u32, _: u32, _: i64) -> bool {
+                number == self.0
+            }
+
+            fn any(&mut self, relocation: &Relocation) -> Result<(), E> {
+                if relocation.what == What::Relr { Ok(()) } else { (self.1)(relocation) }
+            }
+        }
+        self.apply(&mut Each(relative, each))
     }
 
     /// Calls `each` with places of relocations: with one of each run of relative ones in a page at least, if they are sorted

@@ -312,13 +312,14 @@ impl Symbols {
         self.hash.gnu()
     }
 
-    /// Whether a reference by symbol number `index`, which is defined here, finds that very definition once this object
-    /// is asked, whatever else it has.
-    #[inline]
-    pub(crate) fn serves_itself(&self, index: u32, own: &Symbol) -> bool {
+    /// The value of symbol number `index`, if nothing has to be said of it but its address, and a reference by that number
+    /// finds that very definition once this object is asked, whatever else it has.
+    #[inline(always)]
+    pub(crate) fn plain_own(&self, index: u32) -> Option<u64> {
+        let own = self.get(index).filter(Symbol::is_plain)?;
         // Of an object that defines versions, a name without one may mean another definition than its own.
         let version = || self.versions.index(index).is_none_or(|index| self.versions.at(index.number).is_some());
-        own.is_defined() && own.may_be_bound_to() && !own.is_unique() && (!self.versions.defines_any || version())
+        (!self.versions.defines_any || version()).then_some(own.value)
     }
 
     /// A version of this object's tables, as others are asked for it.

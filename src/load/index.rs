@@ -3,7 +3,8 @@
 //! A reference in a closure of two hundred objects would otherwise ask some fifty of them before one answers. The table
 //! only chooses whom to ask; the object itself decides, by names and versions, as ever.
 
-use super::scope::{Asked, Provider};
+use super::scope::Provider;
+use crate::file::symbols::Symbols;
 use crate::sys;
 
 /// Exports of one scope: the widest real one has some hundreds of thousands.
@@ -12,7 +13,7 @@ const EXPORTS_MAX: usize = 1 << 24;
 /// Hashes of exported names, each with the rank in the scope of an object that has it.
 ///
 /// Open addressing: where several objects export a name, the first one was entered first and is met first.
-pub(super) struct Index {
+pub(crate) struct Index {
     /// The upper bits of the hash, and the rank + 1 in the lower ones; 0 is a free slot. Two names whose hashes differ in
     /// the others only cost a question too many.
     slots: Vec<u32>,
@@ -24,26 +25,30 @@ const RANK_BITS: u32 = 13;
 const RANK_MASK: u32 = (1 << RANK_BITS) - 1;
 
 impl Index {
-    /// The table over `order`, if it pays for about `references` look-ups.
-    pub(super) fn of(providers: &[Provider<'_>], order: &[usize], references: usize) -> Option<Self> {
-        let mut exports = 0usize;
-        for provider in order {
-            // An object with the old hash table only cannot be entered without reading every name.
-            exports = exports.checked_add(providers[*provider].symbols.hashes()?.len())?;
-        }
+    /// The table over the objects of `order` from number `from` on, if it pays for about `references` look-ups.
+    pub(super) fn of(providers: &[Provider<'_>], order: &[usize], from: usize, references: usize) -> Option<Self> {
+        let asked = order.get(from..)?;
+        let symbols = asked.iter().map(|number| providers[*number].symbols);
+        let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
         // is a miss or two of the cache, and its page may have to be faulted in. Measured, a table pays from some ten
         // questions for each export on.
-        let walk = references.saturating_mul(order.len());
-        if walk <= exports.saturating_mul(24) || exports > EXPORTS_MAX || order.len() >= RANK_MASK as usize {
+        let walk = references.saturating_mul(asked.len());
+        if walk <= exports.saturating_mul(24) { None } else { Self::over(symbols, from) }
+    }
+
+    /// The table over the names of all `objects`, the first of which has rank `from`. None if one of them has the old hash
+    /// table only, out of which it could not be entered without reading every name.
+    pub(crate) fn over<'a>(objects: impl ExactSizeIterator<Item = &'a Symbols> + Clone, from: usize) -> Option<Self> {
+        let exports = exports(objects.clone())?;
+        if exports > EXPORTS_MAX || from + objects.len() >= RANK_MASK as usize {
             return None;
         }
         let size = (exports * 3 / 2).next_power_of_two().max(2);
         let mut index = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros() };
         sys::populate(&mut index.slots);
-        for (rank, provider) in order.iter().enumerate() {
-            let entries = providers[*provider].symbols.hashes()?;
-            for hash in entries {
+        for (rank, symbols) in (from..).zip(objects) {
+            for hash in symbols.hashes()? {
                 index.enter(hash | 1, rank as u32);
             }
         }
@@ -70,7 +75,7 @@ impl Index {
 
     /// The ranks of the objects that may define a name of that hash, in order.
     #[inline]
-    pub(super) fn candidates(&self, gnu_hash: u32) -> impl Iterator<Item = usize> {
+    pub(crate) fn candidates(&self, gnu_hash: u32) -> impl Iterator<Item = usize> {
         let key = gnu_hash | 1;
         let mask = self.slots.len() - 1;
         let start = self.start(key);
@@ -82,58 +87,7 @@ impl Index {
     }
 }
 
-/// Which names none of the objects that are asked first defines: the C library and the like, which every look-up passes on
-/// its way to where the name is.
-pub(super) struct Filter {
-    /// One bit for each of as many hashes as there are bits.
-    bits: Vec<u64>,
-    shift: u32,
-    /// How many objects it stands for.
-    pub(super) leading: usize,
-}
-
-/// Bits for each export: one name in sixteen is asked for in vain.
-const BITS: usize = 16;
-
-/// Exports of the objects that a filter stands for. Eight thousand make one that stays in a processor's first cache.
-const LEADING_MAX: usize = 8192;
-
-impl Filter {
-    /// The filter for the first of `asked`, if it pays for about `references` look-ups.
-    pub(super) fn of(asked: &[Asked<'_>], references: usize) -> Option<Self> {
-        let mut exports = 0;
-        let fits = |asked: &&Asked<'_>| {
-            asked.table.as_ref().is_some_and(|table| {
-                exports += table.hashes().len();
-                exports <= LEADING_MAX.min(references)
-            })
-        };
-        let leading = asked.iter().take_while(fits).count();
-        if leading < 2 {
-            return None;
-        }
-        let size = (exports.min(LEADING_MAX) * BITS).next_power_of_two().max(64);
-        let mut filter = Self { bits: vec![0; size / 64], shift: 32 - size.trailing_zeros(), leading };
-        for table in asked[..leading].iter().filter_map(|asked| asked.table.as_ref()) {
-            for hash in table.hashes() {
-                let bit = filter.bit(u32::from_le_bytes(*hash));
-                filter.bits[bit / 64] |= 1 << (bit % 64);
-            }
-        }
-        Some(filter)
-    }
-
-    /// The lowest bit of a hash does not count: tables keep another meaning there.
-    #[inline(always)]
-    fn bit(&self, hash: u32) -> usize {
-        ((hash >> 1).wrapping_mul(0x9e37_79b9) >> self.shift) as usize
-    }
-
-    /// How many of the objects that are asked first need not be asked for a name of that hash.
-    #[inline(always)]
-    pub(super) fn skip(&self, hash: u32) -> usize {
-        let bit = self.bit(hash);
-        let set = self.bits.get(bit / 64).is_none_or(|word| word >> (bit % 64) & 1 == 1);
-        if set { 0 } else { self.leading }
-    }
+/// How many names others may look for in `objects`; `None` if one of them does not say.
+pub(crate) fn exports<'a>(mut objects: impl Iterator<Item = &'a Symbols>) -> Option<usize> {
+    objects.try_fold(0usize, |exports, symbols| exports.checked_add(symbols.hashes()?.len()))
 }

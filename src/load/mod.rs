@@ -2,7 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod group;
-mod index;
+pub(crate) mod index;
 pub(crate) mod map;
 pub(crate) mod plan;
 pub(crate) mod relocate;

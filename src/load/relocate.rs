@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::map::Mapping;
-use super::scope::{Definition, Provider, Providers};
+use super::scope::{Definition, Own, Provider, Providers};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
-use crate::file::relocations::{Relocation, Relocations, What};
+use crate::file::relocations::{Apply, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 
 /// Undefined symbols listed in one error.
@@ -103,37 +103,15 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
         unit,
         outcome: Outcome { bound_to: vec![false; providers.count()], ..Outcome::default() },
         versions: unit.symbols.wanted_versions(),
+        own: providers.own(unit.provider, unit.symbolic),
+        bound_to_itself: false,
         providers,
+        plain: None,
         last: None,
         undefined: Vec::new(),
     };
     populate(unit, machine);
-    let base = unit.mapping.bias().get() as u64;
-    let relative = |place, addend: i64| unit.mapping.write_data(place, base.wrapping_add(addend as u64));
-    unit.relocations.try_each(machine.relative, relative, |relocation| {
-        let What::Type(number) = relocation.what else { return work.relative(&relocation) };
-        let Some(of_type) = machine.relocation(number) else {
-            return Err(work.unsupported(&relocation, format!("type {number}")));
-        };
-        // Symbols that the relocation before had too, without detours. Whatever is special about one takes the long way.
-        let value = match (of_type.kind, relocation.addend) {
-            (Kind::Slot, _) if unit.lazy && relocation.plt && number == machine.jump_slot => {
-                if work.leave(&relocation) {
-                    return Ok(());
-                }
-                None
-            }
-            (Kind::Absolute { bytes: 8 }, Some(addend)) => {
-                work.again(relocation.symbol, false).map(|value| value.wrapping_add(addend as u64))
-            }
-            (Kind::Slot, _) => work.again(relocation.symbol, number == machine.jump_slot),
-            _ => None,
-        };
-        match value {
-            Some(value) if unit.mapping.write_data(relocation.place, value) => Ok(()),
-            _ => work.apply(&relocation, of_type),
-        }
-    })?;
+    unit.relocations.apply(&mut work)?;
     work.finish()
 }
 
@@ -163,26 +141,63 @@ struct Work<'a, 'b, 'p> {
     outcome: Outcome,
     /// What references of each version index ask for.
     versions: Vec<Option<WantedVersion<'a>>>,
-    /// The symbol resolved last: linkers sort relocations by symbol, so the next one often wants it again.
-    last: Option<Last>,
+    own: Own<'p>,
+    bound_to_itself: bool,
+    /// The symbols resolved last, which linkers sort relocations by, so that the next one often wants it again: the last
+    /// with its value, of which that was all there is to say, and the last of which more is known.
+    plain: Option<(Reference, u64)>,
+    last: Option<(Reference, Option<Definition>)>,
     undefined: Vec<Undefined>,
 }
 
-/// What a symbol was bound to.
-#[derive(Clone, Copy)]
-struct Last {
-    symbol: u32,
-    for_call: bool,
-    found: Option<Definition>,
-    /// Its value, if that is all there is to it.
-    plain: Option<u64>,
+/// A symbol by its number, and whether it is wanted for a call.
+type Reference = (u32, bool);
+
+impl Apply for Work<'_, '_, '_> {
+    type Error = ErrorKind;
+
+    /// Relative words, and those that refer to plain definitions: nearly all there are.
+    #[inline(always)]
+    fn quickly(&mut self, place: Vaddr, number: u32, symbol: u32, addend: i64) -> bool {
+        let addend = addend as u64;
+        let mapping = self.unit.mapping;
+        if number == self.machine.relative && symbol == 0 {
+            return mapping.write_data(place, (mapping.bias().get() as u64).wrapping_add(addend));
+        }
+        let value = match self.machine.relocation(number).map(|of_type| of_type.kind) {
+            Some(Kind::Absolute { bytes: 8 }) => self.plain(symbol, false).map(|value| value.wrapping_add(addend)),
+            Some(Kind::Slot) => {
+                let for_call = number == self.machine.jump_slot;
+                if for_call && self.unit.lazy { None } else { self.plain(symbol, for_call) }
+            }
+            _ => None,
+        };
+        value.is_some_and(|value| mapping.write_data(place, value))
+    }
+
+    fn any(&mut self, relocation: &Relocation) -> Result<(), ErrorKind> {
+        let What::Type(number) = relocation.what else { return self.relative(relocation) };
+        let Some(of_type) = self.machine.relocation(number) else {
+            return Err(self.unsupported(relocation, format!("type {number}")));
+        };
+        let may_wait = self.unit.lazy && relocation.plt && number == self.machine.jump_slot;
+        if may_wait && self.leave(relocation) { Ok(()) } else { self.apply(relocation, of_type) }
+    }
 }
 
 impl Work<'_, '_, '_> {
-    /// The value of a symbol, if it is the one bound last and nothing is special about it.
+    /// The value of a symbol, if it can be told quickly: it is the one bound last, or the object's own.
     #[inline(always)]
-    fn again(&self, symbol: u32, for_call: bool) -> Option<u64> {
-        self.last.filter(|last| last.symbol == symbol && last.for_call == for_call)?.plain
+    fn plain(&mut self, symbol: u32, for_call: bool) -> Option<u64> {
+        match self.plain {
+            Some((reference, value)) if reference == (symbol, for_call) => Some(value),
+            _ => {
+                let value = self.own.plain(self.providers, symbol)?;
+                self.plain = Some(((symbol, for_call), value));
+                self.bound_to_itself = true;
+                Some(value)
+            }
+        }
     }
 
     /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
@@ -337,9 +352,7 @@ impl Work<'_, '_, '_> {
     ) -> Result<Option<Definition>, ErrorKind> {
         let for_call = of_type.number == self.machine.jump_slot || is_thread_local(of_type.kind);
         match self.last {
-            Some(Last { symbol, for_call: class, found, .. }) if symbol == relocation.symbol && class == for_call => {
-                Ok(found)
-            }
+            Some((reference, found)) if reference == (relocation.symbol, for_call) => Ok(found),
             _ => self.look_up(relocation, of_type, for_call),
         }
     }
@@ -361,10 +374,6 @@ impl Work<'_, '_, '_> {
                 found,
             )
         })?;
-        let unit = self.unit;
-        if let Some(found) = self.providers.bind_to_itself(unit.provider, relocation.symbol, &own, unit.symbolic) {
-            return Ok(self.remember(relocation.symbol, for_call, Some(found)));
-        }
         let name = symbols.name(&own).ok_or_else(|| {
             let found = format!("offset {:#x}", own.name);
             ErrorKind::malformed(
@@ -398,8 +407,9 @@ impl Work<'_, '_, '_> {
         }
         let plain = found.filter(|found| !(found.symbol.is_ifunc() && found.symbol.is_defined()));
         let plain = plain.filter(|found| !self.is_foreign(found));
-        let plain = plain.map(|found| found.value.0 as u64);
-        self.last = Some(Last { symbol, for_call, found, plain });
+        let reference = (symbol, for_call);
+        self.plain = plain.map(|found| (reference, found.value.0 as u64)).or(self.plain);
+        self.last = Some((reference, found));
         found
     }
 
@@ -430,6 +440,7 @@ impl Work<'_, '_, '_> {
     }
 
     fn finish(mut self) -> Result<Outcome, ErrorKind> {
+        self.outcome.bound_to[self.unit.provider] |= self.bound_to_itself;
         if self.undefined.is_empty() { Ok(self.outcome) } else { Err(self.undefined_error()) }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::index::{Filter, Index};
+use super::index::Index;
 use crate::addr::{Addr, Bias};
 use crate::file::hash::Gnu;
 use crate::file::symbols::{Symbol, Symbols, Wanted};
@@ -51,7 +51,9 @@ pub(crate) struct Providers<'a> {
     asked: Vec<Asked<'a>>,
     /// Where each of them stands in that order.
     ranks: Vec<usize>,
-    filter: Option<Filter>,
+    /// The table over the first objects of that order, and how many they are.
+    leading: Option<(&'a Index, usize)>,
+    /// The table over the others.
     index: Option<Index>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: HashMap<Box<[u8]>, Definition>,
@@ -77,17 +79,43 @@ pub(crate) struct Rules<'a> {
     pub(crate) own: &'a dyn Fn(&[u8]) -> Option<Addr>,
 }
 
+/// An object whose references are bound, as one that they may be bound to.
+pub(crate) struct Own<'a> {
+    symbols: &'a Symbols,
+    base: u64,
+    table: Option<Gnu<'a>>,
+    /// How many objects are asked before it.
+    before: usize,
+}
+
+impl Own<'_> {
+    /// The address that a reference by symbol number `index` binds to where that is the object's own definition, and that
+    /// can be told without its name: its hash stands in the object's own table, and nobody who is asked before has such
+    /// a one.
+    #[inline(always)]
+    pub(crate) fn plain(&self, providers: &Providers<'_>, index: u32) -> Option<u64> {
+        let value = self.symbols.plain_own(index)?;
+        let hash = self.table.as_ref()?.hash_of(index)?;
+        providers.none_before(self.before, hash).then(|| self.base.wrapping_add(value))
+    }
+}
+
 impl<'a> Providers<'a> {
-    /// A scope for about `references` look-ups.
-    pub(crate) fn new(all: Vec<Provider<'a>>, order: &[usize], references: usize, rules: Rules<'a>) -> Self {
-        let index = Index::of(&all, order, references);
+    /// A scope for about `references` look-ups. Of the objects that are asked first there may be a table (`leading`).
+    pub(crate) fn new(
+        all: Vec<Provider<'a>>,
+        order: &[usize],
+        references: usize,
+        leading: Option<(&'a Index, usize)>,
+        rules: Rules<'a>,
+    ) -> Self {
+        let index = Index::of(&all, order, leading.map_or(0, |(_, objects)| objects), references);
         let mut ranks = vec![usize::MAX; all.len()];
         order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
         let asked: Vec<_> = asked.collect();
-        let filter = if index.is_some() { None } else { Filter::of(&asked, references) };
         let (unique, settled) = (HashMap::new(), HashMap::new());
-        Self { all, asked, ranks, filter, index, unique, settled, rules }
+        Self { all, asked, ranks, leading, index, unique, settled, rules }
     }
 
     /// The provider of that number.
@@ -104,34 +132,36 @@ impl<'a> Providers<'a> {
         self.asked.iter().map(|asked| self.all[asked.number].path)
     }
 
-    /// How many objects at the start of the order are known to have no name of that hash.
-    #[inline(always)]
-    fn skipped(&self, hash: u32) -> usize {
-        self.filter.as_ref().map_or(0, |filter| filter.skip(hash))
-    }
-
     /// The first definition of `wanted`: in object `first`, if there is one, then in the order of the scope.
     #[inline]
     fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
         let hash = wanted.gnu_hash();
+        let may_have = |asked: &&Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
         let ask = |asked: &Asked<'_>| {
             let symbols = self.all[asked.number].symbols;
             let index = match &asked.table {
-                Some(table) if !table.may_have(hash) => return None,
                 Some(table) => symbols.find_in(table, None, wanted)?,
                 None => symbols.find(wanted)?.0,
             };
             Some((asked.number, index))
         };
-        let itself = first.and_then(|number| self.asked.get(self.ranks[number])).and_then(ask);
-        let (provider, index) = itself.or_else(|| match &self.index {
+        let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask);
+        let leading = || self.leading?.0.candidates(hash).find_map(|rank| ask(&self.asked[rank]));
+        let others = || match &self.index {
             Some(index) => index.candidates(hash).find_map(|rank| ask(&self.asked[rank])),
-            None => self.asked[self.skipped(hash)..].iter().find_map(ask),
-        })?;
+            None => self.asked[self.leading()..].iter().filter(may_have).find_map(ask),
+        };
+        let (provider, index) = itself().or_else(leading).or_else(others)?;
         let object = &self.all[provider];
         let symbol = object.symbols.get(index)?;
         let found = Definition { provider, symbol, value: object.address(&symbol) };
         Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
+    }
+
+    /// How many objects `leading` is about.
+    #[inline(always)]
+    fn leading(&self) -> usize {
+        self.leading.map_or(0, |(_, objects)| objects)
     }
 
     /// The definition that everybody uses: the one found first, now or at an earlier load.
@@ -145,27 +175,29 @@ impl<'a> Providers<'a> {
         *self.unique.entry(name.into()).or_insert(found)
     }
 
-    /// What a reference by symbol number `index`, `own`, of object `from` binds to where that is its own definition and can
-    /// be told without its name: the hash stands in the object's own table, and nobody who is asked before has such a one.
-    #[inline]
-    pub(crate) fn bind_to_itself(&self, from: usize, index: u32, own: &Symbol, symbolic: bool) -> Option<Definition> {
-        let itself = || Some(Definition { provider: from, symbol: *own, value: self.all[from].address(own) });
-        if own.binds_locally() {
-            return itself();
+    /// What references of object `from` to itself go by. A symbolic object asks itself first.
+    pub(crate) fn own(&self, from: usize, symbolic: bool) -> Own<'a> {
+        let Provider { symbols, bias, .. } = self.all[from];
+        let before = if symbolic { 0 } else { self.ranks[from] };
+        Own { symbols, base: bias.get() as u64, table: symbols.gnu(), before }
+    }
+
+    /// Whether none of the first `before` objects has a name of that hash, which the next one has. The lowest bit of a hash is
+    /// not known.
+    #[inline(always)]
+    fn none_before(&self, before: usize, hash: u32) -> bool {
+        let leading = self.leading();
+        let first = self.leading.and_then(|(table, _)| table.candidates(hash).next());
+        if first.is_some_and(|first| first < before) {
+            return false;
         }
-        let (symbols, rank) = (self.all[from].symbols, self.ranks[from]);
-        if !symbols.serves_itself(index, own) {
-            return None;
-        }
-        let hash = self.asked.get(rank)?.table?.hash_of(index)?;
-        let none_before = || match &self.index {
-            Some(table) => table.candidates(hash).next() == Some(rank),
+        match &self.index {
+            Some(table) => before <= leading || table.candidates(hash).next() == Some(before),
             None => {
-                let before = self.asked[..rank].get(self.skipped(hash)..).unwrap_or_default();
-                before.iter().all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
+                let mut others = self.asked[..before].get(leading..).unwrap_or_default().iter();
+                others.all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
             }
-        };
-        if symbolic || none_before() { itself() } else { None }
+        }
     }
 
     /// What a reference by symbol `own` of object `from` binds to (`_dl_lookup_symbol_x`). A symbolic object

@@ -16,6 +16,7 @@ pub(crate) mod reason;
 pub(crate) mod registry;
 mod reserve;
 pub(crate) mod scope;
+pub(crate) mod start;
 pub(crate) mod storage;
 pub(crate) mod unwind;
 mod waits;

@@ -15,12 +15,12 @@ use crate::load::group::{Group, Slot};
 use crate::load::relocate::{self as relocation, Outcome, Unit};
 use crate::load::scope::{Definition, Imports, Providers, Rules};
 use crate::loader::Wishes;
-use crate::process::host::Pin;
+use crate::process::host::{HostObject, Pin};
 use crate::process::later::Fleeting;
 use crate::process::lazy::{Later, Link, Member};
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::process::{hooks, imports};
+use crate::process::{hooks, imports, start};
 
 /// Who provides definitions: an object that was there, or a member of the group by its number.
 pub(super) enum Source {
@@ -74,6 +74,15 @@ pub(crate) fn scope<T>(group: &Group<Object, T>, look: &Look, wishes: &Wishes, h
     let imports = wishes.imports.unwrap_or(imports::own);
     let (lazy, deep_bind) = (wishes.lazy && !hooks::bind_now(), wishes.deep_bind);
     Some(Scope { sources, order, imports, lazy, deep_bind, pins })
+}
+
+impl Scope {
+    /// Whether these objects of the host are the first that are asked.
+    fn begins_with(&self, objects: &[Arc<HostObject>]) -> bool {
+        let asked = self.order.get(..objects.len()).unwrap_or_default();
+        let same = |(number, object): (&usize, &Arc<HostObject>)| matches!(&self.sources[*number], Source::Object(Object::Host(host)) if Arc::ptr_eq(host, object));
+        asked.len() == objects.len() && asked.iter().zip(objects).all(same)
+    }
 }
 
 /// A group whose plain words are all written, and what it is bound to.
@@ -162,7 +171,9 @@ pub(crate) fn relocate(
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
-    let mut providers = Providers::new(all, &scope.order, references, rules);
+    let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
+    let leading = start.map(|start| (&start.index, start.objects.len()));
+    let mut providers = Providers::new(all, &scope.order, references, leading, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
