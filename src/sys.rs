@@ -389,7 +389,8 @@ impl Reservation {
         addr.0.wrapping_sub(self.start().0) < self.len()
     }
 
-    /// Maps `len` bytes of a file from `from` at `offset` into the reservation, privately: a write copies the page.
+    /// Maps `len` bytes of a file from `from` at `offset` into the reservation, privately: a write copies the page. `copy`: all
+    /// pages of it are copied at once, as writing to each would do.
     pub(crate) fn map_file(
         &self,
         offset: u64,
@@ -397,9 +398,11 @@ impl Reservation {
         protection: Protection,
         file: &impl AsFd,
         from: u64,
+        copy: bool,
     ) -> Result<(), ErrorKind> {
         let (at, size) = self.inside(offset, len)?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+        flags.set(MapFlags::MAP_POPULATE, copy);
         fault::point("mmap")
             // SAFETY: `inside` proved the range to be ours; nothing but this object's own pages is replaced.
             .and_then(|()| unsafe { mmap(Some(at), size, prot(protection), flags, file, from as libc::off_t) })

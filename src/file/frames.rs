@@ -2,18 +2,24 @@
 
 use super::Source;
 use super::image::Image;
+use super::view::View;
 use crate::addr::Vaddr;
 
 /// `DW_EH_PE_pcrel | DW_EH_PE_sdata4`: how every linker encodes the pointer to `.eh_frame` (LSB core, "`.eh_frame_hdr`").
 const PC_RELATIVE_4: u8 = 0x1b;
 
-/// Bytes of records up to which it is quicker to follow them than to ask the section headers.
+/// The same of the number of entries, `DW_EH_PE_udata4`, and of the entries, `DW_EH_PE_datarel | DW_EH_PE_sdata4`.
+const PLAIN_4: u8 = 0x03;
+const INDEX_RELATIVE_4: u8 = 0x3b;
+
+/// Bytes of records up to which all of them are followed.
 const FEW: u64 = 16 << 10;
 
 /// The address of `.eh_frame`, if it is sure to end with a terminator.
 ///
-/// Its size stands in no program header. The section headers tell it where they have not been stripped; otherwise the
-/// records are followed to the end.
+/// Its size stands in no program header. Of many records those are followed that stand behind the one that the index has
+/// last, which is mostly the last one; if there are many of them, too, the section headers tell where they end, if those
+/// have not been stripped.
 pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let index = image.eh_frame_header()?;
     let header = source.table(index.vaddr, Some(8))?;
@@ -24,20 +30,44 @@ pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let distance = i64::from(header.u32(4)? as i32);
     let start = Vaddr(index.vaddr.0.wrapping_add(4).wrapping_add_signed(distance));
     let records = source.table(start, None)?;
-    if records.len() > FEW
-        && let Some(size) = image.section_size(start)
-    {
-        // Out of the file: its page is not wanted in memory until something is thrown.
-        let last = image.bytes_at(start.checked_add(size.checked_sub(4).filter(|last| *last < records.len())?)?, 4)?;
-        return (last == [0; 4]).then_some(start);
+    let ends = if records.len() <= FEW {
+        terminated(&records, 0, u64::MAX)?
+    } else {
+        let last = last_of_index(&header, index.vaddr, source).and_then(|last| last.0.checked_sub(start.0));
+        last.is_some_and(|last| terminated(&records, last, FEW) == Some(true))
+            || match image.section_size(start) {
+                // Out of the file: its page is not wanted in memory until something is thrown.
+                Some(size) => {
+                    let last = size.checked_sub(4).filter(|last| *last < records.len())?;
+                    image.bytes_at(start.checked_add(last)?, 4)? == [0; 4]
+                }
+                None => terminated(&records, 0, u64::MAX)?,
+            }
+    };
+    ends.then_some(start)
+}
+
+/// The address of the record that stands last in the index at `at`.
+fn last_of_index(header: &View, at: Vaddr, source: &impl Source) -> Option<Vaddr> {
+    if header.u8(2)? != PLAIN_4 || header.u8(3)? != INDEX_RELATIVE_4 {
+        return None;
     }
-    let mut at = 0u64;
-    loop {
+    let count = source.table(at.checked_add(8)?, Some(4))?.u32(0)?;
+    let last = at.checked_add(12 + 8 * u64::from(count.checked_sub(1)?))?;
+    let distance = source.table(last.checked_add(4)?, Some(4))?.u32(0)? as i32;
+    Some(Vaddr(at.0.wrapping_add_signed(distance.into())))
+}
+
+/// Whether the records from `at` on lead to a terminator, if that can be told from `most` bytes.
+fn terminated(records: &View, mut at: u64, most: u64) -> Option<bool> {
+    let end = at.saturating_add(most);
+    while at < end {
         // A length of 0 is the terminator; 0xffffffff announces a 64-bit one.
         match records.u32(at)? {
-            0 => return Some(start),
+            0 => return Some(true),
             u32::MAX => at = at.checked_add(12)?.checked_add(records.u64(at + 4)?)?,
             length => at += 4 + u64::from(length),
         }
     }
+    Some(false)
 }

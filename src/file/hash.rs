@@ -455,11 +455,6 @@ impl Gnu<'_> {
         None
     }
 
-    /// The hashes of all its symbols, but for their lowest bits, as they stand.
-    pub(crate) fn hashes(&self) -> &[[u8; 4]] {
-        self.chain
-    }
-
     /// The hash of symbol number `index`, but for its lowest bit, if it is in the table.
     #[inline(always)]
     pub(crate) fn hash_of(&self, index: u32) -> Option<u32> {

@@ -121,7 +121,7 @@ impl Headers {
     }
 
     /// How many bytes of address space show every segment's part of the file where the object is mapped, if the file is
-    /// simply mapped there from its start on: its first segment begins with the file, is only read, and stands at the
+    /// simply mapped there from its start on: its first segment begins with the file, is never written, and stands at the
     /// first address, which may be any page.
     pub(super) fn room_in_place(&self, page: PageSize) -> Option<u64> {
         let (first, last) = (self.segments.first()?, self.segments.last()?);
@@ -131,7 +131,7 @@ impl Headers {
             segment.align <= page.bytes()
                 && segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= room)
         };
-        (begins && first.flags == Protection::READ && self.segments.iter().all(fits)).then_some(room)
+        (begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits)).then_some(room)
     }
 
     /// The dynamic section is read from the file but used in memory: both must be the same bytes.

@@ -5,20 +5,19 @@
 //! its target lies in a segment that is writable now, and [`MappedImage`] hands out bytes of segments that are never
 //! writable.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::plan::Plan;
-use crate::addr::{Addr, Bias, PageSize, Protection, Vaddr};
+use super::plan::{Plan, Written};
+use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
 use crate::file::view::View;
-use crate::sys::{self, Bytes, Reservation};
+use crate::sys::{Bytes, Reservation};
 
 /// An image in memory. Dropping the last owner unmaps it.
 pub(crate) struct Mapping {
@@ -65,7 +64,15 @@ impl Part {
 impl Mapping {
     /// Maps what `plan` says at `place`: where the file is shown already, or in a reservation of its own. Whatever fails,
     /// nothing of it stays.
-    pub(crate) fn new(plan: &Plan, image: &mut Image, place: &Place) -> Result<Self, ErrorKind> {
+    ///
+    /// What is going to be written (`written`) is copied by the kernel in as few calls as that takes: a fault for each page
+    /// is what loading a large library mostly consists of otherwise.
+    pub(crate) fn new(
+        plan: &Plan,
+        image: &mut Image,
+        place: &Place,
+        written: Option<&Written>,
+    ) -> Result<Self, ErrorKind> {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
         let room = image.take_room().filter(|room| room.len() as u64 == size);
         let in_place = room.is_some();
@@ -83,11 +90,16 @@ impl Mapping {
             if in_place && end > map.range.end.0 {
                 reservation.protect(offset + len, end - map.range.end.0, Protection::NONE)?;
             }
+            let in_place = in_place && !map.protection.write && map.file.is_some_and(|from| from.0 == offset);
             match (place.kept(index), map.file) {
-                (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from)?,
-                // The file is shown from its start on: its first segment stands there already.
-                (None, Some(_)) if in_place && index == 0 => {}
-                (None, Some(from)) => reservation.map_file(offset, len, map.protection, &image.file().fd, from.0)?,
+                (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from, false)?,
+                // The file is shown from its start on: what lies as far in as in the file stands there.
+                (None, Some(_)) if in_place && map.protection == Protection::READ => {}
+                (None, Some(_)) if in_place => reservation.protect(offset, len, map.protection)?,
+                (None, Some(from)) => {
+                    let copy = written.is_some_and(|written| written.covers(&map.range));
+                    reservation.map_file(offset, len, map.protection, &image.file().fd, from.0, copy)?;
+                }
                 (None, None) => reservation.map_zeros(offset, len, map.protection)?,
             }
             match parts.last_mut() {
@@ -97,6 +109,9 @@ impl Mapping {
                 }
                 _ => parts.push(Part { range: map.range.start.0..map.range.end.0, protection: map.protection }),
             }
+        }
+        for range in written.iter().flat_map(|written| written.runs()) {
+            reservation.populate(range.start.0 - start.0, range.end.0 - range.start.0);
         }
         let writable = parts.iter().filter(|part| part.protection.write).map(|part| part.range.clone());
         let data = writable.max_by_key(|range| range.end - range.start).unwrap_or_default();
@@ -316,56 +331,6 @@ impl Mapping {
     fn protect(&self, range: &Range<Vaddr>, protection: Protection) -> Result<(), ErrorKind> {
         let start = self.bias.vaddr(self.reservation.start()).0;
         self.reservation.protect(range.start.0.wrapping_sub(start), range.end.0 - range.start.0, protection)
-    }
-}
-
-/// Some pages of a mapping's data, to be made ready for writing.
-pub(crate) struct DataPages<'m> {
-    mapping: &'m Mapping,
-    shift: u32,
-    marked: Vec<Cell<bool>>,
-    last: Cell<usize>,
-}
-
-impl Mapping {
-    /// No page yet of those that [`Self::write_data`] writes.
-    pub(crate) fn data_pages(&self) -> DataPages<'_> {
-        let shift = sys::page_size().bytes().trailing_zeros();
-        let count = (self.data.end - self.data.start) >> shift;
-        DataPages { mapping: self, shift, marked: vec![Cell::new(false); count as usize], last: Cell::new(usize::MAX) }
-    }
-}
-
-impl DataPages<'_> {
-    pub(crate) fn size(&self) -> PageSize {
-        sys::page_size()
-    }
-
-    /// Marks the page of a word. A word on two pages counts for its first.
-    #[inline(always)]
-    pub(crate) fn mark(&self, place: Vaddr) {
-        let page = (place.0.wrapping_sub(self.mapping.data.start) >> self.shift) as usize;
-        // Relocations are sorted by place, mostly: the page is the last one's.
-        if page != self.last.replace(page)
-            && let Some(marked) = self.marked.get(page)
-        {
-            marked.set(true);
-        }
-    }
-
-    /// Has the kernel copy the marked pages. Only for speed: what fails here is done page by page when they are written.
-    pub(crate) fn populate(&self) {
-        let start = self.mapping.bias.vaddr(self.mapping.reservation.start()).0;
-        let offset = self.mapping.data.start.wrapping_sub(start);
-        let mut page = 0;
-        for run in self.marked.chunk_by(|a, b| a == b) {
-            if run[0].get() {
-                self.mapping
-                    .reservation
-                    .populate(offset + ((page as u64) << self.shift), (run.len() as u64) << self.shift);
-            }
-            page += run.len();
-        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
 use crate::error::ErrorKind;
 use crate::file::image::Image;
+use crate::file::relocations::Relocations;
 use crate::file::segments::Segment;
 
 /// The largest range of addresses one object may ask for: 1 TiB, a hundred times the widest known.
@@ -185,6 +186,52 @@ impl Plan {
     #[must_use]
     pub fn map_at(&self, vaddr: Vaddr) -> Option<&PlannedMap> {
         self.maps.iter().find(|map| map.range.contains(&vaddr))
+    }
+}
+
+/// Which pages relocation is going to write to, of the mapping that is mostly written to.
+pub(crate) struct Written {
+    range: Range<Vaddr>,
+    shift: u32,
+    pages: Vec<bool>,
+}
+
+impl Written {
+    /// Of the pages of `plan`; `relative` is the type of relocations that have no symbol.
+    pub(crate) fn of(plan: &Plan, relocations: &Relocations, relative: u32) -> Option<Self> {
+        let len = |map: &&PlannedMap| map.range.end.0 - map.range.start.0;
+        let of_file = plan.maps.iter().filter(|map| map.protection.write && map.file.is_some());
+        let range = of_file.max_by_key(len)?.range.clone();
+        let shift = plan.page.bytes().trailing_zeros();
+        let (mut pages, mut last) = (vec![false; ((range.end.0 - range.start.0) >> shift) as usize], usize::MAX);
+        let mut mark = |place: Vaddr| {
+            // A word on two pages counts for its first. They are sorted by place, mostly: the page is the last one's.
+            let page = (place.0.wrapping_sub(range.start.0) >> shift) as usize;
+            if page != last
+                && let Some(written) = pages.get_mut(page)
+            {
+                (*written, last) = (true, page);
+            }
+        };
+        plan.zeros.iter().for_each(|zeros| mark(zeros.start));
+        relocations.sample_places(relative, plan.page, mark);
+        Some(Self { range, shift, pages })
+    }
+
+    /// Whether all pages of `range` are written to.
+    pub(crate) fn covers(&self, range: &Range<Vaddr>) -> bool {
+        self.range == *range && self.pages.iter().all(|written| *written)
+    }
+
+    /// Where pages that are written to follow one another, unless all do.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = Range<Vaddr>> {
+        let mut end = self.range.start.0;
+        let runs = self.pages.chunk_by(|a, b| a == b).map(move |run| {
+            let start = end;
+            end += (run.len() as u64) << self.shift;
+            (run[0] && run.len() > 1).then_some(Vaddr(start)..Vaddr(end))
+        });
+        runs.flatten().filter(|run| *run != self.range)
     }
 }
 

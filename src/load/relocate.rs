@@ -110,23 +110,8 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
         last: None,
         undefined: Vec::new(),
     };
-    populate(unit, machine);
     unit.relocations.apply(&mut work)?;
     work.finish()
-}
-
-/// Relocations below which pages are better left to fault one by one.
-const FEW: usize = 512;
-
-/// Has the kernel copy, in a few calls, exactly the pages that relocation is about to write: a fault for each of them is
-/// what loading a large library mostly consists of.
-fn populate(unit: &Unit<'_>, machine: &Machine) {
-    if unit.relocations.len() < FEW {
-        return;
-    }
-    let pages = unit.mapping.data_pages();
-    unit.relocations.sample_places(machine.relative, pages.size(), |place| pages.mark(place));
-    pages.populate();
 }
 
 fn is_thread_local(kind: Kind) -> bool {

@@ -26,17 +26,21 @@ unsafe extern "C" {
 }
 
 impl Frames {
-    /// Registers the frames at `begin`; `None` if the unwinder asks us for them.
+    /// Registers what begins at each of `all`, at once; none of it if the unwinder asks us for frames.
     ///
     /// # Safety
-    /// A whole, terminated `.eh_frame` is mapped there, and stays so for as long as this lives.
-    pub(crate) unsafe fn register(begin: Addr) -> Option<Self> {
-        if asks_us() {
-            return None;
+    /// A whole, terminated `.eh_frame` is mapped at each, and stays so for as long as what it becomes lives.
+    pub(crate) unsafe fn register(all: &[Option<Addr>]) -> Vec<Option<Self>> {
+        let wanted = all.iter().any(Option::is_some) && !asks_us();
+        let register = |begin: &Addr| {
+            // SAFETY: the caller's promise.
+            unsafe { __register_frame(begin.0 as *mut c_void) };
+            Self(*begin)
+        };
+        match wanted {
+            true => with_its_lock(|| all.iter().map(|begin| begin.as_ref().map(register)).collect()),
+            false => all.iter().map(|_| None).collect(),
         }
-        // SAFETY: the caller's promise.
-        with_its_lock(|| unsafe { __register_frame(begin.0 as *mut c_void) });
-        Some(Self(begin))
     }
 }
 

@@ -6,11 +6,13 @@ use super::Placed;
 use super::enter::Planned;
 use crate::addr::Vaddr;
 use crate::error::{At, Error, ErrorKind};
+use crate::file::image::Image;
 use crate::file::relocations::Relocations;
 use crate::file::symbols::Symbols;
 use crate::find::graph::New;
 use crate::load::group::Group;
 use crate::load::map::{MappedImage, Mapping};
+use crate::load::plan::{Plan, Written};
 use crate::load::scope::Provider;
 use crate::loader::Wishes;
 use crate::process::lazy::Link;
@@ -50,7 +52,9 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             if wishes.huge_pages {
                 plan.align_for_huge_pages();
             }
-            let mapping = Mapping::new(&plan, &mut new.image, &placed.of(index))?;
+            let place = placed.of(index);
+            let written = if place.pages.is_some() { None } else { written(&plan, &new.image) };
+            let mapping = Mapping::new(&plan, &mut new.image, &place, written.as_ref())?;
             if wishes.huge_pages {
                 mapping.prefer_huge_pages(&plan);
             }
@@ -75,4 +79,10 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             Err(kind) => Err(Error::new(new.image.path(), kind)),
         }
     })
+}
+
+/// Which pages relocation is going to write to, as its tables in the file say.
+fn written(plan: &Plan, image: &Image) -> Option<Written> {
+    let relocations = image.relocations(&image.source()).ok()??;
+    Written::of(plan, &relocations, image.machine()?.relative)
 }

@@ -62,15 +62,27 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
     let group = group.advance(|index, (mapped, outcome)| {
         mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
-        // SAFETY: `frames` are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
-        let frames = mapped.frames.and_then(|at| unsafe { Frames::register(mapped.mapping.bias().at(at)) });
         // SAFETY: they are mapped as sealing has left them, and as long: the lease is dropped before the mapping, as the
         // frames are. No code of the object runs yet.
         let lease = unsafe { Lease::hold(mapped.new.image.file(), mapped.parts_of_file()) }
             .map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
-        Ok(Sealed { frames, lease, mapped, bound_to: outcome.bound_to, constructors, destructors })
+        Ok(Sealed { frames: None, lease, mapped, bound_to: outcome.bound_to, constructors, destructors })
     })?;
-    Ok(SealedGroup { group, scope, unique })
+    Ok(SealedGroup { group: tell_the_unwinder(group), scope, unique })
+}
+
+/// Has the unwinder know the frames of all members. Nothing fails any more that would unmap them first.
+fn tell_the_unwinder(mut group: Group<Object, Sealed>) -> Group<Object, Sealed> {
+    let begin = |sealed: &Sealed| Some(sealed.mapped.mapping.bias().at(sealed.mapped.frames?));
+    let all: Vec<_> = group.new_members().map(|(_, sealed)| begin(sealed)).collect();
+    // SAFETY: they are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
+    let mut registered = unsafe { Frames::register(&all) }.into_iter();
+    for member in &mut group.members {
+        if let Slot::New(sealed) = member {
+            sealed.frames = registered.next().flatten();
+        }
+    }
+    group
 }
 
 type Relocated = Group<Object, (Box<Mapped>, Outcome)>;
