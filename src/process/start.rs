@@ -16,7 +16,7 @@ pub(crate) struct Start {
 
 /// Exports that are entered for each reference that is bound by the table, at most. Entering one costs some three
 /// nanoseconds, asking the objects one by one some twenty more for a reference than asking the table.
-const PAYS: usize = 8;
+const PAYS: usize = 4;
 
 /// The table, made once so many references have been bound in the process, `references` of this time included, that it
 /// pays. Only libraries of the base name space are bound to these objects.
