@@ -1,5 +1,6 @@
 //! What all subcommands print alike: errors, tables, sizes, and the names and bytes in JSON.
 
+use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -188,6 +189,20 @@ pub(super) fn json_of_error(error: &Error) -> Value {
     object.insert("message".into(), error.to_string().into());
     object.insert("help".into(), json!(help(error)));
     object.into()
+}
+
+/// The entry of a JSON document for a library that there is nothing else to say of; without JSON a complaint, after what
+/// has been written so far.
+pub(super) fn refusal(name: &OsStr, error: &Error, as_json: bool, out: &mut impl Write) -> io::Result<Option<Value>> {
+    if !as_json {
+        out.flush()?;
+        complain_of(error);
+        return Ok(None);
+    }
+    let mut object = Map::new();
+    put_path(&mut object, "name", name.as_ref());
+    object.insert("error".into(), json_of_error(error));
+    Ok(Some(object.into()))
 }
 
 /// One JSON document on one line.

@@ -191,15 +191,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             }
             Err(error) => {
                 status = Status::Failed;
-                if args.json {
-                    let mut object = Map::new();
-                    print::put_path(&mut object, "name", name.as_ref());
-                    object.insert("error".into(), print::json_of_error(&error));
-                    documents.push(object.into());
-                } else {
-                    out.flush()?;
-                    print::complain_of(&error);
-                }
+                documents.extend(print::refusal(name, &error, args.json, out)?);
             }
         }
     }
