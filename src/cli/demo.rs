@@ -1,6 +1,7 @@
 //! The demonstration plugin, compiled from `test-libs/demo.c` and built into the command.
 
 use std::cmp::Ordering;
+use std::ffi::OsString;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -40,6 +41,14 @@ impl Plugin {
 
     pub(super) fn path(&self) -> PathBuf {
         self.folder.path().join("libdemo.so")
+    }
+}
+
+/// The library that was asked for, or else the plugin; the file of that is there as long as the second value.
+pub(super) fn asked(library: Option<&OsString>) -> Option<(OsString, Option<Plugin>)> {
+    match library {
+        Some(library) => Some((library.clone(), None)),
+        None => Plugin::write().map(|plugin| (plugin.path().into_os_string(), Some(plugin))),
     }
 }
 

@@ -10,9 +10,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use soload::{Proof, Verdict};
 
-use super::demo::Plugin;
 use super::print::{self, BAD, BOLD, DIM, GOOD, WARN};
-use super::{Outcome, Status, share};
+use super::{Outcome, Status, demo, share};
 
 /// Columns that lines are wrapped to.
 const WIDTH: usize = 96;
@@ -98,15 +97,7 @@ fn of_library(library: Option<&OsString>) -> Row {
         verdict: Verdict::CannotBeSeen(why),
         by_hand,
     };
-    let plugin;
-    let library = match library {
-        Some(library) => library.clone(),
-        None => {
-            let Some(written) = Plugin::write() else { return cannot("there is no plugin".into()) };
-            plugin = written;
-            plugin.path().into_os_string()
-        }
-    };
+    let Some((library, _plugin)) = demo::asked(library) else { return cannot("there is no plugin".into()) };
     match share::code_of_two(&library) {
         Ok(Some((code, copied))) => {
             let how =

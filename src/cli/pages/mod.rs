@@ -15,11 +15,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::demo::Plugin;
 use super::load::With;
 use super::print::{self, DIM};
 use super::share::workers::Workers;
-use super::{Loading, Outcome, Status};
+use super::{Loading, Outcome, Status, demo};
 use look::{Look, Seen, Subject};
 
 /// Show what backs every page of a library, one cell a page
@@ -86,15 +85,7 @@ impl Shown {
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
-    let plugin;
-    let asked = match &args.library {
-        Some(library) => library.clone(),
-        None => {
-            let Some(written) = Plugin::write() else { return Ok(Status::Failed) };
-            plugin = written;
-            plugin.path().into_os_string()
-        }
-    };
+    let Some((asked, _plugin)) = demo::asked(args.library.as_ref()) else { return Ok(Status::Failed) };
     // Only held: the processes end when it is dropped.
     let mut workers = None;
     let shown = match process_asked(args, &asked) {

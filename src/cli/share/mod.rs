@@ -19,11 +19,10 @@ use comfy_table::{Cell, Color};
 use serde_json::{Value, json};
 use soload::{Error, Forecast, Image, Mapping, PageMap, PageSize, Plan, Sharing, Snapshot};
 
-use super::demo::Plugin;
 use super::load::With;
 use super::memory::{self, Region};
 use super::print::{self, BOLD, DIM, WARN, plural};
-use super::{Loading, Outcome, Status};
+use super::{Loading, Outcome, Status, demo};
 use workers::Workers;
 
 /// Show what one library costs several processes: which pages they share, and which each has to itself
@@ -150,15 +149,7 @@ impl Run {
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
-    let plugin;
-    let asked = match &args.library {
-        Some(library) => library.clone(),
-        None => {
-            let Some(written) = Plugin::write() else { return Ok(Status::Failed) };
-            plugin = written;
-            plugin.path().into_os_string()
-        }
-    };
+    let Some((asked, _plugin)) = demo::asked(args.library.as_ref()) else { return Ok(Status::Failed) };
     let first = args.with.loaders()[0];
     if args.hold {
         return workers::hold(&asked, first, args.snapshot_fd, args.call.as_deref(), &args.loading, out);

@@ -23,11 +23,10 @@ use comfy_table::Cell;
 use serde_json::{Map, Value, json};
 use soload::{Forecast, Image, PageSize, Plan};
 
-use super::demo::Plugin;
 use super::load::With;
 use super::memory::{self, Region};
 use super::print::{self, BAD, BOLD, DIM, GOOD, NOTE, WARN, plural};
-use super::{Loading, Outcome, Status};
+use super::{Loading, Outcome, Status, demo};
 
 /// Run a program and show which pages of a library it touches and writes, and when
 ///
@@ -136,19 +135,11 @@ struct Report {
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
-    let plugin;
-    let asked = match &args.library {
-        Some(library) => library.clone(),
-        None if args.program.is_empty() => {
-            let Some(written) = Plugin::write() else { return Ok(Status::Failed) };
-            plugin = written;
-            plugin.path().into_os_string()
-        }
-        None => {
-            print::complain("name the library whose pages are to be watched: soload trace LIB -- PROGRAM");
-            return Ok(Status::Usage);
-        }
-    };
+    if args.library.is_none() && !args.program.is_empty() {
+        print::complain("name the library whose pages are to be watched: soload trace LIB -- PROGRAM");
+        return Ok(Status::Usage);
+    }
+    let Some((asked, _plugin)) = demo::asked(args.library.as_ref()) else { return Ok(Status::Failed) };
     let path = match args.loading.options().files(&asked) {
         Ok(files) => files.into_iter().next().unwrap_or_else(|| PathBuf::from(&asked)),
         Err(error) => {
