@@ -212,36 +212,31 @@ macro_rules! trampoline {
 #[cfg(target_arch = "x86_64")]
 trampoline!("soload_bind_fxsave", [], "fxsave64", "fxrstor64");
 
-// The header has to be zero where the instruction does not write it: restoring refuses anything else.
+/// One that keeps them by an instruction of the XSAVE kind. It does not write all of the header (`xsavec64` the first two
+/// words, `xsave64` some bits of the first), and restoring refuses what is not zero in the rest.
 #[cfg(target_arch = "x86_64")]
-trampoline!(
-    "soload_bind_xsave",
-    [
-        "mov [rsp + 576], rdx",
-        "mov [rsp + 584], rdx",
-        "mov [rsp + 592], rdx",
-        "mov [rsp + 600], rdx",
-        "mov [rsp + 608], rdx",
-        "mov [rsp + 616], rdx",
-        "mov [rsp + 624], rdx",
-        "mov [rsp + 632], rdx"
-    ],
-    "xsave64",
-    "xrstor64"
-);
+macro_rules! xsave_trampoline {
+    ($name:literal, $save:literal) => {
+        trampoline!(
+            $name,
+            [
+                "mov [rsp + 576], rdx",
+                "mov [rsp + 584], rdx",
+                "mov [rsp + 592], rdx",
+                "mov [rsp + 600], rdx",
+                "mov [rsp + 608], rdx",
+                "mov [rsp + 616], rdx",
+                "mov [rsp + 624], rdx",
+                "mov [rsp + 632], rdx"
+            ],
+            $save,
+            "xrstor64"
+        );
+    };
+}
 
-// This one writes the header's first two words itself.
 #[cfg(target_arch = "x86_64")]
-trampoline!(
-    "soload_bind_xsavec",
-    [
-        "mov [rsp + 592], rdx",
-        "mov [rsp + 600], rdx",
-        "mov [rsp + 608], rdx",
-        "mov [rsp + 616], rdx",
-        "mov [rsp + 624], rdx",
-        "mov [rsp + 632], rdx"
-    ],
-    "xsavec64",
-    "xrstor64"
-);
+xsave_trampoline!("soload_bind_xsave", "xsave64");
+
+#[cfg(target_arch = "x86_64")]
+xsave_trampoline!("soload_bind_xsavec", "xsavec64");
