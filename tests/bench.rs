@@ -6,23 +6,11 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
 
+use common::command::{document, run};
 use common::fixture;
 use common::trace::system_calls_of;
 use serde_json::Value;
-
-fn bench(arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_soload"));
-    command.arg("bench").args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
-}
-
-#[track_caller]
-fn document(code: i32, arguments: &[&str]) -> Value {
-    let output = bench(arguments);
-    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 /// A median inside its interval.
 #[track_caller]
@@ -35,7 +23,7 @@ fn median(value: &Value) -> f64 {
 #[test]
 fn every_loader_is_measured_in_both_modes() {
     let library = fixture("life_root");
-    let document = document(0, &["--json", "--rounds", "3", library.to_str().unwrap()]);
+    let document = document(0, ["bench", "--json", "--rounds", "3", library.to_str().unwrap()]);
     assert_eq!((&document["command"], &document["rounds"]), (&"bench".into(), &3.into()));
     let reports = document["libraries"][0]["reports"].as_array().unwrap();
     let modes: Vec<_> = reports.iter().map(|report| report["mode"].as_str().unwrap()).collect();
@@ -77,7 +65,7 @@ fn the_system_calls_counted_are_those_of_the_open() {
     // The forked process begins with the rest of a signal's delivery and ends with its exit.
     let first = here.iter().position(|call| call.number == libc::SYS_openat).unwrap();
     let counted = here[first..].iter().filter(|call| call.number != libc::SYS_brk).count();
-    let document = document(0, &["--json", "--cold", "--rounds", "1", library.to_str().unwrap()]);
+    let document = document(0, ["bench", "--json", "--cold", "--rounds", "1", library.to_str().unwrap()]);
     let calls = &document["libraries"][0]["reports"][0]["loaders"]["dlopen"]["calls"];
     // The worker's heap may have to grow just then.
     let calls = calls.as_u64().unwrap() as usize;
@@ -87,7 +75,7 @@ fn the_system_calls_counted_are_those_of_the_open() {
 #[test]
 fn a_library_that_is_missing_is_named_and_the_rest_goes_on() {
     let library = fixture("bss");
-    let output = bench(&["--cold", "--rounds", "1", "libsoload_absent.so", library.to_str().unwrap()]);
+    let output = run(["bench", "--cold", "--rounds", "1", "libsoload_absent.so", library.to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1));
     let lines: Vec<_> = text.lines().filter(|line| line.contains("libsoload_absent.so")).collect();
@@ -103,7 +91,8 @@ fn a_loader_that_fails_is_left_out_with_its_reason() {
     fs::set_permissions(&peer, fs::Permissions::from_mode(0o755)).unwrap();
     let library = fixture("bss");
     let peer = peer.to_str().unwrap();
-    let document = document(0, &["--json", "--cold", "--rounds", "1", "--peer", peer, library.to_str().unwrap()]);
+    let document =
+        document(0, ["bench", "--json", "--cold", "--rounds", "1", "--peer", peer, library.to_str().unwrap()]);
     let loaders = &document["libraries"][0]["reports"][0]["loaders"];
     assert_eq!(loaders["lame"]["error"], "too tired");
     median(&loaders["soload"]["ratio"]);

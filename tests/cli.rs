@@ -2,6 +2,7 @@
 
 #![cfg(feature = "cli")]
 
+mod common;
 #[path = "common/foreign.rs"]
 mod foreign;
 
@@ -9,56 +10,13 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::Stdio;
 
+use common::command::{command, document, out, run, texts};
+use common::fixture;
 use foreign::Foreign;
-use serde_json::{Value, json};
-
-fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_soload"));
-    command.stdin(Stdio::null());
-    for variable in ["NO_COLOR", "CLICOLOR_FORCE", "CLICOLOR", "LD_LIBRARY_PATH", "RUST_BACKTRACE"] {
-        command.env_remove(variable);
-    }
-    command
-}
-
-fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Output {
-    command().args(arguments).output().unwrap()
-}
-
-/// What a run printed, which ended with this code.
-#[track_caller]
-fn texts<S: AsRef<OsStr>>(code: i32, arguments: impl IntoIterator<Item = S>) -> (String, String) {
-    let output = run(arguments);
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let (out, err) = (text(output.stdout), text(output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{}\n{out}\n{err}", output.status);
-    (out, err)
-}
-
-/// What a successful run printed; it complained of nothing.
-#[track_caller]
-fn out<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
-    let (out, err) = texts(0, arguments);
-    assert_eq!(err, "");
-    out
-}
-
-/// The document a run printed, which ended with this code; it is one line.
-#[track_caller]
-fn document<S: AsRef<OsStr>>(code: i32, arguments: impl IntoIterator<Item = S>) -> Value {
-    let (out, err) = texts(code, arguments);
-    assert_eq!((out.lines().count(), err.as_str()), (1, ""));
-    let document: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(document["schema"], 1);
-    document
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so"))
-}
+use serde_json::json;
 
 fn demo() -> OsString {
     fixture("demo").into()

@@ -2,27 +2,12 @@
 
 #![cfg(all(feature = "cli", target_pointer_width = "64"))]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
+use common::command::{document, run};
+use common::fixture;
 use serde_json::{Value, json};
 use soload::{Cause, Forecast, Image, PageSize, Plan};
-
-fn soload(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_soload")).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
-}
-
-#[track_caller]
-fn document(code: i32, arguments: &[&str]) -> Value {
-    let output = soload(arguments);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(&text).unwrap()
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so"))
-}
 
 fn forecast(name: &str) -> Forecast {
     let image = Image::open(&fixture(name)).unwrap();
@@ -43,7 +28,7 @@ const SAMPLE: [&str; 8] = [
 
 #[test]
 fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
-    let check = &document(0, &["forecast", "--check", "--timeout", "6", "--json", env!("SOLOAD_TEST_LIBS")])["check"];
+    let check = &document(0, ["forecast", "--check", "--timeout", "6", "--json", env!("SOLOAD_TEST_LIBS")])["check"];
     assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
     assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
     assert_eq!(check["forecast"], check["measured"]);
@@ -51,12 +36,12 @@ fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
 
 #[test]
 fn the_forecast_for_dlopen_is_exact_as_well() {
-    let traced = soload(&["trace", "--with", "dlopen"]);
+    let traced = run(["trace", "--with", "dlopen"]);
     if !traced.status.success() {
         return eprintln!("DID NOT RUN: {}", String::from_utf8_lossy(&traced.stderr));
     }
     let arguments = ["forecast", "--check", "--timeout", "6", "--json", "--with", "dlopen", env!("SOLOAD_TEST_LIBS")];
-    let check = &document(0, &arguments)["check"];
+    let check = &document(0, arguments)["check"];
     assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
     assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
 }
@@ -64,7 +49,7 @@ fn the_forecast_for_dlopen_is_exact_as_well() {
 #[test]
 fn the_forecast_is_exact_for_libraries_of_the_system() {
     let mut arguments = vec!["forecast", "--check", "--json"];
-    arguments.extend(SAMPLE.iter().filter(|name| soload(&["load", name]).status.success()));
+    arguments.extend(SAMPLE.iter().filter(|name| run(["load", name]).status.success()));
     if arguments.len() > 3 {
         let check = &document(0, &arguments)["check"];
         assert_eq!((&check["missed"], &check["extra"]), (&json!(0), &json!(0)), "{check}");
@@ -101,7 +86,7 @@ fn only_the_forecast_for_dlopen_has_the_dynamic_section() {
 fn what_processes_need_is_the_private_pages_of_each_and_the_others_once() {
     let demo = fixture("demo");
     let total = |processes: &str| {
-        let answer = document(0, &["forecast", "--json", "-n", processes, demo.to_str().unwrap()]);
+        let answer = document(0, ["forecast", "--json", "-n", processes, demo.to_str().unwrap()]);
         let number = |what: &str| answer["total"][what].as_u64().unwrap();
         (number("bytes"), number("private") * answer["page_size"].as_u64().unwrap())
     };
@@ -112,7 +97,7 @@ fn what_processes_need_is_the_private_pages_of_each_and_the_others_once() {
 
 #[test]
 fn a_closure_names_each_object_once() {
-    let answer = document(0, &["forecast", "--json", "--deps", fixture("demo").to_str().unwrap()]);
+    let answer = document(0, ["forecast", "--json", "--deps", fixture("demo").to_str().unwrap()]);
     let paths: Vec<_> = answer["libraries"].as_array().unwrap().iter().map(|one| one["path"].to_string()).collect();
     let mut once = paths.clone();
     once.sort();
@@ -125,7 +110,7 @@ fn a_closure_names_each_object_once() {
 
 #[test]
 fn the_ranking_begins_with_the_library_that_has_the_most_private_pages() {
-    let answer = document(0, &["forecast", "--json", "--top=5", env!("SOLOAD_TEST_LIBS")]);
+    let answer = document(0, ["forecast", "--json", "--top=5", env!("SOLOAD_TEST_LIBS")]);
     let private = |one: &Value| one["private"].as_u64().unwrap();
     let ranked: Vec<_> = answer["libraries"].as_array().unwrap().iter().map(private).collect();
     assert_eq!(ranked.len(), 5);
@@ -135,17 +120,17 @@ fn the_ranking_begins_with_the_library_that_has_the_most_private_pages() {
 #[test]
 fn a_library_that_is_not_there_is_said_to_be_and_the_rest_goes_on() {
     let demo = fixture("demo");
-    let output = soload(&["forecast", "libsoload_no_such.so", demo.to_str().unwrap()]);
+    let output = run(["forecast", "libsoload_no_such.so", demo.to_str().unwrap()]);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(1));
     assert!(err.contains("libsoload_no_such.so: library not found") && out.contains("libdemo.so"), "{out}{err}");
-    assert_eq!(soload(&["forecast"]).status.code(), Some(2));
+    assert_eq!(run(["forecast"]).status.code(), Some(2));
 }
 
 #[test]
 fn tables_fit_into_a_hundred_columns() {
     for arguments in [&["forecast", "-n", "50", "libc.so.6"][..], &["forecast", "--deps", "libm.so.6"]] {
-        let output = soload(arguments);
+        let output = run(arguments);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.lines().count() > 5, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");

@@ -3,29 +3,17 @@
 #![cfg(all(feature = "cli", target_pointer_width = "64"))]
 #![allow(unsafe_code)] // opens a terminal
 
+mod common;
+
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::{thread, time::Duration};
 
+use common::command::{document, run};
+use common::fixture;
 use serde_json::{Value, json};
 use soload::{Image, Mapping, PageSize, Plan};
-
-fn soload<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_soload")).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
-}
-
-#[track_caller]
-fn document<S: AsRef<std::ffi::OsStr>>(code: i32, arguments: &[S]) -> Value {
-    let output = soload(arguments);
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(code), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_str(&text).unwrap()
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so"))
-}
 
 /// A process that holds the demonstration plugin until this is dropped.
 struct Holder(Child);
@@ -73,7 +61,7 @@ fn number(object: &Value, what: &str) -> u64 {
 #[test]
 fn code_is_shared_by_all_workers_and_relocated_pages_by_none() {
     let demo = fixture("demo");
-    let answer = document(0, &["share", "--json", "--with", "both", "-n", "5", demo.to_str().unwrap()]);
+    let answer = document(0, ["share", "--json", "--with", "both", "-n", "5", demo.to_str().unwrap()]);
     let runs = answer["runs"].as_array().unwrap();
     assert_eq!(runs.iter().map(|run| &run["with"]).collect::<Vec<_>>(), [&json!("dlopen"), &json!("soload")]);
     for run in runs {
@@ -96,7 +84,7 @@ fn code_is_shared_by_all_workers_and_relocated_pages_by_none() {
 fn copied_pages_of_the_file_are_those_that_were_forecast() {
     for with in ["soload", "dlopen"] {
         let demo = fixture("demo");
-        let answer = document(0, &["share", "--json", "--with", with, "-n", "2", demo.to_str().unwrap()]);
+        let answer = document(0, ["share", "--json", "--with", with, "-n", "2", demo.to_str().unwrap()]);
         let segments = answer["runs"][0]["segments"].as_array().unwrap();
         let of_file: Vec<_> = segments.iter().filter(|segment| !segment["forecast"].is_null()).collect();
         assert!(of_file.iter().all(|segment| segment["copied"] == segment["forecast"]), "{with}: {segments:?}");
@@ -108,7 +96,7 @@ fn copied_pages_of_the_file_are_those_that_were_forecast() {
 fn resident_pages_are_those_that_smaps_sums_up() {
     let holder = Holder::start("soload");
     let demo_path = fixture("demo");
-    let answer = document(0, &["share", "--json", "--pid", &holder.id(), demo_path.to_str().unwrap()]);
+    let answer = document(0, ["share", "--json", "--pid", &holder.id(), demo_path.to_str().unwrap()]);
     let run = &answer["runs"][0];
     assert_eq!((&run["with"], &run["processes"]), (&Value::Null, &json!([holder.0.id()])));
 
@@ -137,11 +125,11 @@ fn resident_pages_are_those_that_smaps_sums_up() {
 fn a_process_that_is_not_there_is_said_to_be_and_the_rest_goes_on() {
     let holder = Holder::start("dlopen");
     let demo = fixture("demo");
-    let output = soload(&["share", "--pid", &format!("{},4194305", holder.id()), demo.to_str().unwrap()]);
+    let output = run(["share", "--pid", &format!("{},4194305", holder.id()), demo.to_str().unwrap()]);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && out.contains("in 1 process"), "{out}{err}");
     assert!(err.contains("process 4194305: ") && err.lines().count() == 1, "{err}");
-    assert_eq!(soload(&["share", "--pid", "4194305", demo.to_str().unwrap()]).status.code(), Some(1));
+    assert_eq!(run(["share", "--pid", "4194305", demo.to_str().unwrap()]).status.code(), Some(1));
 }
 
 #[test]
@@ -150,7 +138,7 @@ fn pictures_are_well_formed_and_need_nothing_else() {
     let (svg, html) = (folder.path().join("a.svg"), folder.path().join("a.html"));
     let files = [svg.to_str().unwrap(), html.to_str().unwrap()];
     let demo = fixture("demo");
-    document(0, &["share", "--json", "-n", "2", "--svg", files[0], "--html", files[1], demo.to_str().unwrap()]);
+    document(0, ["share", "--json", "-n", "2", "--svg", files[0], "--html", files[1], demo.to_str().unwrap()]);
     let (svg, html) = (fs::read_to_string(svg).unwrap(), fs::read_to_string(html).unwrap());
     assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n") && html.contains(svg.trim_end()), "{svg}");
     for (open, close) in [("<g>", "</g>"), ("<text", "</text>"), ("<title>", "</title>")] {
@@ -161,7 +149,7 @@ fn pictures_are_well_formed_and_need_nothing_else() {
 
 #[test]
 fn no_claim_fails() {
-    let answer = document(0, &["prove", "--json"]);
+    let answer = document(0, ["prove", "--json"]);
     let claims = answer["claims"].as_array().unwrap();
     assert!(claims.len() >= 15);
     for claim in claims {
@@ -175,7 +163,7 @@ fn no_claim_fails() {
 #[test]
 fn the_page_map_has_each_page_by_what_backs_it() {
     let demo = fixture("demo");
-    let answer = document(0, &["pages", "--json", demo.to_str().unwrap()]);
+    let answer = document(0, ["pages", "--json", demo.to_str().unwrap()]);
     let of = |content: &str| {
         let regions = answer["regions"].as_array().unwrap();
         let region = regions.iter().find(|region| region["content"] == content).unwrap();
@@ -186,10 +174,10 @@ fn the_page_map_has_each_page_by_what_backs_it() {
     assert!(of("variables").starts_with('R') && of("zeros").ends_with('.'), "{answer}");
 
     // What the program writes later is told from what relocation wrote.
-    let called = document(0, &["pages", "--json", "--call", "demo_letter", demo.to_str().unwrap()]);
+    let called = document(0, ["pages", "--json", "--call", "demo_letter", demo.to_str().unwrap()]);
     assert_eq!(called["regions"].as_array().unwrap().len(), answer["regions"].as_array().unwrap().len());
     let holder = Holder::start("dlopen");
-    let theirs = document(0, &["pages", "--json", demo.to_str().unwrap(), "--pid", &holder.id()]);
+    let theirs = document(0, ["pages", "--json", demo.to_str().unwrap(), "--pid", &holder.id()]);
     assert_eq!(theirs["process"], holder.0.id());
 }
 
@@ -209,7 +197,7 @@ fn copies_are_told_by_what_made_them() {
     };
     for with in ["soload", "dlopen"] {
         let path = library.to_str().unwrap();
-        let answer = document(0, &["pages", "--json", "--with", with, "--call", "change", path]);
+        let answer = document(0, ["pages", "--json", "--with", with, "--call", "change", path]);
         let all = ["by_relocation", "by_constructor", "by_call", "by_nobody"].map(|name| letter(&answer, name));
         assert_eq!(all[..3], ['R', 'C', 'W'], "{with}: {answer}");
         // Fault-around may have brought the last one, or not.
@@ -220,7 +208,7 @@ fn copies_are_told_by_what_made_them() {
 #[test]
 fn all_libraries_of_a_process_are_shown() {
     let holder = Holder::start("soload");
-    let answer = document(0, &["pages", "--json", &holder.id()]);
+    let answer = document(0, ["pages", "--json", &holder.id()]);
     assert_eq!((&answer["process"], &answer["others"]), (&json!(holder.0.id()), &json!([])));
     let libraries = answer["libraries"].as_array().unwrap();
     let path = |library: &Value| library["path"].as_str().unwrap().to_owned();
@@ -230,13 +218,13 @@ fn all_libraries_of_a_process_are_shown() {
     }
     // What it says of one of them is what it says of that one alone.
     let demo = libraries.iter().find(|library| path(library).ends_with("/libdemo.so")).unwrap();
-    let alone = document(0, &["pages", "--json", "--pid", &holder.id(), fixture("demo").to_str().unwrap()]);
+    let alone = document(0, ["pages", "--json", "--pid", &holder.id(), fixture("demo").to_str().unwrap()]);
     assert_eq!((&demo["regions"], &demo["bias"]), (&alone["regions"], &alone["bias"]));
 
-    let text = String::from_utf8(soload(&["pages", &holder.id()]).stdout).unwrap();
+    let text = String::from_utf8(run(["pages", &holder.id()]).stdout).unwrap();
     assert!(text.contains("libdemo.so ") && text.contains("total ") && text.contains("own KiB"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
-    let none = soload(&["pages", "4194305"]);
+    let none = run(["pages", "4194305"]);
     assert!(none.status.code() == Some(1) && String::from_utf8_lossy(&none.stderr).contains("process 4194305: "));
 }
 
@@ -245,7 +233,7 @@ fn the_page_for_a_browser_has_all_that_it_tells() {
     let folder = tempfile::tempdir().unwrap();
     let html = folder.path().join("pages.html");
     let demo = fixture("demo");
-    document(0, &["pages", "--json", "--html", html.to_str().unwrap(), demo.to_str().unwrap()]);
+    document(0, ["pages", "--json", "--html", html.to_str().unwrap(), demo.to_str().unwrap()]);
     let html = fs::read_to_string(html).unwrap();
     let data = html.split("type=\"application/json\">").nth(1).unwrap().split("</script>").next().unwrap();
     let data: Value = serde_json::from_str(data).unwrap();
@@ -333,18 +321,18 @@ fn a_library_that_is_replaced_truncated_or_deleted_under_a_process_is_found() {
         let mut lines = std::io::BufRead::lines(std::io::BufReader::new(holder.0.stdout.as_mut().unwrap()));
         assert!(lines.next().unwrap().unwrap().contains("is loaded"));
         harm(&library);
-        let answer = document(i32::from(!kind.is_empty()), &["doctor", "--json", &holder.id()]);
+        let answer = document(i32::from(!kind.is_empty()), ["doctor", "--json", &holder.id()]);
         let findings = answer["processes"][0]["findings"].as_array().unwrap();
         let kinds: Vec<_> = findings.iter().map(|finding| finding["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, Vec::from_iter(Some(kind).filter(|kind| !kind.is_empty())), "{answer}");
     }
-    assert_eq!(soload(&["doctor", "4194305"]).status.code(), Some(1));
+    assert_eq!(run(["doctor", "4194305"]).status.code(), Some(1));
 }
 
 #[test]
 fn what_is_shown_fits_into_a_hundred_columns() {
     for arguments in [&["share", "-n", "3"][..], &["share", "-n", "2", "libc.so.6"], &["prove", "-v"], &["pages"]] {
-        let output = soload(arguments);
+        let output = run(arguments);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.lines().count() > 5, "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");

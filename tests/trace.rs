@@ -2,19 +2,17 @@
 
 #![cfg(all(feature = "cli", target_arch = "x86_64"))]
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
+use std::path::PathBuf;
+
+use common::command::run;
 use serde_json::Value;
-
-fn soload<S: AsRef<std::ffi::OsStr>>(arguments: &[S]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_soload")).args(arguments).env_remove("LD_LIBRARY_PATH").output().unwrap()
-}
 
 /// The answer, which is the last line: the program may print something before.
 #[track_caller]
 fn trace(arguments: &[&str]) -> Option<Value> {
-    let output = soload(&[&["trace", "--json"], arguments].concat());
+    let output = run([&["trace", "--json"], arguments].concat());
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if errors.contains("userfaultfd") {
         eprintln!("DID NOT RUN: {errors}");
@@ -25,7 +23,7 @@ fn trace(arguments: &[&str]) -> Option<Value> {
 }
 
 fn fixture(name: &str) -> String {
-    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so")).to_str().unwrap().into()
+    common::fixture(name).to_str().unwrap().into()
 }
 
 /// The letters of the pages of a region.
@@ -105,7 +103,7 @@ fn programs_that_know_nothing_of_soload_are_watched_from_their_start() {
 #[test]
 fn what_the_program_prints_and_how_it_ends_stays_its_own() {
     let demo = fixture("demo");
-    let output = soload(&["trace", &demo, "--", "env", &format!("LD_PRELOAD={demo}"), "echo", "hello"]);
+    let output = run(["trace", &demo, "--", "env", &format!("LD_PRELOAD={demo}"), "echo", "hello"]);
     let text = String::from_utf8_lossy(&output.stdout);
     if String::from_utf8_lossy(&output.stderr).contains("userfaultfd") {
         return eprintln!("DID NOT RUN: no userfaultfd");
@@ -115,7 +113,7 @@ fn what_the_program_prints_and_how_it_ends_stays_its_own() {
     assert!(text.contains("in process "), "{text}");
     // A signal is delivered as if nobody looked.
     let script = "trap 'echo caught' USR1; kill -USR1 $$; LD_PRELOAD=\"$0\" true; exit 3";
-    let output = soload(&["trace", &demo, "--", "sh", "-c", script, &demo]);
+    let output = run(["trace", &demo, "--", "sh", "-c", script, &demo]);
     assert!(String::from_utf8_lossy(&output.stdout).starts_with("caught\n"), "{output:?}");
 }
 
@@ -143,7 +141,7 @@ fn a_library_without_constructors_has_no_such_phase() {
 fn what_cannot_be_run_or_does_not_load_it_is_said_to() {
     let demo = fixture("demo");
     let error = |arguments: &[&str]| {
-        let output = soload(&[&["trace"], arguments].concat());
+        let output = run([&["trace"], arguments].concat());
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, text) = error(&[&demo, "--", "true"]);

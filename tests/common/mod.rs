@@ -7,6 +7,8 @@
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the fixtures' symbols have the types that the tests state
 
 pub(crate) mod child;
+#[cfg(feature = "cli")]
+pub(crate) mod command;
 pub(crate) mod divergences;
 pub(crate) mod elf;
 pub(crate) mod maps;
