@@ -5,6 +5,8 @@
 #![cfg(all(feature = "cli", target_arch = "x86_64"))]
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // gives a browser two descriptors by number
 
+mod common;
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use common::command::out;
 use serde_json::{Value, json};
 
 /// Where a program is, or a loud word that the test did not run.
@@ -145,13 +148,8 @@ impl Drop for Browser {
     }
 }
 
-fn soload(arguments: &[&str]) {
-    let output = Command::new(env!("CARGO_BIN_EXE_soload")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 fn fixture(name: &str) -> String {
-    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so")).to_str().unwrap().into()
+    common::fixture(name).to_str().unwrap().into()
 }
 
 #[test]
@@ -162,7 +160,7 @@ fn pointing_at_a_cell_tells_section_symbol_and_reason() {
     let mut browser = Browser::start(&command);
 
     let path = file("pages.html");
-    soload(&["pages", &fixture("demo"), "--html", path.to_str().unwrap()]);
+    out(["pages", &fixture("demo"), "--html", path.to_str().unwrap()]);
     browser.show(&path);
     let titles =
         browser.evaluate("[...document.querySelectorAll('h3')].map(head => head.firstChild.textContent.trim())");
@@ -193,7 +191,7 @@ fn pointing_at_a_cell_tells_section_symbol_and_reason() {
 
     // A whole process: the browser itself, which has many libraries.
     let path = file("process.html");
-    soload(&["pages", &browser.process.id().to_string(), "--html", path.to_str().unwrap()]);
+    out(["pages", &browser.process.id().to_string(), "--html", path.to_str().unwrap()]);
     browser.show(&path);
     let names = browser.evaluate("[...document.querySelectorAll('h2')].map(head => head.textContent)");
     assert!(names.as_array().unwrap().iter().any(|name| name.as_str().unwrap().ends_with("/libc.so.6")), "{names}");
@@ -201,7 +199,7 @@ fn pointing_at_a_cell_tells_section_symbol_and_reason() {
     assert!(first["visible"] == true, "{first}");
 
     let path = file("share.html");
-    soload(&["share", &fixture("demo"), "-n", "4", "--with", "both", "--html", path.to_str().unwrap()]);
+    out(["share", &fixture("demo"), "-n", "4", "--with", "both", "--html", path.to_str().unwrap()]);
     browser.show(&path);
     assert_eq!(browser.evaluate("document.querySelectorAll('table').length"), 2);
     assert_eq!(
@@ -224,7 +222,7 @@ fn every_picture_can_be_drawn_and_shows_something() {
     ];
     for (name, arguments) in pictures {
         let svg = folder.path().join(format!("{name}.svg"));
-        soload(&[arguments, &["--svg", svg.to_str().unwrap()]].concat());
+        out([arguments, &["--svg", svg.to_str().unwrap()]].concat());
         let keep = std::env::var_os("SOLOAD_PICTURES").map_or(folder.path().to_owned(), PathBuf::from);
         let png = keep.join(format!("{name}.png"));
         let output = Command::new(&convert).arg(&svg).arg("-o").arg(&png).output().unwrap();

@@ -59,12 +59,7 @@ fn constructors_thread_local_storage_resolvers_and_exceptions_are_as_ever_made_u
     on_ours(|_| {
         for round in 0..3 {
             let library = shared("throws");
-            assert_eq!(library.call("caught_in_constructor"), 7);
-            assert_eq!(library.call("thrown_and_caught"), 1);
-            let thrower = library.address("throw_number");
-            let catcher: extern "C" fn(usize) -> i32 =
-                unsafe { std::mem::transmute(library.address("call_and_catch")) };
-            assert_eq!(catcher(thrower), 42);
+            library.throws_and_catches();
             for name in ["tls_general", "tls_local", "tls_initial", "tls_descriptor", "tls_descriptor_static"] {
                 let library = shared(name);
                 assert_eq!((library.call("next_value"), library.call("next_value")), (42, 43), "{name}");

@@ -217,6 +217,15 @@ impl Lib {
         unsafe { text(function()) }
     }
 
+    /// Has the fixture `throws` throw and catch in its constructor, in one function, and across a call from outside.
+    #[track_caller]
+    pub(crate) fn throws_and_catches(&self) {
+        assert_eq!(self.call("caught_in_constructor"), 7);
+        assert_eq!(self.call("thrown_and_caught"), 1);
+        let catch: extern "C" fn(usize) -> c_int = unsafe { std::mem::transmute(self.address("call_and_catch")) };
+        assert_eq!(catch(self.address("throw_number")), 42);
+    }
+
     /// Keeps it open until the process exits.
     pub(crate) fn leak(self) {
         std::mem::forget(self);
