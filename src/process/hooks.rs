@@ -6,7 +6,7 @@
 use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
 use std::sync::{Once, PoisonError, RwLock, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -194,7 +194,16 @@ pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-static IN_LOADER: RwLock<()> = RwLock::new(());
+/// How many calls of the C library's loader are under way for us, and [`FORKING`]. No lock: a child would find what the
+/// threads hold that it does not have.
+static IN_LOADER: AtomicUsize = AtomicUsize::new(0);
+/// Set in it while a fork is under way that has found nobody there.
+const FORKING: usize = 1 << (usize::BITS - 1);
+
+thread_local! {
+    /// How many of the calls are this thread's: a constructor that the C library's loader runs may open a library.
+    static OWN_CALLS: Cell<usize> = const { Cell::new(0) };
+}
 
 /// How long a fork waits for threads that are in the C library's loader for us. One of them may wait there for the very
 /// thread that forks, in a constructor; then it forks all the same.
@@ -202,29 +211,38 @@ const IN_LOADER_MAX: Duration = Duration::from_millis(100);
 
 /// Calls the C library's loader, which a fork lets finish: a child would find its locks taken, and would never get them.
 pub(crate) fn in_loader<T>(call: impl FnOnce() -> T) -> T {
-    // Whoever is inside already, or has waited for as long as a fork does, goes on without.
-    let begun = Instant::now();
-    let mut inside = IN_LOADER.try_read();
-    while inside.is_err() && begun.elapsed() < IN_LOADER_MAX {
-        thread::yield_now();
-        inside = IN_LOADER.try_read();
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            OWN_CALLS.set(OWN_CALLS.get() - 1);
+            IN_LOADER.fetch_sub(1, Ordering::SeqCst);
+        }
     }
+    // A fork that has begun is let finish, but another of its handlers may wait for this very thread: so not for ever.
+    let begun = Instant::now();
+    let enter = |calls| (calls & FORKING == 0 || begun.elapsed() >= IN_LOADER_MAX).then_some(calls + 1);
+    while IN_LOADER.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).is_err() {
+        thread::yield_now();
+    }
+    OWN_CALLS.set(OWN_CALLS.get() + 1);
+    let _leave = Leave;
     call()
 }
 
-fn loader_is_left() -> Option<RwLockWriteGuard<'static, ()>> {
+/// Waits until no other thread is in the C library's loader for us, and keeps them out of it. Gives up in time.
+fn close_loader() {
     let begun = Instant::now();
-    loop {
-        match IN_LOADER.try_write() {
-            Ok(guard) => return Some(guard),
-            Err(_) if begun.elapsed() < IN_LOADER_MAX => thread::yield_now(),
-            Err(_) => return None,
+    let own = OWN_CALLS.get();
+    while IN_LOADER.compare_exchange(own, own | FORKING, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+        if begun.elapsed() >= IN_LOADER_MAX {
+            return;
         }
+        thread::yield_now();
     }
 }
 
-/// What is locked while a fork is under way: the registry, `undisturbed` work, and calls of the C library's loader.
-type Locked = (Held, RwLockWriteGuard<'static, ()>, Option<RwLockWriteGuard<'static, ()>>);
+/// What is locked while a fork is under way: the registry, and `undisturbed` work.
+type Locked = (Held, RwLockWriteGuard<'static, ()>);
 struct OverFork(UnsafeCell<Option<Locked>>);
 
 // SAFETY: written by `before_fork` and emptied by the same thread right after, in parent and child; C libraries run fork
@@ -235,23 +253,73 @@ static OVER_FORK: OverFork = OverFork(UnsafeCell::new(None));
 
 extern "C" fn before_fork() {
     let forks = FORKS.write().unwrap_or_else(PoisonError::into_inner);
-    // After the others: who holds one of them does not wait for the loader.
-    let loader = loader_is_left();
-    let held = (registry::hold(), forks, loader);
+    // After that: who does `undisturbed` work does not wait for the loader.
+    close_loader();
+    let held = (registry::hold(), forks);
     // SAFETY: the locks are ours, so no other thread is between here and the end of its fork.
     unsafe { *OVER_FORK.0.get() = Some(held) };
 }
 
 extern "C" fn after_fork_in_parent() {
+    IN_LOADER.fetch_and(!FORKING, Ordering::SeqCst);
     // SAFETY: as in `before_fork`; the guard is taken out before it is dropped.
     let held = unsafe { (*OVER_FORK.0.get()).take() };
     drop(held);
 }
 
 extern "C" fn after_fork_in_child() {
+    // Whoever else was there will not leave.
+    IN_LOADER.store(OWN_CALLS.get(), Ordering::SeqCst);
     // SAFETY: as in `before_fork`; the child's only thread is the one that forked.
     let held = unsafe { (*OVER_FORK.0.get()).take() };
-    if let Some((registry, _forks, _loader)) = held {
+    if let Some((registry, _forks)) = held {
         registry::forget_other_threads(registry);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Forks a process that does nothing else than `child`, and answers what that says; and how long the fork took.
+    fn fork(child: impl FnOnce() -> bool) -> (bool, Duration) {
+        let begun = Instant::now();
+        // SAFETY: the child runs `child`, which forks again at most, and exits.
+        let process = unsafe { libc::fork() };
+        let time = begun.elapsed();
+        assert!(process >= 0);
+        if process == 0 {
+            let code = i32::from(!child());
+            // SAFETY: ends the process.
+            unsafe { libc::_exit(code) };
+        }
+        let mut status = 0;
+        // SAFETY: our own child.
+        assert_eq!(unsafe { libc::waitpid(process, &mut status, 0) }, process);
+        (status == 0, time)
+    }
+
+    #[test]
+    fn a_fork_waits_for_the_loader_but_its_child_for_nobody_that_it_does_not_have() {
+        install();
+        let (is_in, came_in) = mpsc::channel();
+        let (end, ended) = mpsc::channel();
+        let inside = thread::spawn(move || {
+            in_loader(|| {
+                is_in.send(()).unwrap();
+                ended.recv().unwrap();
+            });
+        });
+        came_in.recv().unwrap();
+        // Any of several, where the machine is busy.
+        let is_quick = || (0..5).any(|_| fork(|| true).1 < IN_LOADER_MAX);
+        let (child_was_quick, time) = fork(|| is_quick() && in_loader(is_quick));
+        assert!(child_was_quick, "the child waited");
+        assert!(time >= IN_LOADER_MAX, "the fork did not wait: {time:?}");
+        end.send(()).unwrap();
+        inside.join().unwrap();
+        assert!(in_loader(is_quick), "a thread does not wait for itself");
     }
 }
