@@ -245,7 +245,7 @@ pub(super) unsafe fn find(address: *const c_void, answer: *mut Found) -> Option<
             flags: 0,
             start: place.start.0 as *mut c_void,
             end: place.end.0 as *mut c_void,
-            map: place.map,
+            map: place.map.0 as *mut LinkMap,
             frames: place.frames?.0 as *mut c_void,
             reserved: [0; 7],
         };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::addresses;
+use super::current;
 use super::hooks::{self, Thread};
 use super::later;
 use super::module::{Dependency, Id, Instance, Module, Object};
@@ -477,8 +478,7 @@ pub(crate) fn forget_other_threads(mut held: Held) {
     let me = hooks::this_thread();
     let state = edit(&mut held.0);
     state.waits.forget();
-    addresses::forget_other_threads();
-    later::forget_other_threads();
+    current::forget_other_threads();
     for entry in &mut state.entries {
         match entry.phase {
             Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Abandoned,
