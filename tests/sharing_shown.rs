@@ -297,16 +297,20 @@ fn a_watched_process_is_looked_at_until_it_ends() {
 }
 
 #[test]
-fn a_library_that_is_replaced_truncated_or_deleted_under_a_process_is_found() {
+fn a_library_that_is_replaced_truncated_written_or_deleted_under_a_process_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let library = folder.path().join("libdemo.so");
     type Harm = fn(&Path);
-    let cases: [(&str, Harm); 4] = [
+    let cases: [(&str, Harm); 5] = [
         ("replaced", |library| {
             fs::copy(library, library.with_extension("new")).unwrap();
             fs::rename(library.with_extension("new"), library).unwrap();
         }),
         ("truncated", |library| fs::File::options().write(true).open(library).unwrap().set_len(5000).unwrap()),
+        ("modified", |library| {
+            let later = std::time::SystemTime::now() + Duration::from_secs(100);
+            fs::File::options().write(true).open(library).unwrap().set_modified(later).unwrap();
+        }),
         ("deleted", |library| fs::remove_file(library).unwrap()),
         ("", |_| {}),
     ];

@@ -9,6 +9,7 @@ use std::fs::{self, Metadata};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Map, Value, json};
 use soload::{ErrorKind, Mapping, PageMap, PageScan, PageSize, PageState};
@@ -72,13 +73,17 @@ struct Finding {
 struct Now {
     inode: u64,
     size: u64,
-    /// Seconds since 1970.
-    modified: i64,
+    modified: Option<SystemTime>,
+    /// Not every file system tells.
+    created: Option<SystemTime>,
 }
+
+/// How long whoever has created a file writes it, at most.
+const WRITING_MAX: Duration = Duration::from_secs(10);
 
 impl From<Metadata> for Now {
     fn from(meta: Metadata) -> Self {
-        Self { inode: meta.ino(), size: meta.len(), modified: meta.mtime() }
+        Self { inode: meta.ino(), size: meta.len(), modified: meta.modified().ok(), created: meta.created().ok() }
     }
 }
 
@@ -135,7 +140,7 @@ fn examine(process: u32) -> Result<(usize, Vec<Finding>), ErrorKind> {
 }
 
 /// What has become of a file since it was mapped.
-fn of_file(path: &Path, mappings: &[&Mapping], now: Option<Now>, started: Option<i64>) -> Option<Finding> {
+fn of_file(path: &Path, mappings: &[&Mapping], now: Option<Now>, started: Option<SystemTime>) -> Option<Finding> {
     let finding = |kind, what: String| Some(Finding { path: path.to_owned(), kind, what });
     let Some(now) = now else {
         return finding(Kind::Deleted, "there is no such file any more; the process keeps the old one".into());
@@ -151,8 +156,14 @@ fn of_file(path: &Path, mappings: &[&Mapping], now: Option<Now>, started: Option
             format!("{} of {mapped:#x} bytes are left: reading past them is SIGBUS", now.size),
         );
     }
-    if started.is_some_and(|started| now.modified > started) {
-        return finding(Kind::Modified, "written after the process started: pages not copied have changed".into());
+    // Nothing tells when it was mapped, only that a file made since the start was mapped after that.
+    let made = |started| now.created.filter(|created| *created > started)?.checked_add(WRITING_MAX);
+    let known = started.map(|started| made(started).unwrap_or(started));
+    if known.zip(now.modified).is_some_and(|(known, modified)| modified > known) {
+        return finding(
+            Kind::Modified,
+            "written after the process started; if it was mapped by then, pages not copied have changed".into(),
+        );
     }
     None
 }
@@ -190,15 +201,16 @@ fn copied(process: u32, scan: Option<&PageScan>, mapping: &Mapping) -> Result<u6
     }
 }
 
-/// When a process started, in seconds since 1970.
-fn started(process: u32) -> Option<i64> {
+/// When a process started, or a little later: what was written before is not to count as written since.
+fn started(process: u32) -> Option<SystemTime> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
     // The name may have blanks and parentheses; field 22 is counted from behind it (`proc_pid_stat(5)`).
-    let ticks: i64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
-    let boot = fs::read_to_string("/proc/stat").ok()?;
-    let boot: i64 = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
-    // Ticks of a second in /proc (`USER_HZ`): 100 on every machine that soload loads on.
-    Some(boot + ticks / 100)
+    let ticks: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
+    let uptime: f64 = fs::read_to_string("/proc/uptime").ok()?.split_whitespace().next()?.parse().ok()?;
+    let now = SystemTime::now();
+    // Ticks of a second in /proc (`USER_HZ`): 100 on every machine that soload loads on. The last one had begun.
+    let age = uptime - (ticks + 1) as f64 / 100.0;
+    now.checked_sub(Duration::try_from_secs_f64(age.max(0.0)).ok()?)
 }
 
 fn write_findings(out: &mut impl Write, process: u32, files: usize, findings: &[Finding]) -> std::io::Result<()> {
@@ -243,24 +255,32 @@ fn json_of(process: u32, answer: &Result<(usize, Vec<Finding>), ErrorKind>) -> V
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::UNIX_EPOCH;
+
     use super::*;
 
     #[test]
     fn what_has_become_of_a_file_is_told_from_what_is_there_now() {
         let own = Mapping::all_of(std::process::id()).unwrap();
-        let mapping = own.iter().find(|mapping| mapping.inode != 0).unwrap();
-        let end = mapping.offset.0 + (mapping.range.end.0 - mapping.range.start.0) as u64;
-        let now = Now { inode: mapping.inode, size: end, modified: 10 };
-        let kind = |now, started| of_file(&mapping.path, &[mapping], now, started).map(|finding| finding.kind);
-        assert_eq!(kind(Some(now), Some(11)), None);
-        assert_eq!(kind(Some(now), Some(9)), Some(Kind::Modified));
+        let end = |mapping: &Mapping| mapping.offset.0 + (mapping.range.end.0 - mapping.range.start.0) as u64;
+        let at = |second| UNIX_EPOCH + Duration::from_secs(second);
+        let large = |mapping: &&Mapping| mapping.inode != 0 && end(mapping) > PageSize::native().bytes();
+        let mapping = own.iter().find(large).unwrap();
+        let now = Now { inode: mapping.inode, size: end(mapping), modified: Some(at(100)), created: None };
+        let kind = |now, started: Option<u64>| {
+            of_file(&mapping.path, &[mapping], now, started.map(at)).map(|finding| finding.kind)
+        };
+        assert_eq!(kind(Some(now), Some(101)), None);
+        assert_eq!(kind(Some(now), Some(99)), Some(Kind::Modified));
         assert_eq!(kind(Some(now), None), None);
-        assert_eq!(kind(None, Some(11)), Some(Kind::Deleted));
-        assert_eq!(kind(Some(Now { inode: mapping.inode + 1, ..now }), Some(11)), Some(Kind::Replaced));
-        assert_eq!(
-            kind(Some(Now { size: 1, ..now }), Some(11)).filter(|_| end > 4096).unwrap_or(Kind::Truncated),
-            Kind::Truncated
-        );
+        let made = |created| Some(Now { created: Some(at(created)), ..now });
+        assert_eq!(kind(made(50), Some(60)), Some(Kind::Modified), "there before, and written since");
+        assert_eq!(kind(made(100), Some(60)), None, "mapped after it was made");
+        assert_eq!(kind(made(70), Some(60)), Some(Kind::Modified), "made, and written long after");
+        assert_eq!(kind(None, Some(101)), Some(Kind::Deleted));
+        assert_eq!(kind(Some(Now { inode: mapping.inode + 1, ..now }), Some(101)), Some(Kind::Replaced));
+        assert_eq!(kind(Some(Now { size: 1, ..now }), Some(101)), Some(Kind::Truncated));
     }
 
     #[test]
@@ -277,8 +297,15 @@ mod tests {
     }
 
     #[test]
-    fn this_process_started_not_long_ago() {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
-        assert!((0..86_400).contains(&(now - started(std::process::id()).unwrap())));
+    fn what_was_written_just_before_a_process_started_was_not_written_since() {
+        let written = tempfile::tempfile().unwrap().metadata().unwrap().modified().unwrap();
+        let mut process = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let started = started(process.id()).unwrap();
+        process.stdin.take();
+        process.wait().unwrap();
+        assert!(
+            written <= started && started <= SystemTime::now() + Duration::from_millis(20),
+            "{written:?} {started:?}"
+        );
     }
 }
