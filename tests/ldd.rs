@@ -98,7 +98,8 @@ fn a_needed_path_is_taken_as_it_is_and_origin_in_it_is_expanded() {
     folder.library("sub/near.so", &[], &["-Wl,-soname,$ORIGIN/sub/near.so"]);
     folder.program("exe", &["sub/leaf.so", "sub/near.so"], &[]);
     let listed = folder.same("exe", &[]);
-    assert!(listed.contains("\tsub/leaf.so (") && listed.contains("/./sub/near.so") || listed.contains("/sub/near.so"));
+    let near = folder.path("sub/near.so");
+    assert!(listed.contains("\tsub/leaf.so (") && listed.contains(&format!("\t{} (", near.display())), "{listed}");
 }
 
 #[test]

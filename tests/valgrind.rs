@@ -26,7 +26,9 @@ fn under_valgrind(name: &str) {
         }
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success(), "{}\n{said}\n{}", output.status, String::from_utf8_lossy(&output.stdout));
+            let told = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{}\n{said}\n{told}", output.status);
+            assert!(told.contains("1 passed"), "this test has run there: {told}");
         }
     }
 }
