@@ -75,12 +75,13 @@ pub(crate) struct Opened {
 pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
     let mut opened = OpenedBefore::new();
-    let mut sharing = Sharing::wished(&wishes.sharing);
+    let mut sharing = hooks::undisturbed(|| Sharing::wished(wishes));
     for _ in 0..ATTEMPTS_MAX {
         let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let graph = stages::discover(name, wishes, &look, mem::take(&mut opened));
+            let home = |file: &_, id: &dyn Fn() -> _, len| sharing.home(file, id, len);
+            let graph = stages::discover(name, wishes, &look, &home, mem::take(&mut opened));
             (look, graph)
         });
         let graph = graph?;
@@ -153,7 +154,7 @@ pub(crate) fn snapshot(name: &OsStr, wishes: &Wishes) -> Result<Snapshot, Error>
     for _ in 0..ATTEMPTS_MAX {
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let graph = stages::discover(name, wishes, &look, OpenedBefore::new());
+            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, OpenedBefore::new());
             (look, graph)
         });
         let graph = graph?;
@@ -177,7 +178,7 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     let wishes = &Wishes { guard: Guard::Nothing, ..wishes.clone() };
     let (look, graph) = hooks::undisturbed(|| {
         let look = Look::now(wishes.namespace);
-        let graph = stages::discover(name, wishes, &look, OpenedBefore::new());
+        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, OpenedBefore::new());
         (look, graph)
     });
     let graph = graph?;

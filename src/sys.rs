@@ -154,13 +154,19 @@ impl RegularFile {
         Ok(done)
     }
 
-    /// Shows the file, read-only, in the first of `len` bytes of address space.
-    pub(crate) fn show(&self, len: u64) -> Result<Shown, ErrorKind> {
+    /// Shows the file, read-only, in the first of `len` bytes of address space: at `home`, if there is one and it is free.
+    pub(crate) fn show(&self, len: u64, home: Option<Addr>) -> Result<Shown, ErrorKind> {
         let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 };
         let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(no_room(Errno::ENOMEM))?;
+        let show = |at: Option<NonZeroUsize>| {
+            let flags = if at.is_some() { MapFlags::MAP_FIXED_NOREPLACE } else { MapFlags::empty() };
+            // SAFETY: a new mapping at an address that the kernel chooses, or where nothing is, touches no memory of the
+            // program.
+            unsafe { mmap(at, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | flags, &self.fd, 0) }
+        };
+        let at_home = || home.and_then(|home| show(Some(NonZeroUsize::new(home.0)?)).ok());
         fault::point("mmap")
-            // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
-            .and_then(|()| unsafe { mmap(None, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, &self.fd, 0) })
+            .and_then(|()| at_home().map_or_else(|| show(None), Ok))
             .map(|start| {
                 let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(len.get());
                 Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file }

@@ -9,7 +9,7 @@ use super::segments::{FileImage, Headers, Segment};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
 use super::{Source, frames, inspect, notes};
-use crate::addr::{Protection, Vaddr};
+use crate::addr::{Addr, Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{Error, ErrorKind};
 use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
@@ -19,6 +19,10 @@ const HEAD: usize = 1024;
 
 /// Bytes of a dynamic section that are read; a larger one is refused.
 const DYNAMIC_MAX: u64 = 2 << 20;
+
+/// Where a file is always mapped, if it is: by the file, its build id as far as that is known before it is mapped, and the
+/// bytes of address space that it takes.
+pub(crate) type Home<'a> = dyn Fn(&RegularFile, &dyn Fn() -> Option<Vec<u8>>, u64) -> Option<Addr> + 'a;
 
 /// An ELF file of any machine, opened and validated; nothing of it is executed or mapped for execution.
 ///
@@ -62,7 +66,7 @@ impl Image {
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
     /// be, so that nothing has to be mapped or faulted in twice.
-    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile) -> Result<Self, ErrorKind> {
+    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, home: &Home<'_>) -> Result<Self, ErrorKind> {
         let mut head = [0; HEAD];
         let len = file.read_into(0, &mut head)?;
         let head = &head[..len];
@@ -79,7 +83,8 @@ impl Image {
             header.dynamic_entries_from(&bytes, 0, at)
         };
         let entries = headers.dynamic.as_ref().map(entries).transpose()?;
-        let shown = file.show(room)?;
+        let id = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
+        let shown = file.show(room, home(&file, &id, room))?;
         let bytes = shown.bytes();
         Self::checked(path, file, header, program_headers, headers, entries, bytes, Some(shown))
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::elf::ProgramHeader;
 use super::image::Image;
-use super::view::View;
+use super::view::{ByteOrder, Class, View};
 
 const NT_GNU_BUILD_ID: u32 = 3;
 
@@ -57,6 +57,17 @@ fn in_segment<T>(view: &View, align: u64, each: &mut impl FnMut(Note<'_>) -> Opt
 
 pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
     find(image, build_id_of)
+}
+
+/// The build id, if it stands in the first bytes of the file.
+pub(super) fn build_id_in_head(
+    notes: &[ProgramHeader],
+    head: &[u8],
+    class: Class,
+    order: ByteOrder,
+) -> Option<Vec<u8>> {
+    let head = View::new(head.to_vec().into(), class, order);
+    find_in(notes, |range| head.slice(range), build_id_of)
 }
 
 /// The build id among the notes of one segment, whose alignment is `align`.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
-use crate::file::image::Image;
+use crate::file::image::{Home, Image};
 use crate::guard::{self, Guard};
 use crate::sys::{Identity, RegularFile};
 
@@ -97,6 +97,8 @@ pub(crate) struct Request<'a> {
     pub(crate) guard: Guard,
     /// Whether what is read of them shall come in blocks of 2 MiB.
     pub(crate) huge_pages: bool,
+    /// Where they are in all processes of the session, as far as that is known.
+    pub(crate) home: &'a Home<'a>,
 }
 
 /// Files that an attempt before this one has opened, by the paths under which they were found.
@@ -304,7 +306,7 @@ impl<W: World> Discovery<'_, W> {
     /// Reads a file where it is going to be mapped, unless it is wanted in another way.
     fn read(&self, path: &Path, mut file: RegularFile) -> Result<Image, ErrorKind> {
         if self.request.guard == Guard::Nothing && !self.request.huge_pages {
-            return Image::read_in_place(path.to_owned(), file);
+            return Image::read_in_place(path.to_owned(), file, self.request.home);
         }
         file.huge = self.request.huge_pages;
         let guard = self.request.guard.lease(&mut file);

@@ -77,8 +77,8 @@ impl Mapping {
         let room = image.take_room().filter(|room| room.len() as u64 == size);
         let in_place = room.is_some();
         let reservation = match (room, place.start) {
-            (Some(room), None) => room,
-            (Some(room), Some(wanted)) => room.moved_to(wanted)?,
+            (Some(room), Some(wanted)) if room.start() != wanted => room.moved_to(wanted)?,
+            (Some(room), _) => room,
             (None, None) => Reservation::new(size, plan.align)?,
             (None, Some(wanted)) => Reservation::at(wanted, size)?,
         };

@@ -4,8 +4,8 @@
 //! without a name and are given one when they are whole: whoever writes may be killed at any moment.
 
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::{Read, Write};
+use std::fs::{File, Metadata};
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
@@ -74,9 +74,9 @@ impl Folder {
 
     fn read_slots(&mut self) -> Result<u64, Refusal> {
         let mut records = Vec::new();
-        if let Some(file) = owned(&self.directory, &self.path, REGISTRY)? {
-            let read = file.take(REGISTRY_MAX).read_to_end(&mut records);
-            read.map_err(|error| refused(&self.path.join(REGISTRY), error))?;
+        if let Some((file, meta)) = owned(&self.directory, &self.path, REGISTRY)? {
+            records =
+                read(&file, meta.len().min(REGISTRY_MAX)).map_err(|error| refused(&self.path.join(REGISTRY), error))?;
         }
         self.slots = Slots::read(&records, &self.seed);
         Ok(records.len() as u64)
@@ -95,21 +95,26 @@ impl Folder {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&self.directory, REGISTRY, flags, Mode::S_IRUSR | Mode::S_IWUSR);
         let file = File::from(file.map_err(|errno| wrong(errno.into()))?);
-        check_owner(&file, &path, 0o022)?;
+        check_owner(&file.metadata().map_err(wrong)?, &path, 0o022)?;
         // The record of a writer that was killed is cut off; only then does one stand where its number says.
         let whole = len - len % super::arena::RECORD as u64;
         file.write_all_at(&records, whole).map_err(wrong)?;
         self.places(wanted).ok_or_else(|| Refusal::Place("the session's addresses have no room for it".into()))
     }
 
+    /// Where `wanted` lies, if it has a place.
+    pub(crate) fn slot(&self, wanted: &Wanted) -> Option<Addr> {
+        self.slots.find(wanted, &self.seed)
+    }
+
     fn places(&self, wanted: &[Wanted]) -> Option<Vec<Addr>> {
-        wanted.iter().map(|wanted| self.slots.find(wanted, &self.seed)).collect()
+        wanted.iter().map(|wanted| self.slot(wanted)).collect()
     }
 
     /// The snapshot of that key, if there is one.
     pub(crate) fn find(&self, key: &Hash) -> Result<Option<Opened>, Refusal> {
-        let Some(file) = owned(&self.directory, &self.path, &name(key))? else { return Ok(None) };
-        check_owner(&file, &self.path.join(name(key)), 0o333)?;
+        let Some((file, meta)) = owned(&self.directory, &self.path, &name(key))? else { return Ok(None) };
+        check_owner(&meta, &self.path.join(name(key)), 0o333)?;
         let opened = Opened::read(file, &self.seed.secret())?;
         match opened.header.key == *key {
             true => Ok(Some(opened)),
@@ -225,12 +230,12 @@ fn directory(path: &Path) -> Result<File, Refusal> {
         }
         errno => refused(path, errno),
     })?);
-    check_owner(&file, path, 0o022)?;
+    check_owner(&file.metadata().map_err(|error| refused(path, error))?, path, 0o022)?;
     Ok(file)
 }
 
 /// File `name` of the directory, if it is there: a regular one, of root or the user, that nobody else can write.
-fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<File>, Refusal> {
+fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<(File, Metadata)>, Refusal> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let path = path.join(name);
     let file = match openat(directory, name, flags, Mode::empty()) {
@@ -241,16 +246,16 @@ fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<File>, Refu
         }
         Err(errno) => return Err(refused(&path, errno)),
     };
-    if !file.metadata().map_err(|error| refused(&path, error))?.is_file() {
+    let meta = file.metadata().map_err(|error| refused(&path, error))?;
+    if !meta.is_file() {
         return Err(Refusal::Folder(format!("{}: expected a regular file, found something else", shown(&path))));
     }
-    check_owner(&file, &path, 0o022)?;
-    Ok(Some(file))
+    check_owner(&meta, &path, 0o022)?;
+    Ok(Some((file, meta)))
 }
 
 /// Refuses what belongs to somebody else, or has one of the permissions `forbidden`.
-fn check_owner(file: &File, path: &Path, forbidden: u32) -> Result<(), Refusal> {
-    let meta = file.metadata().map_err(|error| refused(path, error))?;
+fn check_owner(meta: &Metadata, path: &Path, forbidden: u32) -> Result<(), Refusal> {
     let wrong = |what: &str, expected: &str, found: String| {
         Err(Refusal::Folder(format!("{}: {what}: expected {expected}, found {found}", shown(path))))
     };
@@ -301,15 +306,31 @@ fn write(directory: &File, path: &Path, name: &str, content: &[u8]) -> Result<()
 
 /// The seed, followed by the name of the boot it was made in: addresses do not outlive that.
 fn read_seed(directory: &File, path: &Path) -> Result<Option<Seed>, Refusal> {
-    let Some(mut file) = owned(directory, path, SEED)? else { return Ok(None) };
-    let mut seed = [0; 32];
-    let mut boot = Vec::new();
-    let read = file.read_exact(&mut seed).and_then(|()| file.take(64).read_to_end(&mut boot));
-    Ok((read.is_ok() && boot == this_boot()).then_some(Seed(seed)))
+    let Some((file, meta)) = owned(directory, path, SEED)? else { return Ok(None) };
+    let content = read(&file, meta.len().min(128)).unwrap_or_default();
+    let parts = content.split_first_chunk().filter(|(_, boot)| *boot == this_boot());
+    Ok(parts.map(|(seed, _)| Seed(*seed)))
 }
 
 fn this_boot() -> Vec<u8> {
-    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
+    let file = File::open("/proc/sys/kernel/random/boot_id");
+    file.and_then(|file| read(&file, 64)).unwrap_or_default()
+}
+
+/// The first `len` bytes of a small file, or all it has.
+fn read(file: &File, len: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = vec![0; len as usize];
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(done);
+    Ok(bytes)
 }
 
 /// Begins a new session: what the one before has left is of no use any more.

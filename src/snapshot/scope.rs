@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::bytes::{Cut, Field, Reader, fields};
 use super::manifest::{FileStamp, Hash};
+use crate::addr::Addr;
 use crate::arch::Kind;
 use crate::error::Escaped;
 
@@ -57,6 +58,12 @@ impl Fits {
         let fits = reader.read().ok()?;
         reader.end().ok()?;
         Some(fits)
+    }
+
+    /// Where the pages of that library have to be.
+    pub(crate) fn place(&self, id: &Hash) -> Option<Addr> {
+        let mut known = self.members.iter().filter_map(|number| self.providers.get(usize::from(*number)));
+        known.find(|provider| provider.id == *id).map(|provider| Addr(provider.start as usize))
     }
 
     /// Why a snapshot that fits this does not fit `other`, in words.

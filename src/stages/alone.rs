@@ -4,11 +4,14 @@ use super::bind::{self, Bound, Noted, Scope};
 use super::enter::Planned;
 use super::help::HostHelp;
 use super::map::Mapped;
+use crate::addr::Addr;
 use crate::error::Error;
 use crate::load::group::Group;
 use crate::load::map::Place;
+use crate::loader::Wishes;
 use crate::process::module::Object;
 use crate::process::world::Look;
+use crate::sys::RegularFile;
 
 /// What can be wished for: nothing.
 #[derive(Clone, Default)]
@@ -34,8 +37,12 @@ impl Placed {
 }
 
 impl Sharing {
-    pub(crate) fn wished(_wish: &Wish) -> Self {
+    pub(crate) fn wished(_wishes: &Wishes) -> Self {
         Self
+    }
+
+    pub(crate) fn home(&self, _file: &RegularFile, _build_id: &dyn Fn() -> Option<Vec<u8>>, _len: u64) -> Option<Addr> {
+        None
     }
 
     pub(crate) fn place(&mut self, _group: &Planned, _scope: &Scope, _look: &Look, _help: &HostHelp) -> Placed {

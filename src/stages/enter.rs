@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::Shared;
 use crate::error::{Error, ErrorKind};
-use crate::file::image::Image;
+use crate::file::image::{Home, Image};
 use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
 use crate::find::{Asker, Search};
 use crate::load::group::{Group, Slot};
@@ -83,6 +83,7 @@ pub(crate) fn discover(
     name: &OsStr,
     wishes: &Wishes,
     look: &Look,
+    home: &Home<'_>,
     mut opened: OpenedBefore,
 ) -> Result<Graph<Object>, Error> {
     let program = program(look);
@@ -94,6 +95,7 @@ pub(crate) fn discover(
             program: &program,
             guard: wishes.guard,
             huge_pages: wishes.huge_pages,
+            home,
         };
         graph::discover(&request, search(), look, mem::take(&mut opened))
     })

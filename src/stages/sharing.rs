@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::adopt;
@@ -27,7 +27,7 @@ use crate::snapshot::{
     FileStamp, Fits, Folder, Member, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
 };
 use crate::snapshot::{content_hash, file_name, library_id, object_id, slots_for};
-use crate::sys;
+use crate::sys::{self, RegularFile};
 
 /// Where snapshots are to be taken from.
 #[derive(Clone, Default)]
@@ -53,8 +53,9 @@ pub(crate) struct Sharing {
 
 enum From {
     Nowhere,
-    Folder(PathBuf),
-    Memory(Arc<Opened>),
+    Folder(Box<Folder>),
+    /// The second is what it fits, if that makes sense.
+    Memory(Arc<Opened>, Option<Fits>),
     /// One is to be made, for others, at addresses that follow from a seed.
     New(Seed),
 }
@@ -95,17 +96,37 @@ impl Placed {
 }
 
 impl Sharing {
-    pub(crate) fn wished(wish: &Wish) -> Self {
-        let source = match wish {
-            Wish::Private => From::Nowhere,
-            Wish::Folder(path) => From::Folder(path.clone()),
-            Wish::Memory(snapshot) => From::Memory(Arc::clone(&snapshot.0)),
-            Wish::Environment => match hooks::snapshots() {
-                Some(path) => From::Folder(OsStr::from_bytes(path).into()),
-                None => From::Nowhere,
-            },
+    pub(crate) fn wished(wishes: &Wishes) -> Self {
+        let wish = &wishes.sharing;
+        let path = match wish {
+            Wish::Folder(path) => Some(&**path),
+            Wish::Environment => hooks::snapshots().map(|path| Path::new(OsStr::from_bytes(path))),
+            Wish::Private | Wish::Memory(_) => None,
         };
-        Self { source, outcome: SnapshotUse::Unasked, made: false }
+        let source = match (wish, path.map(Folder::open)) {
+            (Wish::Memory(snapshot), _) => Ok(From::Memory(Arc::clone(&snapshot.0), snapshot.0.fits())),
+            (_, Some(folder)) => folder.map(|folder| From::Folder(Box::new(folder))),
+            (_, None) => Ok(From::Nowhere),
+        };
+        let isolated = || Refusal::Unsuitable("it is loaded in a name space of its own".into());
+        let (source, outcome) = match source {
+            Ok(From::Folder(_) | From::Memory(..)) if !wishes.namespace.is_base() => {
+                (From::Nowhere, SnapshotUse::Refused(isolated()))
+            }
+            Ok(source) => (source, SnapshotUse::Unasked),
+            Err(refusal) => (From::Nowhere, SnapshotUse::Refused(refusal)),
+        };
+        Self { source, outcome, made: false }
+    }
+
+    /// Where a file will be, if it gets the place that it has in all processes of the session.
+    pub(crate) fn home(&self, file: &RegularFile, build_id: &dyn Fn() -> Option<Vec<u8>>, len: u64) -> Option<Addr> {
+        let wanted = || Wanted { id: library_id(build_id().as_deref(), &stamp(file)), len, align: 1 };
+        match &self.source {
+            From::Folder(folder) => folder.slot(&wanted()),
+            From::Memory(_, fits) => fits.as_ref()?.place(&wanted().id),
+            From::Nowhere | From::New(_) => None,
+        }
     }
 
     /// Decides where `group` shall lie, and whether its pages come from a snapshot.
@@ -125,9 +146,6 @@ impl Sharing {
     fn try_place(&mut self, group: &Planned, scope: &Scope, look: &Look, help: &HostHelp) -> Result<Placed, Refusal> {
         if sys::is_privileged() {
             return Err(Refusal::Privileged);
-        }
-        if !look.namespace.is_base() {
-            return Err(Refusal::Unsuitable("it is loaded in a name space of its own".into()));
         }
         // What nobody of the scope defines, an object that the host has made global since the start may.
         let known = |object: &HostObject| {
@@ -152,15 +170,14 @@ impl Sharing {
             }
             fits.encode()
         };
-        let (places, opened) = match &self.source {
+        let (places, opened) = match &mut self.source {
             From::Nowhere => return Ok(Placed::default()),
             From::New(seed) => {
                 let places = slots_for(&wanted, seed)?;
                 settle(&places);
                 (places, None)
             }
-            From::Folder(path) => {
-                let mut folder = Folder::open(path)?;
+            From::Folder(folder) => {
                 let places = folder.place(&wanted)?;
                 let key = crate::snapshot::key(&settle(&places));
                 let found = folder.find(&key).and_then(|opened| {
@@ -174,13 +191,11 @@ impl Sharing {
                 });
                 (places, found.inspect_err(|_| folder.forget(&key))?)
             }
-            From::Memory(opened) => {
-                let made = opened.fits().ok_or(Refusal::Snapshot("damaged: its scope does not make sense".into()))?;
+            From::Memory(opened, made) => {
+                let made = made.as_ref().ok_or(Refusal::Snapshot("damaged: its scope does not make sense".into()))?;
                 let place = |member: &Shareable| {
-                    let mut known = made.members.iter().filter_map(|number| made.providers.get(usize::from(*number)));
-                    let known = known.find(|provider| provider.id == member.wanted.id);
                     let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(&member.path)));
-                    known.map(|provider| Addr(provider.start as usize)).ok_or_else(missing)
+                    made.place(&member.wanted.id).ok_or_else(missing)
                 };
                 let places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
                 if settle(&places) != opened.manifest.scope {
@@ -208,7 +223,7 @@ impl Sharing {
 
     /// Whether mapping may succeed without sharing where it failed with it.
     pub(crate) fn gives_up(&mut self, error: &Error) -> bool {
-        let shared = matches!(self.source, From::Folder(_) | From::Memory(_));
+        let shared = matches!(self.source, From::Folder(_) | From::Memory(..));
         if shared {
             self.refuse(Refusal::Place(error.to_string()));
         }
@@ -234,8 +249,8 @@ impl Sharing {
                     Some(bound)
                 }
                 Err(refusal) => {
-                    if let From::Folder(path) = &self.source {
-                        let _ = Folder::open(path).map(|folder| folder.forget(&opened.header.key));
+                    if let From::Folder(folder) = &self.source {
+                        folder.forget(&opened.header.key);
                     }
                     self.refuse(refusal);
                     None
@@ -252,10 +267,9 @@ impl Sharing {
             bound => bound?,
         };
         let kept = match &self.source {
-            From::Folder(path) => Folder::open(path).and_then(|folder| {
-                let (key, bytes) = keep::snapshot(&bound, &deal, &folder.seed.secret())?;
-                folder.keep(&key, &bytes)
-            }),
+            From::Folder(folder) => {
+                keep::snapshot(&bound, &deal, &folder.seed.secret()).and_then(|(key, bytes)| folder.keep(&key, &bytes))
+            }
             _ => Ok(()),
         };
         match kept {
@@ -309,17 +323,7 @@ impl Shareable {
         if plan.maps.iter().any(|map| map.protection.write && map.protection.execute) {
             return Err(Refusal::unsuitable(image.path(), "it has a segment that is writable and executable"));
         }
-        let file = image.file();
-        let (content, anything) = (file.changed.content, file.changed.anything);
-        let stamp = FileStamp {
-            device: file.identity.device,
-            inode: file.identity.inode,
-            size: file.size,
-            modified: content.0,
-            modified_nanos: content.1,
-            changed: anything.0,
-            changed_nanos: anything.1,
-        };
+        let stamp = stamp(image.file());
         let id = library_id(image.build_id().as_deref(), &stamp);
         let wanted = Wanted { id, len: plan.span.end.0 - plan.span.start.0, align: plan.align.bytes() };
         let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
@@ -338,6 +342,19 @@ impl Shareable {
             pages.push(Some(own.ok_or_else(senseless)?.offset));
         }
         if stated.len() == self.writable.len() { Ok(pages) } else { Err(senseless()) }
+    }
+}
+
+fn stamp(file: &RegularFile) -> FileStamp {
+    let (content, anything) = (file.changed.content, file.changed.anything);
+    FileStamp {
+        device: file.identity.device,
+        inode: file.identity.inode,
+        size: file.size,
+        modified: content.0,
+        modified_nanos: content.1,
+        changed: anything.0,
+        changed_nanos: anything.1,
     }
 }
 
