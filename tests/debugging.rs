@@ -38,6 +38,18 @@ fn said(mut gdb: Command) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// Whether a backtrace has a function in the frame of that number (`#1 `).
+fn frame(said: &str, number: &str, function: &str) -> bool {
+    said.lines().any(|line| line.starts_with(number) && line.contains(function))
+}
+
+/// Asserts that a backtrace from the inner function goes on to the outer one.
+#[track_caller]
+fn assert_goes_through(said: &str) {
+    let (inner, outer) = (frame(said, "#0 ", "debugged_inner (value=42)"), frame(said, "#1 ", "in debugged_outer ()"));
+    assert!(inner && outer, "the backtrace goes through it:\n{said}");
+}
+
 /// The line of the fixture at which it is stopped.
 fn line_to_break_at() -> usize {
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/test-libs/debugged.c");
@@ -59,11 +71,13 @@ fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
     let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "backtrace 3", "kill"]) else {
         return;
     };
-    assert!(said.contains(&format!("debugged.c:{line}")), "it stops at the line:\n{said}");
+    assert!(
+        said.contains(&format!("hit Breakpoint 1, debugged_inner (value=42) at test-libs/debugged.c:{line}")),
+        "{said}"
+    );
     let listed = said.lines().find(|line| line.contains("libdebugged.so")).unwrap_or_default();
     assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");
-    let (inner, outer) = (said.find("debugged_inner (value=42)"), said.find("debugged_outer ()"));
-    assert!(inner.is_some() && outer.is_some() && inner < outer, "the backtrace goes through it:\n{said}");
+    assert_goes_through(&said);
 }
 
 #[test]
@@ -87,8 +101,7 @@ fn gdb_finds_a_library_in_a_core_file_and_shows_the_way_through_it() {
     let said = said(gdb);
     let listed = said.lines().find(|line| line.contains("libdebugged.so")).unwrap_or_default();
     assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");
-    let (inner, outer) = (said.rfind("debugged_inner (value=42)"), said.find("debugged_outer ()"));
-    assert!(inner.is_some() && outer.is_some(), "the backtrace goes through it:\n{said}");
+    assert_goes_through(&said);
     assert!(said.contains(&format!("debugged.c:{line}")) && said.contains("$1 = 42"), "down to the line:\n{said}");
 }
 
@@ -110,8 +123,7 @@ fn gdb_breaks_in_a_copy_in_a_name_space_of_its_own() {
     };
     let listed = said.lines().filter(|line| line.contains("libdebugged.so") && line.contains("Yes"));
     assert_eq!(listed.count(), 2, "each copy is listed with its symbols:\n{said}");
-    let (inner, outer) = (said.find("debugged_inner (value=42)"), said.find("debugged_outer ()"));
-    assert!(inner.is_some() && outer.is_some() && inner < outer, "the backtrace goes through it:\n{said}");
+    assert_goes_through(&said);
 }
 
 #[test]
@@ -172,9 +184,6 @@ fn gdb_sees_through_a_call_that_is_being_bound() {
     ];
     let Some(said) = under_gdb(name, &commands) else { return };
     let (binding, bound) = said.split_once("Value returned").unwrap_or_else(|| panic!("`finish` comes back:\n{said}"));
-    let frame = |said: &str, number: &str, function: &str| {
-        said.lines().any(|line| line.starts_with(number) && line.contains(function))
-    };
     assert!(frame(binding, "#1 ", "in soload_bind_"), "{said}");
     assert!(frame(binding, "#2 ", "in debugged_outer ()"), "a backtrace passes through the trampoline:\n{said}");
     assert!(frame(bound, "#1 ", "in debugged_outer ()"), "the trampoline leaves no frame behind:\n{said}");
