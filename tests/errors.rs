@@ -437,8 +437,18 @@ fn what_the_system_refuses() {
         says(
             "System",
             &refused("bss"),
-            "$LIBS/libbss.so: mmap of a segment: Operation not permitted",
-            Some("its file system is mounted noexec (`findmnt -T $LIBS/libbss.so`); move the file to another"),
+            "$LIBS/libbss.so: mprotect of a segment: Permission denied",
+            Some(
+                "its file system is mounted noexec (`findmnt -T $LIBS/libbss.so`), so move the file to another; or a \
+                 security policy forbids it",
+            ),
+        );
+        // Code that is not where the file has it cannot even be mapped.
+        says(
+            "System",
+            &refused("align_2m"),
+            "$LIBS/libalign_2m.so: mmap of a segment: Operation not permitted",
+            Some("its file system is mounted noexec (`findmnt -T $LIBS/libalign_2m.so`); move the file to another"),
         );
     });
 }
@@ -477,11 +487,13 @@ fn refuse_executable_mappings() {
     let jump = |test: u32| libc::BPF_JMP | test | libc::BPF_K;
     // Offsets of `seccomp_data`: the number of the call, and the low half of its third argument, the protection.
     let filter = [
-        statement(load, 0, 0, 0),
-        statement(jump(is), 0, 3, libc::SYS_mmap as u32),
         statement(load, 0, 0, 32),
-        statement(jump(any_of), 0, 1, libc::PROT_EXEC as u32),
+        statement(jump(any_of), 0, 5, libc::PROT_EXEC as u32),
+        statement(load, 0, 0, 0),
+        statement(jump(is), 0, 1, libc::SYS_mmap as u32),
         statement(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
+        statement(jump(is), 0, 1, libc::SYS_mprotect as u32),
+        statement(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EACCES as u32),
         statement(libc::BPF_RET, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
