@@ -264,6 +264,36 @@ fn a_dependencys_block_is_there_for_all_who_need_it_in_every_thread() {
 }
 
 #[test]
+fn libraries_that_are_opened_together_have_blocks_of_their_own_in_every_thread() {
+    on_both_loaders(|loader| {
+        let old = Old::thread();
+        for _ in 0..3 {
+            let library = loader.open("tls_together");
+            assert_eq!(in_all_threads(&old, library.address("sum_of_all")), [90; 3]);
+            assert_eq!(library.call("sum_of_all"), 101, "what this thread has counted");
+            library.close();
+        }
+        old.end();
+    });
+}
+
+#[test]
+fn a_variable_of_one_of_several_libraries_that_were_opened_together_is_found_by_all_who_come_later() {
+    on_both_loaders(|loader| {
+        for user in ["tls_across_initial", "tls_across_descriptor", "tls_across"] {
+            let old = Old::thread();
+            let owner = loader.open_with("tls_together", GLOBAL);
+            let user = loader.open(user);
+            assert_eq!(in_all_threads(&old, user.address("add_to_counter")), [41; 3]);
+            assert_eq!(owner.call("sum_of_all"), 91, "it is the same variable");
+            user.close();
+            owner.close();
+            old.end();
+        }
+    });
+}
+
+#[test]
 fn a_thread_local_object_is_destroyed_when_its_thread_ends_and_the_library_stays_until_then() {
     on_both_loaders(|loader| {
         let journal = loader.open("journal");

@@ -1,7 +1,7 @@
 //! Thread-local storage: glibc's own, got by having it load a small object that has nothing but a `PT_TLS`.
 //!
 //! A loader beside glibc cannot hand out TLS module ids or room in the static block. glibc does both for any object it
-//! loads, for threads that exist and threads to come. So for each library with thread-local storage an object is made
+//! loads, for threads that exist and threads to come. So for libraries with thread-local storage an object is made
 //! in memory with the same size, alignment and initial image, and given to the real `dlopen`: the *carrier*. Its module
 //! id, its offset from the thread pointer and its descriptors are then used for the library.
 //!
@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::fcntl::OFlag;
@@ -28,6 +29,7 @@ use crate::error::ErrorKind;
 use crate::sys::fault;
 
 /// What a library needs of its thread-local storage.
+#[derive(Default)]
 pub(crate) struct Template {
     /// The initial image, relocated.
     pub(crate) image: Vec<u8>,
@@ -40,6 +42,22 @@ pub(crate) struct Template {
     pub(crate) needs_static: bool,
     /// Offsets in the block for which descriptors are wanted.
     pub(crate) descriptors: Vec<u64>,
+}
+
+impl Template {
+    /// Puts `other` behind what is there, if it is worth it; answers where it starts.
+    fn append(&mut self, other: &Self) -> Option<u64> {
+        let align = other.align.max(1);
+        let start = self.size.next_multiple_of(align) + other.skew % align;
+        let size = start.checked_add(other.size).filter(|size| *size <= TOGETHER_MAX)?;
+        if other.needs_static || !other.descriptors.is_empty() || align > TOGETHER_MAX {
+            return None;
+        }
+        self.image.resize(start as usize, 0);
+        self.image.extend(&other.image);
+        (self.size, self.align) = (size, self.align.max(align));
+        Some(start)
+    }
 }
 
 /// Thread-local storage that glibc provides. Dropping it gives it back.
@@ -67,7 +85,12 @@ enum Source {
     /// And its name.
     Carrier(#[allow(dead_code)] Handle, CString),
     Reserve(#[allow(dead_code)] Part),
+    /// A part of a block that several libraries have together.
+    Part(Arc<Storage>),
 }
+
+/// Bytes of blocks that are worth one carrier instead of several: a thread that uses one has memory for all.
+const TOGETHER_MAX: u64 = 4096;
 
 /// A handle of `dlopen`.
 struct Handle(NonNull<c_void>);
@@ -85,8 +108,27 @@ impl Drop for Handle {
 }
 
 impl Storage {
+    /// What `templates` say, in their order. Small blocks of which nothing is asked but that they are there are one to
+    /// glibc: having it load an object is what storage costs.
+    pub(crate) fn for_all(templates: &[Template]) -> Vec<Result<Self, ErrorKind>> {
+        let mut all = Template { align: 1, ..Template::default() };
+        let shifts: Vec<Option<u64>> = templates.iter().map(|template| all.append(template)).collect();
+        let several = shifts.iter().flatten().nth(1).is_some();
+        let together = if several { Self::new(&all).ok().map(Arc::new) } else { None };
+        let storage = |(template, shift): (&Template, Option<u64>)| match (&together, shift) {
+            (Some(all), Some(shift)) => Ok(Self {
+                source: Source::Part(Arc::clone(all)),
+                module: all.module,
+                shift: all.shift + shift,
+                place: Place::default(),
+            }),
+            _ => Self::new(template),
+        };
+        templates.iter().zip(shifts).map(storage).collect()
+    }
+
     /// What `template` says: of glibc's, or else of the reserve.
-    pub(crate) fn new(template: &Template) -> Result<Self, ErrorKind> {
+    fn new(template: &Template) -> Result<Self, ErrorKind> {
         match Self::of_glibc(template) {
             Err(refused) if template.needs_static => {
                 let part = reserve::take(template).ok_or(refused)?;
@@ -125,6 +167,16 @@ impl Storage {
     pub(crate) fn place_for(&self, needs_static: bool, descriptors: &[u64]) -> Result<Place, String> {
         let carrier = match &self.source {
             Source::Carrier(_, name) if self.place.offset.is_none() => name,
+            Source::Part(all) => {
+                let shift = self.shift - all.shift;
+                let wanted: Vec<u64> = descriptors.iter().map(|offset| offset + shift).collect();
+                let place = all.place_for(needs_static, &wanted)?;
+                let own = place.descriptors.into_iter().map(|(offset, made)| (offset - shift, made));
+                return Ok(Place {
+                    offset: place.offset.map(|offset| offset.wrapping_add(shift)),
+                    descriptors: own.collect(),
+                });
+            }
             _ => return Ok(self.place.clone()),
         };
         // What glibc makes belongs to the first: the second may go at once.

@@ -1,13 +1,14 @@
 //! Sealing: resolvers decide, thread-local storage is got, functions are checked, and pages become read-only.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::bind::{Bound, Scope, Source};
 use super::map::Mapped;
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, native};
 use crate::error::{At, Error, ErrorKind};
+use crate::file::elf::ProgramHeader;
 use crate::guard::{Lease, Part};
 use crate::load::call::Code;
 use crate::load::group::{Group, Slot};
@@ -131,19 +132,25 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         let is_it = |source: &Source| matches!(source, Source::Member(member) if *member == index);
         scope.sources.iter().position(is_it).map(|provider| std::mem::take(&mut wants[provider])).unwrap_or_default()
     };
-    let group = group.advance(|index, (mut mapped, outcome)| {
+    let mut templates = Vec::new();
+    for (index, (mapped, _)) in group.new_members() {
         let (needs_static, descriptors) = of_member(index);
-        let image = &mapped.new.image;
-        if let Some(block) = image.tls_header().filter(|header| header.memory_size > 0) {
-            let template = Template {
+        if let Some(block) = mapped.thread_local() {
+            templates.push(Template {
                 image: mapped.mapping.copy(block.vaddr, block.file_size),
                 size: block.memory_size,
                 align: block.align,
                 skew: block.vaddr.0 % block.align.max(1),
                 needs_static,
                 descriptors: descriptors.into_iter().collect(),
-            };
-            mapped.storage = Some(Storage::new(&template).map_err(|kind| Error::new(image.path(), kind))?);
+            });
+        }
+    }
+    let mut storages = Storage::for_all(&templates).into_iter();
+    let group = group.advance(|_, (mut mapped, outcome)| {
+        if mapped.thread_local().is_some() {
+            let storage = storages.next().transpose();
+            mapped.storage = storage.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         }
         Ok((mapped, outcome))
     })?;
@@ -161,8 +168,19 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         })
         .collect();
     for (_, (mapped, outcome)) in group.new_members() {
+        let offsets = outcome.thread_local.iter().filter(|word| word.kind == Kind::TlsOffset);
+        let offsets: HashSet<Vaddr> = offsets.map(|word| word.place).collect();
         for word in &outcome.thread_local {
-            let written = Block::of(&group, scope, &places, word).and_then(|block| block.write(mapped, word));
+            let written = Block::of(&group, scope, &places, word).and_then(|block| {
+                block.write(mapped, word)?;
+                // Of a pair for its own variables the linker has filled in the offset, counted from the object's block.
+                let second = Vaddr(word.place.0.wrapping_add(8));
+                if word.kind == Kind::TlsModule && block.shift != 0 && !offsets.contains(&second) {
+                    let offset = mapped.mapping.read(second, 8)?;
+                    mapped.mapping.write(second, 8, offset.wrapping_add(block.shift))?;
+                }
+                Ok(())
+            });
             written.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         }
     }
@@ -242,6 +260,11 @@ impl<'a> Block<'a> {
 }
 
 impl Mapped {
+    /// Its thread-local block, unless that is empty.
+    fn thread_local(&self) -> Option<&ProgramHeader> {
+        self.new.image.tls_header().filter(|header| header.memory_size > 0)
+    }
+
     /// The pages that come from the file, as they are mapped now.
     fn parts_of_file(&self) -> impl Iterator<Item = Part> {
         let (image, bias) = (&self.new.image, self.mapping.bias());
