@@ -10,17 +10,19 @@ use crate::sys;
 /// Exports of one scope: the widest real one has some hundreds of thousands.
 const EXPORTS_MAX: usize = 1 << 24;
 
-/// Hashes of exported names, each with the rank in the scope of an object that has it.
+/// Hashes of exported names, each with the rank in the scope of an object that has it, and with the name's symbol.
 ///
 /// Open addressing: where several objects export a name, the first one was entered first and is met first.
 pub(crate) struct Index {
-    /// The upper bits of the hash, and the rank + 1 in the lower ones; 0 is a free slot. Two names whose hashes differ in
-    /// the others only cost a question too many.
-    slots: Vec<u32>,
+    /// Hashes, their lowest bit set: 0 is a free slot.
+    hashes: Vec<u32>,
+    /// For each slot the rank, and in the upper bits one more than the number of the symbol; 0 if that is too large, or if
+    /// the object has several of that hash.
+    found: Vec<u32>,
     shift: u32,
 }
 
-/// Bits of a slot that are the rank: as many as a group may have objects, and what the program started with.
+/// Bits for the rank: as many as a group may have objects, and what the program started with.
 const RANK_BITS: u32 = 13;
 const RANK_MASK: u32 = (1 << RANK_BITS) - 1;
 
@@ -45,11 +47,14 @@ impl Index {
             return None;
         }
         let size = (exports * 3 / 2).next_power_of_two().max(2);
-        let mut index = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros() };
-        sys::populate(&mut index.slots);
+        let mut index = Self { hashes: vec![0; size], found: vec![0; size], shift: 32 - size.trailing_zeros() };
+        sys::populate(&mut index.hashes);
+        sys::populate(&mut index.found);
         for (rank, symbols) in (from..).zip(objects) {
-            for hash in symbols.hashes()? {
-                index.enter(hash | 1, rank as u32);
+            let hashes = symbols.hashes()?;
+            let first = symbols.count() - hashes.len() as u32;
+            for (hash, symbol) in hashes.zip(first..) {
+                index.enter(hash | 1, rank as u32, symbol);
             }
         }
         Some(index)
@@ -60,30 +65,40 @@ impl Index {
         (key.wrapping_mul(0x9e37_79b9) >> self.shift) as usize
     }
 
-    fn enter(&mut self, key: u32, rank: u32) {
-        let mask = self.slots.len() - 1;
-        let entry = key & !RANK_MASK | (rank + 1);
+    fn enter(&mut self, key: u32, rank: u32, symbol: u32) {
+        let mask = self.hashes.len() - 1;
         let mut at = self.start(key);
-        while self.slots[at] != 0 {
-            if self.slots[at] == entry {
+        while self.hashes[at] != 0 {
+            if self.hashes[at] == key && self.found[at] & RANK_MASK == rank {
+                // Another name, perhaps, of another chain: the table does not say which lowest bit is whose.
+                self.found[at] = rank;
                 return;
             }
             at = (at + 1) & mask;
         }
-        self.slots[at] = entry;
+        let symbol = symbol.checked_add(1).and_then(|symbol| symbol.checked_mul(1 << RANK_BITS)).unwrap_or(0);
+        (self.hashes[at], self.found[at]) = (key, symbol | rank);
     }
 
-    /// The ranks of the objects that may define a name of that hash, in order.
-    #[inline]
-    pub(crate) fn candidates(&self, gnu_hash: u32) -> impl Iterator<Item = usize> {
+    /// Calls `ask` with the ranks of the objects that may define a name of that hash, in order, until it answers; with each
+    /// the only symbol that it can be, if that is known.
+    #[inline(always)]
+    pub(super) fn find<T>(&self, gnu_hash: u32, mut ask: impl FnMut(usize, Option<u32>) -> Option<T>) -> Option<T> {
         let key = gnu_hash | 1;
-        let mask = self.slots.len() - 1;
-        let start = self.start(key);
-        (0..self.slots.len())
-            .map(move |step| self.slots[(start + step) & mask])
-            .take_while(|slot| *slot != 0)
-            .filter(move |slot| (slot ^ key) & !RANK_MASK == 0)
-            .map(|slot| ((slot & RANK_MASK) - 1) as usize)
+        let mask = self.hashes.len() - 1;
+        let mut at = self.start(key);
+        // A third of the slots is free at least.
+        while self.hashes[at] != 0 {
+            if self.hashes[at] == key {
+                let found = self.found[at];
+                let answer = ask((found & RANK_MASK) as usize, (found >> RANK_BITS).checked_sub(1));
+                if answer.is_some() {
+                    return answer;
+                }
+            }
+            at = (at + 1) & mask;
+        }
+        None
     }
 }
 

@@ -137,19 +137,21 @@ impl<'a> Providers<'a> {
     fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
         let hash = wanted.gnu_hash();
         let may_have = |asked: &&Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
-        let ask = |asked: &Asked<'_>| {
+        let ask = |asked: &Asked<'_>, known: Option<u32>| {
             let symbols = self.all[asked.number].symbols;
             let index = match &asked.table {
-                Some(table) => symbols.find_in(table, None, wanted)?,
+                Some(table) => symbols.find_in(table, known, wanted)?,
                 None => symbols.find(wanted)?.0,
             };
             Some((asked.number, index))
         };
-        let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask);
-        let leading = || self.leading?.0.candidates(hash).find_map(|rank| ask(&self.asked[rank]));
+        let ask_any = |asked: &Asked<'_>| ask(asked, None);
+        let ask_known = |rank: usize, symbol| ask(&self.asked[rank], symbol);
+        let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
+        let leading = || self.leading?.0.find(hash, ask_known);
         let others = || match &self.index {
-            Some(index) => index.candidates(hash).find_map(|rank| ask(&self.asked[rank])),
-            None => self.asked[self.leading()..].iter().filter(may_have).find_map(ask),
+            Some(index) => index.find(hash, ask_known),
+            None => self.asked[self.leading()..].iter().filter(may_have).find_map(ask_any),
         };
         let (provider, index) = itself().or_else(leading).or_else(others)?;
         let object = &self.all[provider];
@@ -187,12 +189,12 @@ impl<'a> Providers<'a> {
     #[inline(always)]
     fn none_before(&self, before: usize, hash: u32) -> bool {
         let leading = self.leading();
-        let first = self.leading.and_then(|(table, _)| table.candidates(hash).next());
-        if first.is_some_and(|first| first < before) {
+        let first = |table: &Index| table.find(hash, |rank, _| Some(rank));
+        if self.leading.and_then(|(table, _)| first(table)).is_some_and(|first| first < before) {
             return false;
         }
         match &self.index {
-            Some(table) => before <= leading || table.candidates(hash).next() == Some(before),
+            Some(table) => before <= leading || first(table) == Some(before),
             None => {
                 let mut others = self.asked[..before].get(leading..).unwrap_or_default().iter();
                 others.all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
