@@ -2,8 +2,6 @@
 
 use std::cmp::Ordering;
 use std::ffi::c_char;
-use std::fs::File;
-use std::io::Read;
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -13,6 +11,7 @@ use super::hwcaps::Hwcaps;
 use super::root::Root;
 use crate::error::ErrorKind;
 use crate::file::view::ByteOrder;
+use crate::sys::{Bytes, Changed, Identity};
 
 /// The largest cache that is read. A real one has some hundred bytes for each library.
 const SIZE_LIMIT: u64 = 16 << 20;
@@ -35,7 +34,7 @@ const LEVEL_MASK: u64 = 0x3ff;
 
 /// A cache file that was read and has a sound header.
 pub(super) struct Cache {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     order: ByteOrder,
     entries: Entries,
     /// String offsets of the `glibc-hwcaps` names: where they stand, and how many.
@@ -61,7 +60,8 @@ pub(super) struct Hit<'a> {
 }
 
 impl Cache {
-    pub(super) fn parse(bytes: Vec<u8>, order: ByteOrder) -> Result<Self, &'static str> {
+    pub(super) fn parse(bytes: impl Into<Bytes>, order: ByteOrder) -> Result<Self, &'static str> {
+        let bytes = bytes.into();
         let (entries, new) = if bytes.starts_with(MAGIC) {
             (new_entries(&bytes, 0, order)?, Some(0))
         } else if bytes.starts_with(OLD_MAGIC) {
@@ -248,8 +248,8 @@ pub(super) struct CacheFile {
 /// What a file looked like, if there was one, and what was in it.
 type Loaded = (Option<Stamp>, Result<Arc<Cache>, &'static str>);
 
-/// Device, inode, size, and the times of change: `ldconfig` writes a new file and renames it.
-type Stamp = (u64, u64, u64, [i64; 4]);
+/// Which file, its size, and when it was changed: `ldconfig` writes a new file and renames it.
+type Stamp = (Identity, u64, Changed);
 
 impl CacheFile {
     /// The cache as it was read last, whatever became of the file.
@@ -274,26 +274,25 @@ impl CacheFile {
 }
 
 fn stamp(meta: &std::fs::Metadata) -> Stamp {
-    (meta.dev(), meta.ino(), meta.len(), [meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()])
+    let changed = Changed { content: (meta.mtime(), meta.mtime_nsec()), anything: (meta.ctime(), meta.ctime_nsec()) };
+    (Identity { device: meta.dev(), inode: meta.ino() }, meta.len(), changed)
 }
 
 fn load(path: &Path, root: &Root, order: ByteOrder) -> Loaded {
     let file = match root.open(path) {
-        Ok(file) => File::from(file.fd),
+        Ok(file) => file,
         Err(ErrorKind::Open { errno: libc::ENOENT }) => return (None, Err("no such file")),
         Err(ErrorKind::NotMappable { .. }) => return (None, Err("not a regular file")),
         Err(_) => return (None, Err("cannot be opened")),
     };
-    let Ok(meta) = file.metadata() else { return (None, Err("cannot be examined")) };
-    let mut bytes = Vec::with_capacity(meta.len().min(SIZE_LIMIT) as usize + 1);
-    let cache = if meta.len() > SIZE_LIMIT {
+    let looked = (file.identity, file.size, file.changed);
+    let cache = if file.size > SIZE_LIMIT {
         Err("larger than any cache")
-    } else if file.take(SIZE_LIMIT).read_to_end(&mut bytes).is_err() {
-        Err("cannot be read")
     } else {
-        Cache::parse(bytes, order).map(Arc::new)
+        // Mapped, as the C library does: `ldconfig` never changes a file that is there.
+        file.map().map_err(|_| "cannot be read").and_then(|bytes| Cache::parse(bytes, order).map(Arc::new))
     };
-    (Some(stamp(&meta)), cache)
+    (Some(looked), cache)
 }
 
 #[cfg(test)]
@@ -579,7 +578,7 @@ pub(super) mod tests {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         assert_eq!(now(&mut CacheFile::default(), &fifo).err(), Some("not a regular file"));
         let large = dir.path().join("large");
-        File::create(&large).unwrap().set_len(SIZE_LIMIT + 1).unwrap();
+        std::fs::File::create(&large).unwrap().set_len(SIZE_LIMIT + 1).unwrap();
         assert_eq!(now(&mut CacheFile::default(), &large).err(), Some("larger than any cache"));
     }
 
