@@ -6,6 +6,8 @@
 
 pub(crate) mod fault;
 mod own;
+#[cfg(any(feature = "snapshots", feature = "serve"))]
+pub(crate) mod socket;
 
 use std::any::Any;
 use std::ffi::c_void;

@@ -49,6 +49,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/sys.rs", "every mapping that soload creates"),
     ("src/sys/own.rs", "what the kernel tells the process about itself, and gives it"),
+    ("src/sys/socket.rs", "descriptors that come over a socket"),
     ("src/guard.rs", "the pages that are made private when a file is about to be overwritten"),
     ("src/arch/native.rs", "the machine's own instructions"),
     ("src/arch/trampoline.rs", "the way of a function's first call"),

@@ -21,14 +21,17 @@ use crate::sys;
 /// What is handed over needs no secret: nobody can change it.
 const SECRET: Hash = *b"soload snapshot handed over, 1\0\0";
 
+/// What goes with its descriptor over a socket.
+const MESSAGE: &[u8; 16] = b"soload snapshot\0";
+
 const SEALS: SealFlag =
     SealFlag::F_SEAL_WRITE.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_SEAL);
 
 /// The relocated pages of a library and of all it needs, in memory, for processes that are given them.
 ///
-/// It is a memory file that nobody can change any more, root included. Its descriptor is inherited by a child or sent over
-/// a socket; the other process makes a `Snapshot` of it and opens the library with [`crate::OpenOptions::snapshot`]. The
-/// addresses travel with it.
+/// It is a memory file that nobody can change any more, root included. Its descriptor is inherited by a child
+/// ([`Snapshot::from_fd`]) or sent over a socket ([`Snapshot::send`]); the other process opens the library with
+/// [`crate::OpenOptions::snapshot`]. The addresses travel with it.
 ///
 /// ```
 /// # fn main() -> Result<(), soload::Error> {
@@ -54,6 +57,69 @@ impl Snapshot {
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
         let checked = check(&fd).and_then(|()| Opened::read(File::from(fd), &SECRET));
         checked.map(|opened| Self(Arc::new(opened))).map_err(|refusal| Error::new("snapshot", refusal.kind()))
+    }
+
+    /// Sends it over a connected Unix socket, of a stream or of packets: 16 bytes and a descriptor. The other process calls
+    /// [`Snapshot::receive`].
+    ///
+    /// ```
+    /// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return }
+    /// use std::os::unix::net::UnixStream;
+    /// let (parent, worker) = UnixStream::pair().unwrap();
+    /// let snapshot = soload::Snapshot::create("libz.so.1").unwrap();
+    /// snapshot.send(&parent).unwrap();
+    /// // In the worker, which was started with the other end:
+    /// let received = soload::Snapshot::receive(&worker).unwrap();
+    /// // SAFETY: zlib's constructors are sound.
+    /// let library = unsafe { soload::OpenOptions::new().snapshot(&received).open("libz.so.1") }.unwrap();
+    /// assert_eq!(library.snapshot(), soload::SnapshotUse::Used { made: false });
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::System`]: `socket` is no such socket, nobody is at its other end any more, or it does not wait (`EAGAIN`).
+    pub fn send(&self, socket: impl AsFd) -> Result<(), Error> {
+        sys::socket::send(socket.as_fd(), MESSAGE, &[self.as_fd()])
+            .map_err(|errno| Error::new("snapshot", ErrorKind::System { call: "sendmsg", errno: errno as i32 }))
+    }
+
+    /// Receives one that another process sends by [`Snapshot::send`], and checks it as [`Snapshot::from_fd`] does. What was
+    /// sent after it is left on the socket.
+    ///
+    /// Waits for it as long as the socket does: forever, unless a time was set, as by
+    /// [`UnixStream::set_read_timeout`](std::os::unix::net::UnixStream::set_read_timeout). Whoever can send a snapshot decides
+    /// what this process runs: know who is at the other end (`SO_PEERCRED`), or have made the socket yourself.
+    ///
+    /// ```
+    /// use std::os::unix::net::UnixStream;
+    /// let (hostile, worker) = UnixStream::pair().unwrap();
+    /// drop(hostile);
+    /// let error = soload::Snapshot::receive(&worker).unwrap_err();
+    /// assert_eq!(error.to_string(), "snapshot: snapshot refused: expected a message of 16 bytes, found the end of the stream");
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Snapshot`]: what has come is no such message, or no such descriptor; all descriptors that came with it
+    /// are closed. [`ErrorKind::System`]: nothing can be received from `socket`, or nothing has come in time (`EAGAIN`).
+    pub fn receive(socket: impl AsFd) -> Result<Self, Error> {
+        let mut message = [0; MESSAGE.len()];
+        let arrived = sys::socket::receive(socket.as_fd(), &mut message)
+            .map_err(|errno| Error::new("snapshot", ErrorKind::System { call: "recvmsg", errno: errno as i32 }))?;
+        let refused = |why: String| Err(Error::new("snapshot", Refusal::Snapshot(why).kind()));
+        let (read, count) = (arrived.read, arrived.fds.len());
+        let found = match read {
+            0 => "the end of the stream".into(),
+            _ if arrived.cut => "more than that".into(),
+            read if read < message.len() => format!("{read}"),
+            _ if message != *MESSAGE => "others".into(),
+            _ => String::new(),
+        };
+        if !found.is_empty() {
+            return refused(format!("expected a message of {} bytes, found {found}", message.len()));
+        }
+        match <[OwnedFd; 1]>::try_from(arrived.fds) {
+            Ok([fd]) => Self::from_fd(fd),
+            Err(_) => refused(format!("expected a message with 1 descriptor, found {count}")),
+        }
     }
 
     /// Seals `bytes` in memory.
