@@ -284,6 +284,11 @@ pub enum ErrorKind {
         /// Why.
         what: String,
     },
+    /// A server of forked workers cannot begin, or has no answer.
+    Server {
+        /// Why.
+        what: String,
+    },
     /// Asked not to load it, and it is not loaded.
     NotLoaded,
     /// The type asked of `get` is not the size of a pointer.
@@ -351,7 +356,7 @@ impl fmt::Display for ErrorKind {
             }
             Self::System { call, errno } => write!(f, "{call}: {}", errno_text(*errno)),
             Self::Host { message } => write!(f, "the C library's own loader refused: {message}"),
-            Self::Snapshot { what } => f.write_str(what),
+            Self::Snapshot { what } | Self::Server { what } => f.write_str(what),
             Self::NotLoaded => f.write_str("expected it to be loaded already, found that it is not"),
             Self::WrongSize { found } => write!(
                 f,

@@ -103,7 +103,7 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
         ErrorKind::Snapshot { what } if what.starts_with("directory refused") => {
             "use a directory of your own that nobody else can write: `mkdir -m 700 DIR`".into()
         }
-        ErrorKind::Snapshot { .. } => return None,
+        ErrorKind::Snapshot { .. } | ErrorKind::Server { .. } => return None,
         ErrorKind::NotLoaded => "open it without OpenOptions::no_load".into(),
         ErrorKind::WrongSize { .. } => "ask for a function pointer, or for a pointer to the variable".into(),
         ErrorKind::ThreadLocal { what } if what.contains("static TLS") => {

@@ -48,6 +48,8 @@ mod options;
 #[allow(unsafe_code)]
 // process::host reads other objects' memory, process::hooks the process's start; the rest has none
 mod process;
+#[cfg(feature = "serve")]
+mod serve;
 #[allow(unsafe_code)]
 // share::experiment has mappings and second processes to try things with, share::scan asks the kernel; the rest has none
 mod share;
@@ -84,6 +86,8 @@ pub use load::plan::{Plan, PlannedMap};
 pub use options::OpenOptions;
 pub use process::namespace::Namespace;
 pub use process::reason::Reason;
+#[cfg(feature = "serve")]
+pub use serve::Server;
 pub use share::{
     Cause, Claim, Forecast, Mapping, Page, PageMap, PageRun, PageScan, PageState, Proof, Sharing, Verdict, Warming,
     Warmth, Writes,

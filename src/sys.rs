@@ -5,6 +5,8 @@
 //! uses; all other mappings are made inside one, so no call here can change memory of the rest of the program.
 
 pub(crate) mod fault;
+#[cfg(feature = "serve")]
+pub(crate) mod fork;
 mod own;
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) mod socket;
@@ -29,9 +31,11 @@ use nix::sys::stat::Mode;
 use crate::addr::{Addr, PageSize, Protection};
 use crate::error::ErrorKind;
 
+#[cfg(any(feature = "snapshots", feature = "serve"))]
+pub(crate) use own::effective_user;
 pub(crate) use own::{auxiliary, auxiliary_str, populate};
 #[cfg(feature = "snapshots")]
-pub(crate) use own::{effective_user, is_privileged, random};
+pub(crate) use own::{is_privileged, random};
 
 /// The page size of this machine, as the kernel reports it.
 pub(crate) fn page_size() -> PageSize {

@@ -61,6 +61,20 @@ fn a_directory_for_snapshots_that_others_can_write() {
 }
 
 #[test]
+#[cfg(feature = "serve")]
+fn a_socket_where_something_else_is() {
+    on_ours(|_| {
+        let file = text_file("file", "");
+        says(
+            "Server",
+            &soload::Server::bind(file).unwrap_err(),
+            "$SCRATCH/file: expected a socket or nothing, found another kind of file",
+            None,
+        );
+    });
+}
+
+#[test]
 fn what_is_not_there() {
     on_ours(|_| {
         let open = |name: &str| unsafe { OpenOptions::new().search_dir(scratch()).open(name) }.expect_err("an error");

@@ -23,6 +23,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("closure", &["addr", "error", "sys", "arch", "file", "find", "load"]),
     ("process", &["addr", "error", "sys", "guard", "arch", "file", "find", "load"]),
     ("share", &["addr", "error", "sys", "arch", "file", "load"]),
+    // A server knows nothing of libraries: it forks, and whoever has opened some finds them in the fork.
+    ("serve", &["addr", "error", "sys"]),
     // A snapshot knows nothing of what it is made of: numbers, names and pages.
     ("snapshot", &["addr", "error", "sys", "arch"]),
     // The stages and the driver above them share what goes in (`Wishes`) and what comes out (`Opened`).
@@ -50,6 +52,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/sys.rs", "every mapping that soload creates"),
     ("src/sys/own.rs", "what the kernel tells the process about itself, and gives it"),
     ("src/sys/socket.rs", "descriptors that come over a socket"),
+    ("src/sys/fork.rs", "forks of the process"),
     ("src/guard.rs", "the pages that are made private when a file is about to be overwritten"),
     ("src/arch/native.rs", "the machine's own instructions"),
     ("src/arch/trampoline.rs", "the way of a function's first call"),
@@ -80,7 +83,7 @@ const ONLY_IN: &[(&str, &[&str], &str)] = &[
     ("goblin", &["src/file/elf.rs"], "turn it into a value of our own there"),
     (
         "nix",
-        &["src/sys.rs", "src/sys/", "src/process/storage.rs", "src/snapshot/", "src/cli/"],
+        &["src/sys.rs", "src/sys/", "src/process/storage.rs", "src/snapshot/", "src/serve/", "src/cli/"],
         "give the call a type in src/sys.rs",
     ),
     ("blake3", &["src/snapshot/"], "hash there, so that a build without snapshots needs no hash"),

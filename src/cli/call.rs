@@ -195,7 +195,7 @@ macro_rules! floats {
 floats!(f32, f64);
 
 impl Value {
-    fn parse(typed: &OsStr) -> Result<Self, String> {
+    pub(super) fn parse(typed: &OsStr) -> Result<Self, String> {
         let bytes = typed.as_bytes();
         let Some(colon) = bytes.iter().position(|byte| *byte == b':') else {
             return Err("expected TYPE:VALUE, such as i32:5 or str:text".into());
@@ -232,6 +232,17 @@ pub(super) fn find(library: &Library, symbol: &OsStr, version: Option<&OsStr>) -
     found.map(|symbol| symbol.as_raw_ptr())
 }
 
+/// What stands there instead of a function, if none does.
+pub(super) fn no_function(library: &Library, symbol: &OsStr, address: *mut c_void) -> Option<&'static str> {
+    let is_function = |kind| !matches!(kind, ExportKind::Variable | ExportKind::ThreadLocal);
+    let variable = library.exports().any(|export| export.name() == symbol.as_bytes() && !is_function(export.kind()));
+    match address.is_null() {
+        _ if variable => Some("a variable"),
+        true => Some("a symbol of value 0"),
+        false => None,
+    }
+}
+
 /// Calls the function at `address`.
 ///
 /// # Safety
@@ -263,12 +274,8 @@ pub(super) fn run(args: Args, out: &mut impl Write) -> Outcome {
             return Ok(Status::Failed);
         }
     };
-    let shown = Escaped(symbol.as_bytes());
-    let is_function = |kind| !matches!(kind, ExportKind::Variable | ExportKind::ThreadLocal);
-    let variable = library.exports().any(|export| export.name() == symbol.as_bytes() && !is_function(export.kind()));
-    if variable || address.is_null() {
-        let what = if variable { "a variable" } else { "a symbol of value 0" };
-        print::complain(format_args!("{shown}: expected a function, found {what}"));
+    if let Some(what) = no_function(&library, symbol, address) {
+        print::complain(format_args!("{}: expected a function, found {what}", Escaped(symbol.as_bytes())));
         return Ok(Status::Failed);
     }
     // SAFETY: as above, for the types too; `library` is open until the end of this function.

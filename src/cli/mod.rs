@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand, and how the command ends.
 
+mod ask;
 mod bench;
 #[allow(unsafe_code)] // calls functions by the types that were typed
 mod call;
@@ -21,6 +22,8 @@ mod memory;
 mod pages;
 mod print;
 mod prove;
+#[allow(unsafe_code)] // loads libraries, and calls their functions in forks
+mod serve;
 mod share;
 mod snapshot;
 #[allow(unsafe_code)] // stops another process and has it make system calls
@@ -57,6 +60,8 @@ enum Command {
     Forecast(forecast::Args),
     Share(share::Args),
     Snapshot(snapshot::Args),
+    Serve(serve::Args),
+    Ask(ask::Args),
     Pages(pages::Args),
     Trace(trace::Args),
     Warm(warm::Args),
@@ -75,6 +80,8 @@ enum Status {
     Usage,
     /// `exec` could not run the program.
     NotRun,
+    /// What a worker has exited with.
+    Exit(u8),
 }
 
 /// The error is that of writing to standard output; all others have been printed.
@@ -173,6 +180,7 @@ pub(crate) fn main() -> ExitCode {
         Ok(Status::Failed) => ExitCode::FAILURE,
         Ok(Status::Usage) => ExitCode::from(2),
         Ok(Status::NotRun) => ExitCode::from(127),
+        Ok(Status::Exit(code)) => ExitCode::from(code),
         // Whoever reads has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
@@ -196,6 +204,8 @@ fn run(command: Command) -> Outcome {
         Command::Forecast(args) => forecast::run(&args, &mut out),
         Command::Share(args) => share::run(&args, &mut out),
         Command::Snapshot(args) => snapshot::run(&args, &mut out),
+        Command::Serve(args) => serve::run(&args, &mut out),
+        Command::Ask(args) => ask::run(&args),
         Command::Pages(args) => pages::run(&args, &mut out),
         Command::Trace(args) => trace::run(&args, &mut out),
         Command::Warm(args) => warm::run(&args, &mut out),

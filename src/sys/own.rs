@@ -20,7 +20,7 @@ pub(crate) fn is_privileged() -> bool {
 }
 
 /// Whose rights the process has.
-#[cfg(feature = "snapshots")]
+#[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) fn effective_user() -> u32 {
     // SAFETY: no arguments, no failure.
     unsafe { libc::geteuid() }

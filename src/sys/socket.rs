@@ -15,19 +15,19 @@ pub(crate) struct Arrived {
     pub(crate) cut: bool,
 }
 
-/// Sends `bytes` and `fds` in one piece. Who is gone is an error, no signal.
-pub(crate) fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+/// Sends `bytes`, the first of them with `fds`. Who is gone is an error, no signal.
+pub(crate) fn send(socket: BorrowedFd<'_>, mut bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&numbers)];
-    let parts = [IoSlice::new(bytes)];
-    loop {
-        match sendmsg::<()>(socket.as_raw_fd(), &parts, &rights, MsgFlags::MSG_NOSIGNAL, None) {
-            Ok(sent) if sent == bytes.len() => return Ok(()),
-            Ok(_) => return Err(Errno::EMSGSIZE),
+    let mut rights = if fds.is_empty() { &[][..] } else { &rights };
+    while !bytes.is_empty() {
+        match sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Ok(sent) => (bytes, rights) = (&bytes[sent..], &[]),
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),
         }
     }
+    Ok(())
 }
 
 /// Receives at most `bytes.len()` bytes, and all descriptors that come with them.
