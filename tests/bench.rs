@@ -84,6 +84,21 @@ fn a_library_that_is_missing_is_named_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_fork_is_measured_of_a_process_that_may_fork() {
+    let loaders = |name: &str| {
+        let library = fixture(name);
+        let document = document(0, &["--json", "--cold", "--fork", "--rounds", "3", library.to_str().unwrap()]);
+        document["libraries"][0]["reports"][0]["loaders"].clone()
+    };
+    let fork = &loaders("serve")["fork"];
+    median(&fork["microseconds"]);
+    median(&fork["ratio"]);
+    assert!(fork["faults"].as_f64() > Some(0.0) && fork["private_bytes"].is_null(), "{fork}");
+    let why = "expected a process of one thread, found 2: a fork has only one of them";
+    assert_eq!(loaders("serve_thread")["fork"]["error"], why);
+}
+
+#[test]
 fn a_loader_that_fails_is_left_out_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
     let peer = folder.path().join("lame");

@@ -81,6 +81,25 @@ fn code_is_shared_by_all_workers_and_relocated_pages_by_none() {
 }
 
 #[test]
+fn forks_share_what_relocation_has_written_until_they_write_themselves() {
+    let library = fixture("serve");
+    let run = |options: &[&str]| {
+        let arguments =
+            [&["share", "--json", "--with", "fork", "-n", "3"], options, &[library.to_str().unwrap()]].concat();
+        document(0, &arguments)["runs"][0].clone()
+    };
+    let still = run(&[]);
+    assert_eq!((&still["with"], still["processes"].as_array().unwrap().len()), (&json!("fork"), 3));
+    let total = &still["total"];
+    assert!(number(total, "resident") == 3 * number(total, "frames") && number(total, "frames") > 0, "{total}");
+    assert_eq!(number(total, "further_bytes"), 0);
+    // Each counts its calls.
+    let page = PageSize::native().bytes();
+    let called = run(&["--call", "serve_count"]);
+    assert_eq!(number(&called["total"], "further_bytes"), page, "{called}");
+}
+
+#[test]
 fn copied_pages_of_the_file_are_those_that_were_forecast() {
     for with in ["soload", "dlopen"] {
         let demo = fixture("demo");

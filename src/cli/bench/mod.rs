@@ -63,6 +63,9 @@ pub(super) struct Args {
     /// Also measure soload with relocated pages from snapshots, which the round that does not count makes
     #[arg(long)]
     snapshots: bool,
+    /// Also measure a fork of a process that has the library open, as `soload serve` makes them: fork, exit and wait
+    #[arg(long)]
+    fork: bool,
     /// A program that measures another loader, named like that (may be repeated): benches/peers of the source has some
     #[arg(long, value_name = "PROGRAM")]
     peer: Vec<PathBuf>,
@@ -147,7 +150,10 @@ impl Field {
         let mut loaders: Vec<_> =
             known.map(|loader| (loader.name().to_owned(), own.clone(), &["bench"][..])).into_iter().collect();
         if args.snapshots {
-            loaders.push((Loader::Snapshot.name().to_owned(), own, &["bench"][..]));
+            loaders.push((Loader::Snapshot.name().to_owned(), own.clone(), &["bench"][..]));
+        }
+        if args.fork {
+            loaders.push((Loader::Fork.name().to_owned(), own, &["bench"][..]));
         }
         loaders.extend(args.peer.iter().map(|program| {
             let name = program.file_name().unwrap_or_default().to_string_lossy();

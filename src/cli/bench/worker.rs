@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::wait::waitpid;
+use nix::unistd::ForkResult;
 use serde_json::{Value, json};
 use soload::{OpenOptions, SnapshotUse};
 
@@ -30,6 +32,8 @@ pub(super) enum Loader {
     Soload,
     /// The loader of this command, with relocated pages from snapshots
     Snapshot,
+    /// No loader: a fork of a process that has the library open, with its end and the wait for it
+    Fork,
 }
 
 /// What a worker is told.
@@ -59,6 +63,7 @@ impl Loader {
             Self::DlopenLazy => "dlopen-lazy",
             Self::Soload => "soload",
             Self::Snapshot => "snapshot",
+            Self::Fork => "fork",
         }
     }
 }
@@ -74,7 +79,10 @@ impl Job {
 
     /// Opens, measures, says so, and ends the process: no destructor runs.
     pub(super) fn run(&self, loader: Loader, library: &OsStr, out: &mut impl Write) -> Outcome {
-        let answer = self.measure(self.opener(loader), library);
+        let answer = match loader {
+            Loader::Fork => self.opener(Loader::Soload)(library).and_then(|_| self.measure(Box::new(fork), library)),
+            _ => self.measure(self.opener(loader), library),
+        };
         let document = match &answer {
             Ok(sample) => sample.clone(),
             Err(reason) => json!({"command": "bench worker", "error": reason}),
@@ -89,7 +97,8 @@ impl Job {
         for path in &self.before {
             open(path.as_os_str())?;
         }
-        let mut pages = self.look.then(|| [private_bytes(), private_bytes()][1]);
+        // The pages of a fork have gone with it.
+        let mut pages = (self.look && self.worker != Some(Loader::Fork)).then(|| [private_bytes(), private_bytes()][1]);
         let faults = faults();
         let busy = processor_time();
         self.mark();
@@ -130,7 +139,7 @@ impl Job {
             _ => options.private(true),
         };
         match loader {
-            Loader::Soload | Loader::Snapshot => Box::new(move |name| {
+            Loader::Soload | Loader::Snapshot | Loader::Fork => Box::new(move |name| {
                 // SAFETY: whoever names a library on the command line vouches for its code.
                 let library = unsafe { options.open(name) }.map_err(|error| error.to_string())?;
                 if let SnapshotUse::Refused(refusal) = library.snapshot() {
@@ -144,6 +153,21 @@ impl Job {
             Loader::DlopenLazy => by_dlopen(libc::RTLD_LAZY),
         }
     }
+}
+
+/// What a server of forked workers does for each of them.
+fn fork(_: &OsStr) -> Result<Vec<(&'static str, Duration)>, String> {
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads != 1 {
+        return Err(format!("expected a process of one thread, found {threads}: a fork has only one of them"));
+    }
+    // SAFETY: there is no other thread.
+    match unsafe { nix::unistd::fork() }.map_err(|errno| errno.desc().to_owned())? {
+        // SAFETY: ends the process.
+        ForkResult::Child => unsafe { libc::_exit(0) },
+        ForkResult::Parent { child } => waitpid(child, None).map_err(|errno| errno.desc().to_owned())?,
+    };
+    Ok(Vec::new())
 }
 
 fn by_dlopen(mode: i32) -> Open {
@@ -166,9 +190,10 @@ fn processor_time() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// Page faults of this process that needed no reading from a disk.
+/// Page faults of this process, and of those it has waited for, that needed no reading from a disk.
 fn faults() -> i64 {
-    getrusage(UsageWho::RUSAGE_SELF).map_or(0, |usage| usage.minor_page_faults())
+    let all = [UsageWho::RUSAGE_SELF, UsageWho::RUSAGE_CHILDREN];
+    all.map(|who| getrusage(who).map_or(0, |usage| usage.minor_page_faults())).iter().sum()
 }
 
 /// Memory of this process that no file is behind: pages that have been written, of files too.

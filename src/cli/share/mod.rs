@@ -1,7 +1,7 @@
 //! `soload share`: what one library costs several processes together, segment by segment.
 //!
 //! JSON: `{"schema": 1, "command": "share", "path", "page_size", "runs": […]}`, for each loader (`with`: `soload`,
-//! `dlopen`, `snapshot`, or `null` for processes that were there) `processes` (their ids), `frames` (`counted` or `estimated`), and
+//! `dlopen`, `snapshot`, `fork`, or `null` for processes that were there) `processes` (their ids), `frames` (`counted` or `estimated`), and
 //! `segments`, each with `content`, `pages` (of one process), and, summed over the processes, in pages, `virtual`,
 //! `resident`, `frames`, `copied`, `forecast` (`null` for zeros, which no file is behind) and `factor`; `total` likewise,
 //! with `bytes` (of the frames) and `further_bytes` (what one more process costs).
@@ -55,6 +55,8 @@ pub(super) struct Args {
     hold: bool,
     #[arg(long, hide = true, value_name = "FD")]
     snapshot_fd: Option<i32>,
+    #[arg(long, hide = true, value_name = "N", default_value_t = 0)]
+    forks: u16,
     #[command(flatten)]
     loading: Loading,
     /// Print JSON
@@ -70,9 +72,11 @@ enum By {
     Dlopen,
     /// The loader of this command, with relocated pages that this process makes and hands over (see --snapshots for others)
     Snapshot,
+    /// The loader of this command, in one process that the others are forks of (as by `soload serve`)
+    Fork,
     /// dlopen, then soload
     Both,
-    /// dlopen, soload, and soload with a snapshot
+    /// dlopen, soload, soload with a snapshot, and forks
     All,
 }
 
@@ -82,8 +86,9 @@ impl By {
             Self::Soload => &[How::Soload],
             Self::Dlopen => &[How::Dlopen],
             Self::Snapshot => &[How::Snapshot],
+            Self::Fork => &[How::Fork],
             Self::Both => &[How::Dlopen, How::Soload],
-            Self::All => &[How::Dlopen, How::Soload, How::Snapshot],
+            Self::All => &[How::Dlopen, How::Soload, How::Snapshot, How::Fork],
         }
     }
 }
@@ -94,6 +99,7 @@ pub(super) enum How {
     Soload,
     Dlopen,
     Snapshot,
+    Fork,
 }
 
 impl From<With> for How {
@@ -110,6 +116,7 @@ fn name(how: How) -> &'static str {
         How::Soload => "soload",
         How::Dlopen => "dlopen",
         How::Snapshot => "snapshot",
+        How::Fork => "fork",
     }
 }
 
@@ -152,7 +159,9 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     let Some((asked, _plugin)) = demo::asked(args.library.as_ref()) else { return Ok(Status::Failed) };
     let first = args.with.loaders()[0];
     if args.hold {
-        return workers::hold(&asked, first, args.snapshot_fd, args.call.as_deref(), &args.loading, out);
+        let job =
+            workers::Job { how: first, snapshot: args.snapshot_fd, forks: args.forks, call: args.call.as_deref() };
+        return workers::hold(&asked, &job, &args.loading, out);
     }
     let found = args.loading.options().files(&asked);
     let path = match found.map(|files| files.into_iter().next().unwrap_or_else(|| PathBuf::from(&asked))) {
@@ -200,6 +209,7 @@ pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, 
         html: None,
         hold: false,
         snapshot_fd: None,
+        forks: 0,
         loading: Loading::default(),
         json: false,
     };
@@ -242,7 +252,7 @@ fn look(
         let image = Image::open(path)?;
         let plan = Plan::of(&image, PageSize::native())?;
         let forecast = match with {
-            Some(How::Soload | How::Snapshot) => Forecast::of(&image, &plan)?,
+            Some(How::Soload | How::Snapshot | How::Fork) => Forecast::of(&image, &plan)?,
             _ => Forecast::of_dlopen(&image, &plan)?,
         };
         let mut regions = memory::regions(&plan, Some(&forecast));

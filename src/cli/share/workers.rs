@@ -10,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+use nix::unistd::ForkResult;
 use serde_json::{Value, json};
 use soload::{Addr, Bias, Library, Snapshot, SnapshotUse, Vaddr};
 
@@ -23,6 +26,8 @@ const READY: &str = "soload: the library is loaded ";
 /// They end when this is dropped.
 pub(in crate::cli) struct Workers {
     processes: Vec<Child>,
+    /// Forks of the only process, if they are what is looked at.
+    forks: Vec<u32>,
     /// What they were handed over.
     pub(super) snapshot: Option<Snapshot>,
     /// What the first of them saw while it loaded the library.
@@ -65,13 +70,16 @@ impl Workers {
         let how = how.into();
         let snapshot = match how {
             How::Snapshot => Some(handed_over(library, loading)?),
-            How::Soload | How::Dlopen => None,
+            How::Soload | How::Dlopen | How::Fork => None,
         };
+        // Those that are forked are the workers; the one that forks is none.
+        let (count, forks) = if how == How::Fork { (1, count) } else { (count, 0) };
         let command = std::env::current_exe()?;
-        let mut workers = Self { processes: Vec::new(), snapshot, marks: Marks::default() };
+        let mut workers = Self { processes: Vec::new(), forks: Vec::new(), snapshot, marks: Marks::default() };
         for _ in 0..count {
             let mut worker = Command::new(&command);
             worker.args(["share", "--hold", "--with", name(how)]).args(loading.typed());
+            worker.args(["--forks", &forks.to_string()]);
             if let Some(snapshot) = &workers.snapshot {
                 worker.args(["--snapshot-fd", &snapshot.as_fd().as_raw_fd().to_string()]);
             }
@@ -95,7 +103,10 @@ impl Workers {
                 Some(text[text.rfind(READY)? + READY.len()..].to_owned())
             });
             let answer = answers.next().ok_or_else(|| io::Error::other("a process could not load the library"))?;
-            marks.push(Marks::of_json(&serde_json::from_str(&answer).unwrap_or_default()));
+            let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+            let forks = answer["forks"].as_array().into_iter().flatten();
+            workers.forks.extend(forks.filter_map(|id| u32::try_from(id.as_u64()?).ok()));
+            marks.push(Marks::of_json(&answer));
         }
         if progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
@@ -105,7 +116,10 @@ impl Workers {
     }
 
     pub(in crate::cli) fn pids(&self) -> Vec<u32> {
-        self.processes.iter().map(Child::id).collect()
+        match &self.forks[..] {
+            [] => self.processes.iter().map(Child::id).collect(),
+            forks => forks.to_vec(),
+        }
     }
 }
 
@@ -134,33 +148,77 @@ impl Drop for Workers {
     }
 }
 
+/// What a worker is told.
+pub(in crate::cli) struct Job<'a> {
+    pub(super) how: How,
+    /// The number by which it has inherited a snapshot.
+    pub(super) snapshot: Option<i32>,
+    /// How many forks of it shall hold the library instead.
+    pub(super) forks: u16,
+    /// A function to be called.
+    pub(super) call: Option<&'a str>,
+}
+
 /// What a worker does: loads the library, calls a function of it, says so, and waits for the end of its input.
-pub(in crate::cli) fn hold(
-    library: &OsStr,
-    how: How,
-    snapshot: Option<i32>,
-    call: Option<&str>,
-    loading: &Loading,
-    out: &mut impl Write,
-) -> Outcome {
-    let held = match (how, snapshot) {
-        (How::Dlopen, _) => by_dlopen(library, call),
-        (How::Soload | How::Snapshot, None) => by_soload(library, None, call, loading),
-        (How::Soload | How::Snapshot, Some(fd)) => {
-            inherited(fd).and_then(|snapshot| by_soload(library, Some(&snapshot), call, loading))
+pub(in crate::cli) fn hold(library: &OsStr, job: &Job<'_>, loading: &Loading, out: &mut impl Write) -> Outcome {
+    let held = match (job.how, job.snapshot) {
+        (How::Dlopen, _) => by_dlopen(library, job.call).map(|marks| (marks, Vec::new())),
+        (How::Fork, _) => by_fork(library, job, loading),
+        (How::Soload | How::Snapshot, None) => {
+            by_soload(library, None, job.call, loading).map(|marks| (marks, Vec::new()))
         }
+        (How::Soload | How::Snapshot, Some(fd)) => inherited(fd)
+            .and_then(|snapshot| by_soload(library, Some(&snapshot), job.call, loading))
+            .map(|marks| (marks, Vec::new())),
     };
-    let marks = match held {
-        Ok(marks) => marks,
+    let (marks, forks) = match held {
+        Ok(held) => held,
         Err(reason) => {
             print::complain(reason);
             return Ok(Status::Failed);
         }
     };
-    writeln!(out, "{READY}{}", marks.json())?;
+    let mut answer = marks.json();
+    answer["forks"] = json!(forks);
+    writeln!(out, "{READY}{answer}")?;
     out.flush()?;
     let _ = io::stdin().lock().read(&mut [0]);
     std::process::exit(0)
+}
+
+/// Has forks of this process call the function and hold the library, until it ends.
+fn by_fork(library: &OsStr, job: &Job<'_>, loading: &Loading) -> Result<(Marks, Vec<i32>), String> {
+    let marks = by_soload(library, None, None, loading)?;
+    let mut forks = Vec::new();
+    for _ in 0..job.forks {
+        let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        if threads != 1 {
+            return Err(format!("expected a process of one thread, found {threads}: a fork has only one of them"));
+        }
+        let (mut ready, told) = io::pipe().map_err(|error| error.to_string())?;
+        // SAFETY: there is no other thread.
+        match unsafe { nix::unistd::fork() }.map_err(|errno| errno.desc().to_owned())? {
+            ForkResult::Parent { child } => {
+                drop(told);
+                forks.push(child.as_raw());
+                ready.read_exact(&mut [0]).map_err(|_| "a fork could not call the function".to_owned())?;
+            }
+            ForkResult::Child => {
+                let _ = set_pdeathsig(Signal::SIGKILL);
+                let called = match job.call {
+                    Some(_) => by_soload(library, None, job.call, loading).map(drop),
+                    None => Ok(()),
+                };
+                match called.and_then(|()| (&told).write_all(b".").map_err(|error| error.to_string())) {
+                    Ok(()) => drop(io::stdin().lock().read(&mut [0])),
+                    Err(reason) => print::complain(reason),
+                }
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(0) }
+            }
+        }
+    }
+    Ok((marks, forks))
 }
 
 fn by_soload(
