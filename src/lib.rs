@@ -93,5 +93,5 @@ pub use share::{
     Warmth, Writes,
 };
 #[cfg(feature = "snapshots")]
-pub use snapshot::{Refusal, Snapshot, SnapshotFile, SnapshotUse, Snapshots};
+pub use snapshot::{Fixup, Refusal, Remaining, Snapshot, SnapshotFile, SnapshotUse, Snapshots};
 pub use symbol::{AsSymbolName, OwnedSymbol, Symbol};

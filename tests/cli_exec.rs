@@ -75,6 +75,24 @@ fn a_log_that_is_a_path_is_written_to_the_end_of_that_file() {
 }
 
 #[test]
+fn without_a_name_the_snapshots_are_those_of_the_login_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let session =
+        |command: &mut Command| outcome(command.env_remove("SOLOAD_SNAPSHOTS").env("XDG_RUNTIME_DIR", folder.path()));
+    let expected = folder.path().join("soload");
+    let (code, printed, _) = session(&mut exec(&["--snapshots", "--", "sh", "-c", "echo $SOLOAD_SNAPSHOTS"]));
+    assert_eq!((code, printed.trim()), (Some(0), expected.to_str().unwrap()));
+    let library = format!("{LIBRARIES}/libdemo.so");
+    let load = || session(Command::new(env!("CARGO_BIN_EXE_soload")).args(["load", "--snapshots", &library]));
+    for outcome in ["by a snapshot made now", "by a snapshot"] {
+        let (code, printed, said) = load();
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!(printed.lines().last().map(str::trim), Some(outcome), "{printed}");
+    }
+    assert!(expected.is_dir());
+}
+
+#[test]
 fn with_snapshots_the_program_does_the_same_and_the_log_says_what_they_were_good_for() {
     let folder = tempfile::tempdir().unwrap();
     let snapshots = format!("--snapshots={}", folder.path().join("snapshots").display());

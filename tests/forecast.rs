@@ -7,7 +7,7 @@ mod common;
 use common::command::{document, run};
 use common::fixture;
 use serde_json::{Value, json};
-use soload::{Cause, Forecast, Image, PageSize, Plan};
+use soload::{Cause, Fixup, Forecast, Image, PageSize, Plan, Snapshot};
 
 fn forecast(name: &str) -> Forecast {
     let image = Image::open(&fixture(name)).unwrap();
@@ -32,6 +32,68 @@ fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
     assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
     assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
     assert_eq!(check["forecast"], check["measured"]);
+}
+
+#[test]
+fn what_a_snapshot_leaves_to_each_process_is_what_each_process_writes() {
+    let folder = env!("SOLOAD_TEST_LIBS");
+    let check = &document(0, &["forecast", "--check", "--snapshots", "--timeout", "6", "--json", folder])["check"];
+    assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
+    assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
+    let without = &document(0, &["forecast", "--check", "--timeout", "6", "--json", folder])["check"];
+    assert!(check["measured"].as_u64() < without["measured"].as_u64(), "{check} {without}");
+}
+
+#[test]
+fn a_snapshot_is_said_to_have_the_pages_and_to_leave_the_words_that_it_does() {
+    let demo = fixture("demo");
+    let answer = document(0, &["forecast", "--json", "--snapshots", "-n", "10", demo.to_str().unwrap()]);
+    let (shared, page) = (&answer["libraries"][0]["snapshot"], answer["page_size"].as_u64().unwrap());
+    let snapshot = Snapshot::create(&demo).unwrap();
+    assert_eq!((&shared["bytes"], shared["libraries"].as_array().unwrap().len()), (&json!(snapshot.bytes()), 1));
+    let library = &shared["libraries"][0];
+    let remaining = snapshot.remaining(&demo).unwrap();
+    assert_eq!((&library["image"], &library["written"]), (&json!(remaining.pages), &json!(remaining.written.len())));
+    assert_eq!((&library["words"], library["path"].as_str()), (&json!(remaining.words()), demo.to_str()));
+    assert_eq!(snapshot.written_pages(&demo), remaining.written.keys().copied().collect::<Vec<_>>());
+    // Its tables of pointers are shared, and what refers to the C library is not.
+    assert!(library["private"].as_u64().unwrap() > 6 && library["written"].as_u64().unwrap() <= 2, "{library}");
+    assert_eq!(library["by_cause"]["host"]["words"], remaining.words_by(Fixup::Host));
+    assert!(remaining.words_by(Fixup::Host) > 0 && remaining.words_by(Fixup::Ifunc) == 0, "{remaining:?}");
+    // Every process its private pages, all else once.
+    let total = |number: &str| answer["total"][number].as_u64().unwrap();
+    let memory = |who: &str| shared["memory"][who].as_u64().unwrap();
+    assert_eq!(memory("soload"), total("bytes"));
+    assert!(memory("dlopen") >= memory("soload"));
+    let shared_file = (total("file_pages") - remaining.pages) * page;
+    assert_eq!(memory("snapshot"), shared_file + snapshot.bytes() + 10 * remaining.written.len() as u64 * page);
+}
+
+#[test]
+fn each_reason_for_a_word_that_is_left_is_told() {
+    let words = |name: &str, why| {
+        let snapshot = Snapshot::create(fixture(name)).unwrap();
+        let remaining = snapshot.remaining(&fixture(name)).unwrap();
+        assert!(remaining.count_by(why) <= remaining.written.len());
+        remaining.words_by(why)
+    };
+    assert_eq!(words("relr", Fixup::Loader), words("demo", Fixup::Loader));
+    assert!(words("ifunc_outer", Fixup::Ifunc) > 0);
+    assert!(words("tls_general", Fixup::ThreadLocal) > 0);
+    assert!(words("tls_descriptor", Fixup::ThreadLocal) > 0);
+    assert_eq!(words("relr", Fixup::ThreadLocal), 0);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_made_is_no_forecast_and_says_why() {
+    let library = fixture("text_relocations");
+    let answer = document(1, &["forecast", "--json", "--snapshots", library.to_str().unwrap()]);
+    let why = answer["libraries"][0]["snapshot"]["error"]["message"].as_str().unwrap();
+    assert!(why.ends_with("it has text relocations"), "{why}");
+    assert!(answer["libraries"][0]["private"].is_number(), "the rest is told");
+    for wrong in [&["--snapshots", "--top"][..], &["--snapshots=/tmp"], &["--snapshots", "--with", "dlopen"]] {
+        assert_eq!(run([&["forecast"], wrong, &["libc.so.6"]].concat()).status.code(), Some(2), "{wrong:?}");
+    }
 }
 
 #[test]
@@ -129,7 +191,13 @@ fn a_library_that_is_not_there_is_said_to_be_and_the_rest_goes_on() {
 
 #[test]
 fn tables_fit_into_a_hundred_columns() {
-    for arguments in [&["forecast", "-n", "50", "libc.so.6"][..], &["forecast", "--deps", "libm.so.6"]] {
+    let demo = fixture("demo");
+    let demo = demo.to_str().unwrap();
+    for arguments in [
+        &["forecast", "-n", "50", "libc.so.6"][..],
+        &["forecast", "--deps", "libm.so.6"],
+        &["forecast", "--snapshots", "-n", "50", demo],
+    ] {
         let output = run(arguments);
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && text.lines().count() > 5, "{text}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, io};
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use soload::Escaped;
 
 use super::print;
@@ -27,7 +28,14 @@ pub(super) struct Args {
     #[arg(long)]
     trace: bool,
     /// Share relocated pages through the snapshots in DIR, or in the directory of this login session (sets SOLOAD_SNAPSHOTS)
-    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "",
+        value_parser = OsStringValueParser::new().map(PathBuf::from)
+    )]
     snapshots: Option<PathBuf>,
     /// The program and its arguments
     #[arg(value_name = "PROGRAM", required = true, trailing_var_arg = true, allow_hyphen_values = true)]

@@ -35,6 +35,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::TypedValueParser;
 use clap::{CommandFactory, Parser, Subcommand};
 
 /// Loads ELF shared objects into a running process without dlopen, and shows what happens.
@@ -112,6 +113,8 @@ struct Loading {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
+        // The parser of paths takes no empty one, which here stands for the default.
+        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from),
         conflicts_with = "private"
     )]
     snapshots: Option<PathBuf>,

@@ -16,6 +16,7 @@
 //! them, and looked up there.
 
 use super::bytes::{Cut, Field, Reader, fields};
+use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
 pub(crate) const VERSION: u32 = 1;
@@ -80,14 +81,14 @@ fields!(Member {
 });
 
 impl Member {
-    /// The places of the words that each process writes itself, and how many bytes it writes there.
-    pub(crate) fn places(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
-        let host = self.host.iter().map(|word| (word.place, 8));
-        let imports = self.imports.iter().map(|word| (word.place, 8));
-        let resolved = self.resolved.iter().map(|word| (word.place, word.bytes.max(1).into()));
+    /// The words that each process writes itself: why, where, and how many bytes.
+    pub(crate) fn words(&self) -> impl Iterator<Item = (Fixup, u64, u64)> + '_ {
+        let host = self.host.iter().map(|word| (Fixup::Host, word.place, 8));
+        let imports = self.imports.iter().map(|word| (Fixup::Loader, word.place, 8));
+        let resolved = self.resolved.iter().map(|word| (Fixup::Ifunc, word.place, word.bytes.max(1).into()));
         let thread_local = self.thread_local.iter().map(|word| {
             let bytes = if super::kind_of(word.kind) == Some(crate::arch::Kind::TlsDescriptor) { 16 } else { 8 };
-            (word.place, bytes)
+            (Fixup::ThreadLocal, word.place, bytes)
         });
         host.chain(imports).chain(resolved).chain(thread_local)
     }

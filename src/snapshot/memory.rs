@@ -1,17 +1,15 @@
 //! A snapshot in memory: a sealed file without a name, handed from one process to others.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::manifest::{Hash, Member};
+use super::manifest::Hash;
 use super::opened::Opened;
 use super::refusal::Refusal;
 use crate::addr::Vaddr;
@@ -170,18 +168,7 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn written_pages(&self, library: &Path) -> Vec<Vaddr> {
-        let page = u64::from(self.0.header.page);
-        let of = |member: &&Member| OsStr::from_bytes(&member.path) == library;
-        let member = self.0.manifest.members.iter().find(of);
-        let mut pages: Vec<Vaddr> = member
-            .into_iter()
-            .flat_map(Member::places)
-            .flat_map(|(place, bytes)| [place, place.saturating_add(bytes - 1)])
-            .map(|byte| Vaddr(byte - byte % page))
-            .collect();
-        pages.sort();
-        pages.dedup();
-        pages
+        self.remaining(library).map_or_else(Vec::new, |remaining| remaining.written.into_keys().collect())
     }
 
     /// Bytes of memory that it takes, once for all who use it.

@@ -20,6 +20,7 @@ mod manifest;
 mod memory;
 mod opened;
 mod refusal;
+mod remaining;
 mod scope;
 
 pub(crate) use arena::{Seed, Wanted, slots_for};
@@ -32,4 +33,5 @@ pub(crate) use manifest::{
 pub use memory::Snapshot;
 pub(crate) use opened::{Opened, content_hash, encode};
 pub use refusal::{Refusal, SnapshotUse};
+pub use remaining::{Fixup, Remaining};
 pub(crate) use scope::{Fits, Provider, content_id, file_name, kind_number, kind_of, library_id, object_id};

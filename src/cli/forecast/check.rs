@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args, libraries: &[PathBuf], out: &mut impl Write) -> O
             return Ok(Status::Failed);
         }
     };
-    let report = Report::of(&answers, args.with);
+    let report = Report::of(&answers, args.with, args.loading.snapshots.is_some());
     if args.json {
         print::write_json(out, &json!({"schema": 1, "command": "forecast", "check": report.json()}))?;
     } else {
@@ -84,11 +84,13 @@ fn relocated(traced: &Value) -> Result<Value, String> {
         let written = pages.chars().zip(0..).filter(|(letter, _)| *letter == wanted);
         measured.extend(written.map(|(_, index)| Vaddr(start + index * size)));
     }
-    Ok(json!({"objects": [super::measure::compare(&path, measured, With::Dlopen)?]}))
+    let forecast = super::measure::forecast(&path, With::Dlopen)?;
+    Ok(json!({"objects": [super::measure::compare(&path, &measured, &forecast)]}))
 }
 
 struct Report {
     with: With,
+    snapshots: bool,
     libraries: usize,
     loaded: usize,
     /// Each file once, however many libraries need it.
@@ -97,9 +99,15 @@ struct Report {
 }
 
 impl Report {
-    fn of(answers: &[(PathBuf, Result<Value, String>)], with: With) -> Self {
-        let mut report =
-            Self { with, libraries: answers.len(), loaded: 0, objects: BTreeMap::new(), refused: Vec::new() };
+    fn of(answers: &[(PathBuf, Result<Value, String>)], with: With, snapshots: bool) -> Self {
+        let mut report = Self {
+            with,
+            snapshots,
+            libraries: answers.len(),
+            loaded: 0,
+            objects: BTreeMap::new(),
+            refused: Vec::new(),
+        };
         for (library, answer) in answers {
             match answer {
                 Ok(document) => {
@@ -144,6 +152,7 @@ impl Report {
 
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let (who, how) = match self.with {
+            With::Soload if self.snapshots => ("soload from a snapshot", "by /proc/self/pagemap"),
             With::Soload => ("soload", "by /proc/self/pagemap"),
             With::Dlopen => ("dlopen", "by userfaultfd and PAGEMAP_SCAN, from outside"),
         };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use soload::{Bias, Error, Image, PageSize, Plan, Vaddr};
+use soload::{Bias, Image, PageSize, Plan, SnapshotUse, Vaddr};
 
 use super::forecast_of;
 use crate::cli::load::With;
@@ -38,17 +38,35 @@ fn by_soload(name: &OsString, loading: &Loading) -> Result<Vec<Value>, String> {
     let seen: Arc<Mutex<Vec<Measured>>> = Arc::default();
     let notes = Arc::clone(&seen);
     let mut options = loading.options();
+    let snapshot = loading.snapshots.as_ref().map(|_| options.create_snapshot(name)).transpose();
+    let snapshot = snapshot.map_err(|error| error.to_string())?;
+    if let Some(snapshot) = &snapshot {
+        options.snapshot(snapshot);
+    }
     options.before_constructors(move |path, bias| {
         if let Ok(mut notes) = notes.lock() {
             notes.push((path.to_owned(), copied(path, bias)));
         }
     });
     // SAFETY: whoever names a library on the command line vouches for its code.
-    let library = unsafe { options.open(name) };
+    let library = unsafe { options.open(name) }.map_err(|error| error.to_string())?;
+    if let SnapshotUse::Refused(refusal) = library.snapshot() {
+        return Err(refusal.to_string());
+    }
     // A constructor that fails has been measured all the same; what was not relocated has not.
-    std::mem::forget(library.map_err(|error| error.to_string())?);
+    std::mem::forget(library);
     let seen = std::mem::take(&mut *seen.lock().map_err(|error| error.to_string())?);
-    seen.into_iter().map(|(path, pages)| compare(&path, pages?, With::Soload)).collect()
+    let compared = seen.into_iter().map(|(path, pages)| {
+        let forecast = match &snapshot {
+            None => forecast(&path, With::Soload)?,
+            Some(snapshot) => {
+                let remaining = snapshot.remaining(&path).ok_or("the snapshot has no pages of it")?;
+                remaining.written.into_keys().collect()
+            }
+        };
+        Ok(compare(&path, &pages?, &forecast))
+    });
+    compared.collect()
 }
 
 /// The pages of the file that are private to this process now.
@@ -56,22 +74,23 @@ fn copied(path: &Path, bias: Bias) -> Result<BTreeSet<Vaddr>, String> {
     memory::copied_pages(path, bias, |map| map.file.is_some())
 }
 
-fn plan(path: &Path) -> Result<(Image, Plan), Error> {
-    let image = Image::open(path)?;
-    let plan = Plan::of(&image, PageSize::native())?;
-    Ok((image, plan))
+/// The pages that loading makes private, as the file says.
+pub(super) fn forecast(path: &Path, with: With) -> Result<BTreeSet<Vaddr>, String> {
+    let told = Image::open(path).and_then(|image| {
+        let plan = Plan::of(&image, PageSize::native())?;
+        forecast_of(&image, &plan, with)
+    });
+    told.map(|told| told.pages.into_keys().collect()).map_err(|error| error.to_string())
 }
 
 /// What of it was forecast, and what not.
-pub(super) fn compare(path: &Path, measured: BTreeSet<Vaddr>, with: With) -> Result<Value, String> {
-    let forecast = plan(path).and_then(|(image, plan)| forecast_of(&image, &plan, with));
-    let forecast: BTreeSet<Vaddr> = forecast.map_err(|error| error.to_string())?.pages.into_keys().collect();
+pub(super) fn compare(path: &Path, measured: &BTreeSet<Vaddr>, forecast: &BTreeSet<Vaddr>) -> Value {
     let difference = |a: &BTreeSet<Vaddr>, b| a.difference(b).map(|page| page.0).collect::<Vec<_>>();
-    Ok(json!({
+    json!({
         "path": path.to_string_lossy(),
         "forecast": forecast.len(),
         "measured": measured.len(),
-        "missed": difference(&measured, &forecast),
-        "extra": difference(&forecast, &measured),
-    }))
+        "missed": difference(measured, forecast),
+        "extra": difference(forecast, measured),
+    })
 }

@@ -3,12 +3,13 @@
 //! JSON: `{"schema": 1, "command": "forecast", "page_size", "libraries": […], "total": {…}}`. For each library `name`
 //! and, if it could be read, `path`, `pages` (all), `file_pages`, `private`, `relro` (of the private ones), `by_cause`
 //! (pages that each cause writes to; one page may have several) and `regions` (see `memory.rs`, with `by_cause`), else
-//! `error`. `total` sums up; with `--processes`, `processes` and `bytes` (private pages for each process, and all other
+//! `error`; with `--snapshots` also `snapshot` (see `snapshots.rs`, or `error`). `total` sums up; with `--processes`, `processes` and `bytes` (private pages for each process, and all other
 //! pages of the files once). With `--check`, `{"schema": 1, "command": "forecast", "check": {…}}`: see `check.rs`.
 
 mod check;
 #[allow(unsafe_code)] // loads the library whose pages are measured
 mod measure;
+mod snapshots;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -23,11 +24,13 @@ use super::load::With;
 use super::memory::{self, Region};
 use super::print::{self, BOLD, DIM, plural};
 use super::{Loading, Outcome, Status, children};
+use snapshots::Shared;
 
 /// Say which pages loading a library makes private, and why, from the file alone
 ///
 /// A page that relocation writes to is copied for each process; all others are shared. Nothing is loaded, unless with
-/// --check.
+/// --check. --snapshots also says what a snapshot shares of them, and what it leaves to each process: for that, one is made in
+/// memory, of the library and all it needs, and nothing of them runs.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Libraries: paths, or names that are searched for as dlopen does; with --top and --check also directories
@@ -149,6 +152,15 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     if args.measure {
         return measure::run(&args.libraries, &args.loading, out);
     }
+    let shared = args.loading.snapshots.is_some();
+    if shared && (args.top.is_some() || args.with == With::Dlopen) {
+        print::complain("--snapshots: one is made for each library, for soload: not with --top or --with dlopen");
+        return Ok(Status::Usage);
+    }
+    if args.loading.snapshots.as_ref().is_some_and(|directory| !directory.as_os_str().is_empty()) {
+        print::complain("--snapshots: no directory is used: the snapshot is made in memory");
+        return Ok(Status::Usage);
+    }
     if args.check || args.top.is_some() {
         let usual = [children::usual_directory().into_os_string()];
         let places = if args.libraries.is_empty() { &usual[..] } else { &args.libraries };
@@ -179,14 +191,33 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         });
         match found {
             Ok(mut foretold) => {
+                let snapshot = shared.then(|| Shared::of(name, &args.loading));
                 foretold.retain(|foretold| seen.insert(foretold.path.canonicalize().unwrap_or(foretold.path.clone())));
                 total = foretold.iter().map(Foretold::sum).fold(total, Sum::add);
                 if args.json {
+                    let first = documents.len();
                     documents.extend(foretold.iter().map(|foretold| json_of(name, foretold)));
+                    if let (Some(snapshot), Some(document)) = (&snapshot, documents.get_mut(first)) {
+                        document["snapshot"] = match snapshot {
+                            Ok(snapshot) => snapshot.json(args.processes),
+                            Err(error) => json!({"error": print::json_of_error(error)}),
+                        };
+                    }
                 } else if args.deps {
                     write_closure(out, name, &foretold)?;
                 } else {
                     foretold.iter().try_for_each(|foretold| write_one(out, foretold, args.processes))?;
+                }
+                match snapshot {
+                    Some(Ok(snapshot)) if !args.json => snapshot.write(out, args.processes)?,
+                    Some(Err(error)) => {
+                        status = Status::Failed;
+                        if !args.json {
+                            out.flush()?;
+                            print::complain_of(&error);
+                        }
+                    }
+                    _ => {}
                 }
             }
             Err(error) => {

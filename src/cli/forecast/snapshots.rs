@@ -1,0 +1,150 @@
+//! `soload forecast --snapshots`: what of a library and all it needs a snapshot shares, and what it leaves to each process.
+//!
+//! JSON: `bytes` (of the snapshot), `written` (pages of all together), `memory` (bytes that so many processes need, by
+//! `dlopen`, `soload` and `snapshot`: private pages for each, all others once) and `libraries`: for each that it has pages of
+//! `path`, `private` (without snapshot), `image` (pages in the snapshot), `written` (of these, by each process), `relro` (of
+//! these), `words`, and `by_cause` (`pages` and `words` of each).
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use comfy_table::Cell;
+use serde_json::{Map, Value, json};
+use soload::{Error, Fixup, Image, PageSize, Plan, Remaining};
+
+use super::{Foretold, Sum};
+use crate::cli::load::With;
+use crate::cli::print::{self, BOLD, DIM, Size, plural};
+use crate::cli::{Loading, memory};
+
+pub(super) struct Shared {
+    libraries: Vec<Library>,
+    /// Of the snapshot.
+    bytes: u64,
+}
+
+struct Library {
+    path: PathBuf,
+    /// Without a snapshot.
+    soload: Sum,
+    dlopen: Sum,
+    remaining: Remaining,
+    /// Written pages that are read-only afterwards.
+    relro: u64,
+}
+
+impl Library {
+    fn read(path: &Path, remaining: Remaining) -> Result<Self, Error> {
+        let image = Image::open(path)?;
+        let relro = Plan::of(&image, PageSize::native())?.relro;
+        let relro = relro.map_or(0, |relro| remaining.written.range(relro).count() as u64);
+        let sum = |with| Foretold::read(path, with).map(|foretold| foretold.sum());
+        Ok(Self { path: path.into(), soload: sum(With::Soload)?, dlopen: sum(With::Dlopen)?, remaining, relro })
+    }
+
+    fn written(&self) -> u64 {
+        self.remaining.written.len() as u64
+    }
+}
+
+impl Shared {
+    /// Makes the snapshot of what loading `name` would bring, and asks it.
+    pub(super) fn of(name: &OsStr, loading: &Loading) -> Result<Self, Error> {
+        let snapshot = loading.options().create_snapshot(name)?;
+        let paths = snapshot.libraries();
+        let known = paths.iter().filter_map(|path| Some((path, snapshot.remaining(path)?)));
+        let libraries = known.map(|(path, remaining)| Library::read(path, remaining)).collect::<Result<_, _>>()?;
+        Ok(Self { libraries, bytes: snapshot.bytes() })
+    }
+
+    fn written(&self) -> u64 {
+        self.libraries.iter().map(Library::written).sum()
+    }
+
+    /// Bytes that so many processes need at most, by dlopen, by soload, and with the snapshot.
+    fn memory(&self, processes: u64) -> [u64; 3] {
+        let page = PageSize::native().bytes();
+        let sum = |of: fn(&Library) -> Sum| self.libraries.iter().map(of).fold(Sum::default(), Sum::add);
+        let (dlopen, soload) = (sum(|library| library.dlopen), sum(|library| library.soload));
+        let image: u64 = self.libraries.iter().map(|library| library.remaining.pages).sum();
+        let own = self.written().saturating_mul(processes);
+        let with =
+            (soload.file.saturating_sub(image)).saturating_add(own).saturating_mul(page).saturating_add(self.bytes);
+        let [dlopen, soload] = [dlopen, soload].map(|sum| sum.for_processes(processes).saturating_mul(page));
+        [dlopen, soload, with]
+    }
+
+    pub(super) fn json(&self, processes: u64) -> Value {
+        let libraries = self.libraries.iter().map(|library| {
+            let remaining = &library.remaining;
+            let causes = Fixup::ALL.map(|why| {
+                let counts = json!({"pages": remaining.count_by(why), "words": remaining.words_by(why)});
+                (why.name().to_owned(), counts)
+            });
+            let mut object = Map::new();
+            print::put_path(&mut object, "path", &library.path);
+            for (name, number) in [
+                ("private", library.soload.private),
+                ("image", remaining.pages),
+                ("written", library.written()),
+                ("relro", library.relro),
+                ("words", remaining.words()),
+            ] {
+                object.insert(name.into(), number.into());
+            }
+            object.insert("by_cause".into(), causes.into_iter().collect::<Map<_, _>>().into());
+            Value::from(object)
+        });
+        let [dlopen, soload, snapshot] = self.memory(processes);
+        json!({
+            "bytes": self.bytes,
+            "written": self.written(),
+            "memory": {"dlopen": dlopen, "soload": soload, "snapshot": snapshot},
+            "libraries": libraries.collect::<Vec<_>>(),
+        })
+    }
+
+    pub(super) fn write(&self, out: &mut impl Write, processes: u64) -> io::Result<()> {
+        writeln!(out, "{BOLD}With a snapshot{BOLD:#} of {}\n", plural(self.libraries.len(), "object"))?;
+        let causes = Fixup::ALL.map(Fixup::name);
+        let header: Vec<_> =
+            ["library", "private", "image", "written", "RELRO", "words"].into_iter().chain(causes).collect();
+        let mut table = print::table(&header);
+        for library in &self.libraries {
+            let remaining = &library.remaining;
+            let numbers =
+                [library.soload.private, remaining.pages, library.written(), library.relro, remaining.words()];
+            let by_cause = Fixup::ALL.map(|why| remaining.count_by(why) as u64);
+            let name = print::path(library.path.file_name().unwrap_or_default().as_ref());
+            let numbers = numbers.into_iter().chain(by_cause).map(|number| memory::number_cell(number as usize));
+            table.add_row([Cell::new(name)].into_iter().chain(numbers));
+        }
+        print::align_right(&mut table, 1..header.len());
+        print::write_table(out, &table)?;
+        writeln!(
+            out,
+            "\n  {DIM}private: pages without a snapshot; image: those in it; written: of these, by each process,\n  \
+             for words about the host, the loader, answers of resolvers, and TLS (pages of each).{DIM:#}"
+        )?;
+        let page = PageSize::native().bytes();
+        let private: u64 = self.libraries.iter().map(|library| library.soload.private).sum();
+        writeln!(
+            out,
+            "\n  Each process writes {} instead of {private}: {} and not {}.\n  The snapshot takes {}, once for all.",
+            plural(self.written() as usize, "page"),
+            Size(self.written() * page),
+            Size(private * page),
+            Size(self.bytes),
+        )?;
+        if processes > 1 {
+            let [dlopen, soload, snapshot] = self.memory(processes).map(Size);
+            writeln!(
+                out,
+                "  {processes} processes need at most {dlopen} with dlopen, {soload} with soload, \
+                 {BOLD}{snapshot}{BOLD:#} with a snapshot."
+            )?;
+        }
+        writeln!(out)
+    }
+}
