@@ -37,17 +37,17 @@ fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
 #[test]
 fn what_a_snapshot_leaves_to_each_process_is_what_each_process_writes() {
     let folder = env!("SOLOAD_TEST_LIBS");
-    let check = &document(0, &["forecast", "--check", "--snapshots", "--timeout", "6", "--json", folder])["check"];
+    let check = &document(0, ["forecast", "--check", "--snapshots", "--timeout", "6", "--json", folder])["check"];
     assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
     assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
-    let without = &document(0, &["forecast", "--check", "--timeout", "6", "--json", folder])["check"];
+    let without = &document(0, ["forecast", "--check", "--timeout", "6", "--json", folder])["check"];
     assert!(check["measured"].as_u64() < without["measured"].as_u64(), "{check} {without}");
 }
 
 #[test]
 fn a_snapshot_is_said_to_have_the_pages_and_to_leave_the_words_that_it_does() {
     let demo = fixture("demo");
-    let answer = document(0, &["forecast", "--json", "--snapshots", "-n", "10", demo.to_str().unwrap()]);
+    let answer = document(0, ["forecast", "--json", "--snapshots", "-n", "10", demo.to_str().unwrap()]);
     let (shared, page) = (&answer["libraries"][0]["snapshot"], answer["page_size"].as_u64().unwrap());
     let snapshot = Snapshot::create(&demo).unwrap();
     assert_eq!((&shared["bytes"], shared["libraries"].as_array().unwrap().len()), (&json!(snapshot.bytes()), 1));
@@ -87,7 +87,7 @@ fn each_reason_for_a_word_that_is_left_is_told() {
 #[test]
 fn a_snapshot_that_cannot_be_made_is_no_forecast_and_says_why() {
     let library = fixture("text_relocations");
-    let answer = document(1, &["forecast", "--json", "--snapshots", library.to_str().unwrap()]);
+    let answer = document(1, ["forecast", "--json", "--snapshots", library.to_str().unwrap()]);
     let why = answer["libraries"][0]["snapshot"]["error"]["message"].as_str().unwrap();
     assert!(why.ends_with("it has text relocations"), "{why}");
     assert!(answer["libraries"][0]["private"].is_number(), "the rest is told");

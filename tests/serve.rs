@@ -2,6 +2,8 @@
 
 #![cfg(all(feature = "cli", target_arch = "x86_64", target_env = "gnu"))]
 
+mod common;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IoSlice, Read, Write};
@@ -15,21 +17,15 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::fixture;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
 use soload::ErrorKind;
 
-const SOLOAD: &str = env!("CARGO_BIN_EXE_soload");
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("SOLOAD_TEST_LIBS")).join(format!("lib{name}.so"))
-}
-
 fn command(subcommand: &str, socket: &Path) -> Command {
-    let mut command = Command::new(SOLOAD);
-    command.arg(subcommand).arg("--socket").arg(socket).stdin(Stdio::null()).env("NO_COLOR", "1");
-    command.env_remove("LD_LIBRARY_PATH").env_remove("RUST_BACKTRACE");
+    let mut command = common::command::command();
+    command.arg(subcommand).arg("--socket").arg(socket);
     command
 }
 

@@ -42,7 +42,7 @@ fn a_worker_that_is_sent_a_snapshot_shares_its_pages_with_another() {
                 (BufReader::new(ours), worker)
             })
             .collect();
-        let mut line = |socket: &mut BufReader<UnixStream>| {
+        let line = |socket: &mut BufReader<UnixStream>| {
             let mut line = String::new();
             socket.read_line(&mut line).unwrap();
             line

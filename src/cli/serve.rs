@@ -59,12 +59,12 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
             return Ok(Status::Failed);
         }
     };
-    let served = Server::bind(socket).and_then(|mut server| {
+    let served = Server::bind(socket).map(|mut server| {
         server.workers(args.workers.into());
         if let Some(seconds) = args.timeout {
             server.time(Duration::from_secs(seconds.into()));
         }
-        Ok(server)
+        server
     });
     let mut server = match served {
         Ok(server) => server,

@@ -58,6 +58,7 @@ pub(crate) fn receive(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> nix::Result<A
         while let Some(control) = at.as_ref() {
             if (control.cmsg_level, control.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
                 let data = libc::CMSG_DATA(at).cast::<RawFd>();
+                #[allow(clippy::unnecessary_cast)] // musl has 32 bits of it
                 let len = (control.cmsg_len as usize).saturating_sub(data as usize - at as usize);
                 fds.extend(
                     (0..len / size_of::<RawFd>()).map(|index| OwnedFd::from_raw_fd(data.add(index).read_unaligned())),
