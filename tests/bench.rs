@@ -87,7 +87,7 @@ fn a_library_that_is_missing_is_named_and_the_rest_goes_on() {
 fn a_fork_is_measured_of_a_process_that_may_fork() {
     let loaders = |name: &str| {
         let library = fixture(name);
-        let document = document(0, &["--json", "--cold", "--fork", "--rounds", "3", library.to_str().unwrap()]);
+        let document = document(0, ["bench", "--json", "--cold", "--fork", "--rounds", "3", library.to_str().unwrap()]);
         document["libraries"][0]["reports"][0]["loaders"].clone()
     };
     let fork = &loaders("serve")["fork"];
