@@ -33,26 +33,9 @@ use crate::error::ErrorKind;
 
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) use own::effective_user;
-pub(crate) use own::{auxiliary, auxiliary_str, populate};
+pub(crate) use own::{auxiliary, auxiliary_str, page_size, populate};
 #[cfg(feature = "snapshots")]
 pub(crate) use own::{is_privileged, random};
-
-/// The page size of this machine, as the kernel reports it.
-pub(crate) fn page_size() -> PageSize {
-    PageSize::new(auxiliary(libc::AT_PAGESZ)).unwrap_or(const { PageSize::new(4096).unwrap() })
-}
-
-impl PageSize {
-    /// The page size of this machine, as the kernel reports it.
-    ///
-    /// ```
-    /// assert!(soload::PageSize::native().bytes() >= 4096);
-    /// ```
-    #[must_use]
-    pub fn native() -> Self {
-        page_size()
-    }
-}
 
 /// Which file it is, whatever it is called: two equal identities are one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

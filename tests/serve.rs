@@ -18,6 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::fixture;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
@@ -285,6 +286,11 @@ fn the_socket_is_the_users_own_and_goes_with_the_server() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
     let long = server.folder.path().join("x".repeat(120));
     assert_eq!(occupied(&long).0, 1);
+    // Where another holds the directory's lock and does not let go.
+    let held = Flock::lock(File::open(server.folder.path()).unwrap(), FlockArg::LockExclusive).unwrap();
+    let (code, _, err) = occupied(&server.folder.path().join("other"));
+    assert!(code == 1 && err.contains("flock of the directory"), "{err}");
+    drop(held);
     server.serves();
 
     kill(server.pid(), Signal::SIGTERM).unwrap();

@@ -132,9 +132,7 @@ impl Server {
         let path = std::path::absolute(path.as_ref()).map_err(failed(path.as_ref(), "getcwd"))?;
         let address = UnixAddr::new(&path).map_err(failed(&path, "bind (sun_path)"))?;
         // Of two that begin at once, one waits until the other listens.
-        let directory = File::open(path.parent().unwrap_or(&path)).map_err(failed(&path, "open of the directory"))?;
-        let _only_we = Flock::lock(directory, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| failed(&path, "flock of the directory")(errno))?;
+        let _only_we = only_we(&path)?;
         match fs::symlink_metadata(&path) {
             Err(_) => {}
             Ok(there) if !there.file_type().is_socket() => {
@@ -320,6 +318,21 @@ impl Server {
             }
             None => Err(refused(path, "expected an answer, found other bytes: it is no server of soload")),
         }
+    }
+}
+
+/// The directory of a socket, locked against whoever else would make one there. Others can lock it too, and for ever: so it
+/// is tried for a second.
+fn only_we(path: &Path) -> Result<Flock<File>, Error> {
+    let mut directory = File::open(path.parent().unwrap_or(path)).map_err(failed(path, "open of the directory"))?;
+    let end = Instant::now() + Duration::from_secs(1);
+    loop {
+        match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((again, Errno::EAGAIN | Errno::EINTR)) if Instant::now() < end => directory = again,
+            Err((_, errno)) => return Err(failed(path, "flock of the directory")(errno)),
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

@@ -5,12 +5,29 @@ use std::ffi::{CStr, c_void};
 #[cfg(feature = "snapshots")]
 use nix::errno::Errno;
 
-use super::page_size;
+use crate::addr::PageSize;
 
 /// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
 pub(crate) fn auxiliary(key: libc::c_ulong) -> u64 {
     // SAFETY: reads a table that does not change.
     unsafe { libc::getauxval(key) }
+}
+
+/// The page size of this machine, as the kernel reports it.
+pub(crate) fn page_size() -> PageSize {
+    PageSize::new(auxiliary(libc::AT_PAGESZ)).unwrap_or(const { PageSize::new(4096).unwrap() })
+}
+
+impl PageSize {
+    /// The page size of this machine, as the kernel reports it.
+    ///
+    /// ```
+    /// assert!(soload::PageSize::native().bytes() >= 4096);
+    /// ```
+    #[must_use]
+    pub fn native() -> Self {
+        page_size()
+    }
 }
 
 /// Whether the process runs with rights that its starter does not have.
