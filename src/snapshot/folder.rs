@@ -3,11 +3,9 @@
 //! Every file is reached through the directory that was checked, and checked itself once it is open. Files come into being
 //! without a name and are given one when they are whole: whoever writes may be killed at any moment.
 
-use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,7 +19,6 @@ use super::arena::{Seed, Slots, Wanted};
 use super::manifest::{FileStamp, Hash};
 use super::opened::{Opened, encode};
 use super::refusal::Refusal;
-use super::scope::Fits;
 use crate::addr::Addr;
 use crate::error::{Error, Escaped, shown};
 use crate::sys;
@@ -486,17 +483,6 @@ impl Snapshots {
 impl std::fmt::Debug for Snapshots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Snapshots").field(&self.0.path).finish()
-    }
-}
-
-impl Opened {
-    pub(super) fn libraries(&self) -> Vec<PathBuf> {
-        self.manifest.members.iter().map(|member| OsStr::from_bytes(&member.path).into()).collect()
-    }
-
-    /// What it fits.
-    pub(crate) fn fits(&self) -> Option<Fits> {
-        Fits::decode(&self.manifest.scope)
     }
 }
 

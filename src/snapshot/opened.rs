@@ -1,13 +1,17 @@
 //! A snapshot that is open: its header and manifest checked, its pages ready to be mapped.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::manifest::{Damage, Hash, Header, Manifest, hash};
 use super::refusal::Refusal;
+use super::scope::Fits;
 
 /// A snapshot, open.
 pub(crate) struct Opened {
@@ -32,6 +36,16 @@ impl Opened {
         file.read_exact_at(&mut head, 0).map_err(unread)?;
         let manifest = Manifest::decode(&header, head, secret).map_err(damaged)?;
         Ok(Self { file: Arc::new(file), header, manifest })
+    }
+
+    /// The files of the libraries that it has pages of.
+    pub(super) fn libraries(&self) -> Vec<PathBuf> {
+        self.manifest.members.iter().map(|member| OsStr::from_bytes(&member.path).into()).collect()
+    }
+
+    /// What it fits.
+    pub(crate) fn fits(&self) -> Option<Fits> {
+        Fits::decode(&self.manifest.scope)
     }
 
     /// Whether the pages are those that it was made with. Reads all of them.
