@@ -48,6 +48,7 @@ pub(crate) struct Wishes {
     /// The functions that loaded code gets from us, by name.
     pub(crate) imports: Option<Imports>,
     /// Whether pages are to be shared with other processes.
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     pub(crate) sharing: Wish,
     /// Who looks at each new object once its pages are as relocation leaves them.
     pub(crate) relocated: Option<Onlooker>,

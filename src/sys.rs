@@ -46,7 +46,6 @@ pub(crate) struct Identity {
 
 /// When a file was changed last: its content, and anything of it. Seconds and nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "snapshots"), allow(dead_code))] // only they outlive a process
 pub(crate) struct Changed {
     pub(crate) content: (i64, i64),
     pub(crate) anything: (i64, i64),
@@ -64,7 +63,6 @@ pub(crate) struct RegularFile {
     pub(crate) leased: bool,
     /// Whether what is read of it shall come in blocks of 2 MiB.
     pub(crate) huge: bool,
-    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     pub(crate) changed: Changed,
 }
 
