@@ -45,6 +45,8 @@ pub(crate) trait Apply {
 pub(crate) struct Relocations {
     relr: Option<View>,
     tables: [Option<Table>; 3],
+    /// How many are relative, as the file states.
+    relative: u64,
     mips64: bool,
 }
 
@@ -100,6 +102,7 @@ impl Relocations {
                 rela.map(|view| Table { view, has_addend: true, plt: false }),
                 plt.map(|view| Table { view, has_addend: plt_has_addend, plt: true }),
             ],
+            relative: dynamic.relacount.unwrap_or(0),
             mips64: machine == EM_MIPS && class == Class::Elf64,
         })
     }
@@ -181,12 +184,11 @@ impl Relocations {
         self.tables.iter().flatten().find(|table| table.plt)?.get(index, self.mips64)
     }
 
-    /// How many entries the tables have, at least: one of the packed kind stands for several.
-    pub(crate) fn len(&self) -> usize {
+    /// How many of them refer to symbols, about: all but those that the file says are relative.
+    pub(crate) fn references(&self) -> usize {
         let entries =
             |table: &Table| table.view.len() / (if table.has_addend { 3 } else { 2 } * table.view.class.word());
-        let packed = self.relr.as_ref().map_or(0, |view| view.len() / view.class.word());
-        (packed + self.tables.iter().flatten().map(entries).sum::<u64>()) as usize
+        self.tables.iter().flatten().map(entries).sum::<u64>().saturating_sub(self.relative) as usize
     }
 
     /// Relocation number `number`, those of the packed kind not counted.
@@ -298,7 +300,7 @@ mod tests {
     fn places(words: &[u64]) -> Vec<u64> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let relr = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
-        let all = Relocations { relr: Some(relr), tables: [None, None, None], mips64: false };
+        let all = Relocations { relr: Some(relr), tables: [None, None, None], relative: 0, mips64: false };
         all.iter().map(|relocation| relocation.place.0).collect()
     }
 

@@ -33,10 +33,10 @@ impl Index {
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
-        // is a miss or two of the cache, and its page may have to be faulted in. Measured, a table pays from some ten
+        // is a miss or two of the cache, and its page may have to be faulted in. Measured, a table pays from some six
         // questions for each export on.
-        let walk = references.saturating_mul(asked.len());
-        if walk <= exports.saturating_mul(24) { None } else { Self::over(symbols, from) }
+        let questions = references.saturating_mul(asked.len()) / 2;
+        if questions <= exports.saturating_mul(6) { None } else { Self::over(symbols, from) }
     }
 
     /// The table over the names of all `objects`, the first of which has rank `from`. None if one of them has the old hash

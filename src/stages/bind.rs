@@ -166,8 +166,9 @@ pub(crate) fn relocate(
         };
         all.push(provider.map_err(unreadable)?);
     }
-    // Every symbol of a new member may be referred to about once.
-    let references = group.new_members().map(|(_, mapped)| mapped.symbols.count() as usize).sum();
+    // References to one symbol mostly follow one another, and are bound once.
+    let of_member = |mapped: &Mapped| mapped.relocations.references().min(mapped.symbols.count() as usize);
+    let references = group.new_members().map(|(_, mapped)| of_member(mapped)).sum();
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
