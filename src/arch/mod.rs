@@ -11,6 +11,8 @@ mod ppc64;
 mod riscv;
 mod s390x;
 mod sparc;
+#[cfg(feature = "snapshots")]
+pub(crate) mod stubs;
 #[allow(unsafe_code)] // keeps registers, and calls who is to bind
 pub(crate) mod trampoline;
 mod x86;

@@ -140,6 +140,32 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Maps pages of our own from `start` on: `code`, to be executed, and behind it a table of so many bytes, which can be
+    /// written until it is sealed.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn of_code(start: Addr, code: &[u8], table: u64) -> Result<Self, ErrorKind> {
+        let page = crate::sys::page_size().bytes();
+        let (split, writable) =
+            ((code.len() as u64).next_multiple_of(page), Protection { write: true, ..Protection::READ });
+        let end = (split + table).next_multiple_of(page);
+        let reservation = Reservation::at(start, end)?;
+        reservation.map_zeros(0, end, writable)?;
+        let at = reservation.start().0 as *mut u8;
+        // SAFETY: the first `code.len()` bytes of zero pages that have just been mapped, writable; nobody knows of them yet.
+        unsafe { at.copy_from_nonoverlapping(code.as_ptr(), code.len()) };
+        let executable = Protection { execute: true, ..Protection::READ };
+        reservation.protect(0, split, executable)?;
+        let parts = [(0..split, executable), (split..end, writable)];
+        Ok(Self {
+            bias: Bias::between(reservation.start(), Vaddr(0)),
+            reservation: Arc::new(reservation),
+            parts: parts.map(|(range, protection)| Part { range, protection }).into(),
+            data: split..end,
+            relro: Some(Vaddr(split)..Vaddr(end)),
+            text_is_open: AtomicBool::new(false),
+        })
+    }
+
     /// Asks for pages of 2 MiB under the code. Nothing of it has been read by this mapping yet.
     pub(crate) fn prefer_huge_pages(&self, plan: &Plan) {
         let code = plan.maps.iter().filter(|map| map.protection.execute && map.file.is_some());

@@ -42,6 +42,9 @@ pub(crate) struct Module {
     #[allow(dead_code)] // acts by being dropped, before the mapping
     pub(crate) lease: Option<Lease>,
     pub(crate) mapping: Arc<Mapping>,
+    /// Code of ours that its calls of the host go through, if they do: one for the whole group.
+    #[allow(dead_code)] // is called, and goes with the last of the group
+    pub(crate) stubs: Option<Arc<Mapping>>,
     /// What binds its functions at their first call, if that was put off.
     #[allow(dead_code)] // the trampoline has its address
     pub(crate) link: Option<Box<Link>>,

@@ -19,7 +19,7 @@ use super::bytes::{Cut, Field, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 const HEADER: usize = 128;
 const SEAL_AT: usize = 96;
 
@@ -39,8 +39,16 @@ pub(crate) struct Manifest {
     pub(crate) names: Vec<Vec<u8>>,
     /// Unique symbols that its words refer to.
     pub(crate) unique: Vec<Unique>,
+    /// Functions that its words lead to by stubs, in the order of those.
+    pub(crate) functions: Vec<Function>,
 }
-fields!(Manifest { scope: Vec<u8>, members: Vec<Member>, names: Vec<Vec<u8>>, unique: Vec<Unique> });
+fields!(Manifest {
+    scope: Vec<u8>,
+    members: Vec<Member>,
+    names: Vec<Vec<u8>>,
+    unique: Vec<Unique>,
+    functions: Vec<Function>,
+});
 
 /// One object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,6 +194,19 @@ pub(crate) struct Unique {
 }
 fields!(Unique { name: Vec<u8>, provider: u16, symbol: u32 });
 
+/// A function that is elsewhere in each process, and has a stub that is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Function {
+    /// The object of the host that has it, or [`LOADER`].
+    pub(crate) provider: u16,
+    /// Its symbol there; of the loader's, the number of its name.
+    pub(crate) number: u32,
+}
+fields!(Function { provider: u16, number: u32 });
+
+/// Where the objects of the scope are numbered: the loader itself.
+pub(crate) const LOADER: u16 = u16::MAX;
+
 /// The header of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -217,7 +238,7 @@ impl From<Cut> for Damage {
 
 /// The hash of what a snapshot fits: its key.
 pub(crate) fn key(scope: &[u8]) -> Hash {
-    blake3::derive_key("soload snapshot 1 key", scope)
+    blake3::derive_key("soload snapshot 2 key", scope)
 }
 
 pub(crate) fn hash(bytes: &[u8]) -> Hash {
@@ -356,6 +377,7 @@ mod tests {
             members: vec![member],
             names: vec![b"dlopen".to_vec()],
             unique: vec![unique],
+            functions: vec![Function { provider: 1, number: 9 }, Function { provider: LOADER, number: 0 }],
         }
     }
 

@@ -28,10 +28,11 @@ pub(crate) use folder::Folder;
 pub use folder::{SnapshotFile, Snapshots};
 pub(crate) use manifest::key;
 pub(crate) use manifest::{
-    AS_IT_IS, FileStamp, HostWord, IN_PLACE, ImportWord, Manifest, Member, Pages, ResolvedWord, ThreadLocalWord, Unique,
+    AS_IT_IS, FileStamp, Function, HostWord, IN_PLACE, ImportWord, LOADER, Manifest, Member, Pages, ResolvedWord,
+    ThreadLocalWord, Unique,
 };
 pub use memory::Snapshot;
 pub(crate) use opened::{Opened, content_hash, encode};
 pub use refusal::{Refusal, SnapshotUse};
 pub use remaining::{Fixup, Remaining};
-pub(crate) use scope::{Fits, Provider, content_id, file_name, kind_number, kind_of, library_id, object_id};
+pub(crate) use scope::{Fits, Provider, content_id, file_name, kind_number, kind_of, library_id, object_id, stubs_id};

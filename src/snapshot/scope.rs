@@ -24,6 +24,8 @@ pub(crate) struct Fits {
     pub(crate) order: Vec<u16>,
     /// The providers that the snapshot has pages of, in the order of the group.
     pub(crate) members: Vec<u16>,
+    /// Where stubs are that calls of the host go through, if there are any.
+    pub(crate) stubs: u64,
 }
 fields!(Fits {
     version: Vec<u8>,
@@ -32,6 +34,7 @@ fields!(Fits {
     providers: Vec<Provider>,
     order: Vec<u16>,
     members: Vec<u16>,
+    stubs: u64,
 });
 
 /// An object that has definitions for others.
@@ -120,6 +123,11 @@ pub(crate) fn content_id(id: &Hash, content: &Hash) -> Hash {
     blake3::derive_key("soload snapshot 1 content", &[*id, *content].concat())
 }
 
+/// Whose stubs they are: those of a group of libraries.
+pub(crate) fn stubs_id<'a>(libraries: impl Iterator<Item = &'a Hash>) -> Hash {
+    blake3::derive_key("soload snapshot 2 stubs", &libraries.flatten().copied().collect::<Vec<u8>>())
+}
+
 /// The name of a file, for people.
 pub(crate) fn file_name(path: &Path) -> Vec<u8> {
     path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes().to_vec()
@@ -149,6 +157,7 @@ mod tests {
             providers: vec![provider("libc.so.6", 0), provider("liba.so", 0x1000)],
             order: vec![0, 1],
             members: vec![1],
+            stubs: 0x9000,
         }
     }
 

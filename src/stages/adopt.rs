@@ -4,8 +4,10 @@
 //! checked: a snapshot that does not make sense is refused.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::bind::{Bound, Scope, Source};
+use super::gather::{self, Callee};
 use super::map::Mapped;
 use super::sharing::Deal;
 use crate::addr::{Addr, Bias, Vaddr};
@@ -16,7 +18,9 @@ use crate::load::relocate::{Functions, Outcome, Pending, ThreadLocal};
 use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{AS_IT_IS, IN_PLACE, Member, Opened, Refusal, ResolvedWord, content_id, kind_of};
+use crate::snapshot::{
+    AS_IT_IS, Function, IN_PLACE, LOADER, Member, Opened, Refusal, ResolvedWord, content_id, kind_of,
+};
 
 /// Writes what `opened` leaves to be written.
 pub(super) fn adopt(
@@ -30,9 +34,24 @@ pub(super) fn adopt(
     let names = manifest.names.iter().map(|name| (scope.imports)(name));
     let names = names.collect::<Option<Vec<Addr>>>().ok_or_else(|| senseless("a function of the loader"))?;
     let adopting = Adopting { group: &group, scope: &scope, deal, names };
+    if manifest.functions.len() > gather::FUNCTIONS_MAX {
+        return Err(Refusal::snapshot("damaged: it names more functions than have room"));
+    }
+    let functions = manifest.functions.iter().map(|function| adopting.callee(function));
+    let functions = functions.collect::<Result<Vec<Callee>, _>>()?;
     let mut outcomes = Vec::with_capacity(manifest.members.len());
     for (member, (_, mapped)) in manifest.members.iter().zip(group.new_members()) {
         outcomes.push(adopting.member(member, mapped)?);
+    }
+    let (mut stubs, start) = (None, Addr(deal.fits.stubs as usize));
+    if !functions.is_empty() {
+        stubs = gather::make(start, &functions).ok();
+        if stubs.is_none() {
+            for (outcome, (_, mapped)) in outcomes.iter_mut().zip(group.new_members()) {
+                let called = gather::call_directly(mapped, start, &functions, outcome);
+                called.map_err(|_| senseless("the place of a word"))?;
+            }
+        }
     }
     let mut unique = HashMap::new();
     for symbol in &manifest.unique {
@@ -58,10 +77,11 @@ pub(super) fn adopt(
     let bound = group.advance(|_, mut mapped| {
         let shared = members.next().map(|(member, made)| content_id(&member.wanted.id, &made.content));
         mapped.shared = shared;
+        mapped.stubs = stubs.as_ref().map(|stubs| Arc::clone(&stubs.mapping));
         Ok((mapped, outcomes.next().unwrap_or_default()))
     });
     let group = bound.map_err(Refusal::snapshot)?;
-    Ok(Bound { group, scope, unique, settled: HashMap::new() })
+    Ok(Bound { group, scope, unique, settled: HashMap::new(), stubs })
 }
 
 fn senseless(what: &str) -> Refusal {
@@ -126,6 +146,22 @@ impl Adopting<'_> {
         }
         outcome.functions = Some(self.functions(member, mapped)?);
         Ok(outcome)
+    }
+
+    /// A function that a stub is to lead to: one of the host's, as its own symbol says, or one of the loader's.
+    fn callee(&self, function: &Function) -> Result<Callee, Refusal> {
+        let none = || senseless("a function that is called");
+        if function.provider == LOADER {
+            let addr = *self.names.get(function.number as usize).ok_or_else(none)?;
+            return Ok(Callee { addr, resolved_by: None });
+        }
+        let number = self.number(function.provider)?;
+        let Source::Object(object @ Object::Host(_)) = &self.scope.sources[number] else { return Err(none()) };
+        let provider = object.provider().ok_or_else(none)?;
+        let symbol = provider.symbols.get(function.number).filter(gather::is_function).ok_or_else(none)?;
+        let addr = provider.address(&symbol);
+        let callee = Callee { addr, resolved_by: symbol.is_ifunc().then_some(number) };
+        if object.is_code(addr) { Ok(callee) } else { Err(none()) }
     }
 
     /// Where an object of the host is.

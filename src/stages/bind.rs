@@ -12,7 +12,8 @@ use crate::arch::trampoline;
 use crate::error::{At, Error, ErrorKind};
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
-use crate::load::relocate::{self as relocation, Outcome, Unit};
+use crate::load::map::Mapping;
+use crate::load::relocate::{self as relocation, Outcome, Pending, Unit};
 use crate::load::scope::{Definition, Imports, Providers, Rules};
 use crate::loader::Wishes;
 use crate::process::host::{HostObject, Pin};
@@ -94,6 +95,16 @@ pub(crate) struct Bound {
     /// Unique symbols that were settled before, see [`Providers::settled`].
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     pub(super) settled: HashMap<Box<[u8]>, (Definition, bool)>,
+    /// If some of its calls go through such.
+    pub(super) stubs: Option<Stubs>,
+}
+
+/// Code of ours that leads to functions which lie elsewhere in each process, and the table that it goes by.
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+pub(crate) struct Stubs {
+    pub(super) mapping: Arc<Mapping>,
+    /// The words of the table that resolvers decide.
+    pub(super) pending: Vec<Pending>,
 }
 
 /// What is noted while words are written.
@@ -219,7 +230,7 @@ pub(crate) fn relocate(
         }
         Ok((mapped, outcome))
     })?;
-    Ok(Bound { group, scope, unique, settled })
+    Ok(Bound { group, scope, unique, settled, stubs: None })
 }
 
 /// Where the functions of a group are looked for when they are first called.

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::adopt;
 use super::bind::{Bound, Source};
+use super::gather::{self, Call, Gathered};
 use super::map::Mapped;
 use super::sharing::{Deal, Shareable};
 use crate::addr::{Addr, Vaddr};
@@ -15,8 +16,8 @@ use crate::load::relocate::{Foreign, Outcome, Pending};
 use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::snapshot::{
-    AS_IT_IS, HostWord, IN_PLACE, ImportWord, Manifest, Member, Pages, Refusal, ResolvedWord, ThreadLocalWord, Unique,
-    content_hash, encode, key, kind_number,
+    AS_IT_IS, Function, HostWord, IN_PLACE, ImportWord, LOADER, Manifest, Member, Pages, Refusal, ResolvedWord,
+    ThreadLocalWord, Unique, content_hash, encode, key, kind_number,
 };
 
 /// The key and the bytes of the snapshot of `bound`, none of whose code has run yet.
@@ -25,16 +26,22 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
         let name = crate::Escaped(name);
         return Err(Refusal::Unsuitable(format!("unique symbol {name} is that of a library that was loaded before")));
     }
-    let mut keeping = Keeping { bound, deal, names: Vec::new(), resolvers: HashMap::new(), pages: Vec::new() };
+    let mut keeping =
+        Keeping { bound, deal, names: Vec::new(), functions: HashMap::new(), calls: Vec::new(), pages: Vec::new() };
     let mut members = Vec::with_capacity(deal.members.len());
     for (own, (_, (mapped, outcome))) in deal.members.iter().zip(bound.group.new_members()) {
         members.push(keeping.member(own, mapped, outcome)?);
+    }
+    let (functions, gathered) = gather::gather(&mut members, &keeping.calls, deal.fits.page.into());
+    let of_members = deal.members.iter().zip(bound.group.new_members()).zip(&mut members).zip(&gathered);
+    for (((own, (_, (mapped, _))), member), gathered) in of_members {
+        keeping.pages(own, mapped, member, gathered);
     }
     let unique = keeping.unique()?;
     let Keeping { names, pages, .. } = keeping;
     let scope = deal.fits.encode();
     let key = key(&scope);
-    Ok((key, encode(Manifest { scope, members, names, unique }, deal.fits.page, &pages, secret)))
+    Ok((key, encode(Manifest { scope, members, names, unique, functions }, deal.fits.page, &pages, secret)))
 }
 
 /// What an object defines, with the numbers of the symbols.
@@ -49,8 +56,10 @@ struct Keeping<'a> {
     deal: &'a Deal,
     /// Functions that libraries get from the loader.
     names: Vec<Vec<u8>>,
-    /// IFUNC symbols by their addresses, for each provider that was asked for.
-    resolvers: HashMap<usize, HashMap<Addr, u32>>,
+    /// Symbols of functions by what they say, and whether that is a resolver, for each provider that was asked for.
+    functions: HashMap<usize, HashMap<(Addr, bool), u32>>,
+    /// Words that serve for nothing but calls of the host or the loader, of each member so far.
+    calls: Vec<Vec<Call>>,
     pages: Vec<u8>,
 }
 
@@ -75,14 +84,24 @@ impl<'a> Keeping<'a> {
         for (number, _) in outcome.bound_to.iter().enumerate().filter(|(_, bound)| **bound) {
             member.bound_to.push(self.canonical(number)?);
         }
+        let called = gather::called(mapped);
+        let mut calls = Vec::new();
         for word in &outcome.foreign {
-            self.foreign(word, mapped, &mut member)?;
+            let function = self.foreign(word, mapped, &mut member)?.filter(|_| called.contains(&word.place.0));
+            calls.extend(function.map(|function| Call { place: word.place.0, function }));
         }
         member.host.sort_by_key(|word| (word.provider, word.place));
         let numbers = Numbers::of(mapped, outcome);
         for word in &outcome.pending {
-            member.resolved.push(self.resolved(word, &numbers)?);
+            let resolved = self.resolved(word, &numbers)?;
+            let of_host = matches!(self.bound.scope.sources[word.provider], Source::Object(Object::Host(_)));
+            if of_host && resolved.symbol == 1 && word.plus == 0 && called.contains(&word.place.0) {
+                let function = Function { provider: resolved.provider, number: resolved.number };
+                calls.push(Call { place: word.place.0, function });
+            }
+            member.resolved.push(resolved);
         }
+        self.calls.push(calls);
         for word in &outcome.thread_local {
             let kind = kind_number(word.kind)
                 .ok_or_else(|| Refusal::unsuitable(image.path(), "a thread-local reference of a rare kind"))?;
@@ -93,12 +112,12 @@ impl<'a> Keeping<'a> {
             member.init = numbers.functions(mapped, dynamic.init_array, dynamic.init_arraysz)?;
             member.fini = numbers.functions(mapped, dynamic.fini_array, dynamic.fini_arraysz)?;
         }
-        self.pages(own, mapped, &mut member);
         Ok(member)
     }
 
-    /// Copies the pages that relocation has written to, without the words that other processes write themselves.
-    fn pages(&mut self, own: &Shareable, mapped: &Mapped, member: &mut Member) {
+    /// Copies the pages that relocation has written to, without the words that other processes write themselves, and with
+    /// the addresses of stubs in the words that lead to such.
+    fn pages(&mut self, own: &Shareable, mapped: &Mapped, member: &mut Member, gathered: &Gathered) {
         for (number, range) in &own.writable {
             let (at, len) = (self.pages.len(), range.end.0 - range.start.0);
             self.pages.extend(mapped.mapping.copy(range.start, len));
@@ -110,6 +129,10 @@ impl<'a> Keeping<'a> {
                         self.pages[at + (byte - range.start.0) as usize] = 0;
                     }
                 }
+            }
+            for (place, stub) in gathered.iter().filter(|(place, _)| range.contains(&Vaddr(*place))) {
+                let at = at + (place - range.start.0) as usize;
+                self.pages[at..at + 8].copy_from_slice(&gather::address(self.deal.fits.stubs, *stub).to_le_bytes());
             }
             member.pages.push(Pages { map: *number, offset: at as u64, len });
         }
@@ -131,18 +154,20 @@ impl<'a> Keeping<'a> {
         known.ok_or_else(|| Refusal::Unsuitable("it is bound to an object that has no definitions".into()))
     }
 
-    fn foreign(&mut self, word: &Foreign, mapped: &Mapped, member: &mut Member) -> Result<(), Refusal> {
+    /// Notes a word that would be another one in another process. Answers the function that it is the address of, if it is.
+    fn foreign(&mut self, word: &Foreign, mapped: &Mapped, member: &mut Member) -> Result<Option<Function>, Refusal> {
         let unsuitable = |why: &str| Err(Refusal::unsuitable(mapped.new.image.path(), why));
-        let Definition { provider, symbol, value } = word.definition;
+        let Definition { provider: number, symbol, value } = word.definition;
         let now = (value.0 as u64).wrapping_add(word.plus);
         if word.bytes != 8 || mapped.mapping.read(word.place, 8).ok() != Some(now) {
             return unsuitable("a word that refers to the host is smaller than an address, or is written twice");
         }
         let place = word.place.0;
-        if let Some(Source::Object(Object::Host(host))) = self.bound.scope.sources.get(provider) {
-            let value = now.wrapping_sub(host.bias.get() as u64);
-            member.host.push(HostWord { place, value, provider: self.canonical(provider)? });
-            return Ok(());
+        if let Some(Source::Object(Object::Host(host))) = self.bound.scope.sources.get(number) {
+            let provider = self.canonical(number)?;
+            member.host.push(HostWord { place, value: now.wrapping_sub(host.bias.get() as u64), provider });
+            let function = self.function(number, (Addr(now as usize), false));
+            return Ok(function.map(|number| Function { provider, number }));
         }
         let name = mapped.symbols.name(&symbol).map(|name| name.text).unwrap_or_default();
         if (self.bound.scope.imports)(name) != Some(value) {
@@ -154,7 +179,25 @@ impl<'a> Keeping<'a> {
             self.names.len() - 1
         });
         member.imports.push(ImportWord { place, plus: word.plus, name: name as u32 });
-        Ok(())
+        Ok((word.plus == 0).then_some(Function { provider: LOADER, number: name as u32 }))
+    }
+
+    /// The number of the symbol by which a provider has a function, or the resolver of one, at that address.
+    fn function(&mut self, provider: usize, wanted: (Addr, bool)) -> Option<u32> {
+        let object = self.object(provider);
+        let of_provider = self.functions.entry(provider).or_insert_with(|| {
+            // Of several names the first, so that the snapshot is the same each time.
+            let mut found = HashMap::new();
+            for (object, (index, symbol)) in
+                object.iter().flat_map(|object| symbols(object).map(move |of| (object, of)))
+            {
+                if gather::is_function(&symbol) {
+                    found.entry((object.address(&symbol), symbol.is_ifunc())).or_insert(index);
+                }
+            }
+            found
+        });
+        of_provider.get(&wanted).copied()
     }
 
     fn resolved(&mut self, word: &Pending, numbers: &Numbers) -> Result<ResolvedWord, Refusal> {
@@ -163,17 +206,8 @@ impl<'a> Keeping<'a> {
         if let Some((number, Kind::Irelative)) = numbers.0.get(&place) {
             return Ok(ResolvedWord { place, plus, bytes, provider, number: *number, symbol: 0 });
         }
-        let object = self.object(word.provider);
-        let of_provider = self.resolvers.entry(word.provider).or_insert_with(|| {
-            // Of several names the first, so that the snapshot is the same each time.
-            let mut found = HashMap::new();
-            for (index, symbol) in object.iter().flat_map(symbols).filter(|(_, symbol)| symbol.is_ifunc()) {
-                found.entry(object.map_or(Addr(0), |object| object.address(&symbol))).or_insert(index);
-            }
-            found
-        });
-        match of_provider.get(&word.resolver) {
-            Some(number) => Ok(ResolvedWord { place, plus, bytes, provider, number: *number, symbol: 1 }),
+        match self.function(word.provider, (word.resolver, true)) {
+            Some(number) => Ok(ResolvedWord { place, plus, bytes, provider, number, symbol: 1 }),
             None => Err(Refusal::Unsuitable("a resolver that has no symbol".into())),
         }
     }

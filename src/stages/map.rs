@@ -32,6 +32,8 @@ pub(crate) struct Mapped {
     pub(super) storage: Option<Storage>,
     /// What binds its functions at their first call, if that is put off.
     pub(super) link: Option<Box<Link>>,
+    /// Code of ours that its calls of the host go through, if they do.
+    pub(super) stubs: Option<Arc<Mapping>>,
     /// Which library it is, if it lies where it lies in all processes of the session.
     pub(super) shared: Option<[u8; 32]>,
 }
@@ -74,6 +76,7 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
                 frames,
                 storage: None,
                 link: None,
+                stubs: None,
                 shared: None,
             })),
             Err(kind) => Err(Error::new(new.image.path(), kind)),

@@ -4,6 +4,8 @@
 mod adopt;
 mod bind;
 mod enter;
+#[cfg(feature = "snapshots")]
+mod gather;
 mod help;
 #[cfg(feature = "snapshots")]
 mod keep;

@@ -102,6 +102,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 frames: sealed.frames,
                 lease: sealed.lease,
                 mapping: sealed.mapped.mapping,
+                stubs: sealed.mapped.stubs,
                 link: sealed.mapped.link.inspect(|link| link.publish(first)),
                 storage: sealed.mapped.storage,
                 shared: sealed.mapped.shared,

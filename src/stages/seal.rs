@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::bind::{Bound, Scope, Source};
+use super::bind::{Bound, Scope, Source, Stubs};
 use super::map::Mapped;
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, native};
@@ -43,8 +43,8 @@ pub(crate) struct SealedGroup {
 /// Lets IFUNC resolvers decide, gets thread-local storage, checks the functions that will be called, and makes read-only
 /// what may be.
 pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
-    let Bound { group, scope, unique, .. } = bound;
-    resolve(&group, &scope)?;
+    let Bound { group, scope, unique, stubs, .. } = bound;
+    resolve(&group, &scope, stubs)?;
     let group = store(group, &scope)?;
     let mut functions = Vec::with_capacity(group.members.len());
     for member in &group.members {
@@ -99,9 +99,16 @@ fn is_code(group: &Relocated, scope: &Scope, provider: usize, addr: Addr) -> boo
     }
 }
 
-/// Writes the words that IFUNC resolvers decide, an object's after those of all it needs.
-fn resolve(group: &Relocated, scope: &Scope) -> Result<(), Error> {
+/// Writes the words that IFUNC resolvers decide, an object's after those of all it needs. First those of stubs, whose
+/// resolvers are the host's and need nothing of ours.
+fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(), Error> {
     let mut answers = sealing::Answers::new();
+    if let Some(Stubs { mapping, pending }) = stubs {
+        let is_code = |provider, addr| is_code(group, scope, provider, addr);
+        sealing::resolve(&mapping, false, &pending, &mut answers, is_code, hooks::resolve)
+            .and_then(|()| mapping.seal())
+            .map_err(|kind| Error::new("stubs", kind))?;
+    }
     for index in group.init_order() {
         let Slot::New((mapped, outcome)) = &group.members[index] else { continue };
         let image = &mapped.new.image;

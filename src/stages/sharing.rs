@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::adopt;
 use super::bind::{self, Bound, Noted, Scope, Source};
 use super::enter::Planned;
+use super::gather;
 use super::help::HostHelp;
 use super::keep;
 use super::map::{Mapped, map};
@@ -162,12 +163,15 @@ impl Sharing {
         for (index, (new, plan)) in group.new_members() {
             members.push(Shareable::of(index, &new.image, plan)?);
         }
-        let wanted: Vec<Wanted> = members.iter().map(|member| member.wanted).collect();
+        // Behind the libraries, their stubs.
+        let mut wanted: Vec<Wanted> = members.iter().map(|member| member.wanted).collect();
+        wanted.push(gather::room(&wanted));
         let (mut fits, numbers) = fits(scope, look, &members)?;
         let mut settle = |places: &[Addr]| {
             for (number, place) in fits.members.iter().zip(places) {
                 fits.providers[usize::from(*number)].start = place.0 as u64;
             }
+            fits.stubs = places.get(fits.members.len()).map_or(0, |place| place.0 as u64);
             fits.encode()
         };
         let (places, opened) = match &mut self.source {
@@ -197,7 +201,8 @@ impl Sharing {
                     let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(&member.path)));
                     made.place(&member.wanted.id).ok_or_else(missing)
                 };
-                let places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+                let mut places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
+                places.push(Addr(made.stubs as usize));
                 if settle(&places) != opened.manifest.scope {
                     return Err(Refusal::Snapshot(made.difference(&fits)));
                 }
@@ -395,6 +400,7 @@ fn fits(scope: &Scope, look: &Look, members: &[Shareable]) -> Result<(Fits, Vec<
         providers: Vec::with_capacity(scope.sources.len()),
         order: Vec::with_capacity(scope.sources.len()),
         members: vec![0; members.len()],
+        stubs: 0,
     };
     let mut numbers = Vec::with_capacity(scope.sources.len());
     for (number, source) in scope.sources.iter().enumerate() {
