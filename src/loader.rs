@@ -227,8 +227,8 @@ mod tests {
     use crate::sys::fault;
 
     /// Between them these need every call that loading makes: segments, zero pages, alignment, text relocations,
-    /// dependencies, resolvers, thread-local storage of both kinds.
-    const LIBRARIES: [&str; 8] = [
+    /// dependencies, resolvers, thread-local storage of both kinds, stubs.
+    const LIBRARIES: [&str; 9] = [
         "libbss.so",
         "libalign_2m.so",
         "librelr.so",
@@ -237,6 +237,7 @@ mod tests {
         "libtext_relocations.so",
         "libtls_general.so",
         "libtls_initial.so",
+        "libgathered.so",
     ];
 
     /// Opens with every system call after the `calls`-th failing; answers whether it did not come to that.

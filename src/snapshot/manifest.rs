@@ -204,6 +204,9 @@ pub(crate) struct Function {
 }
 fields!(Function { provider: u16, number: u32 });
 
+/// Functions with stubs in one snapshot: more than the C library has.
+pub(crate) const FUNCTIONS_MAX: usize = 4096;
+
 /// Where the objects of the scope are numbered: the loader itself.
 pub(crate) const LOADER: u16 = u16::MAX;
 
@@ -307,7 +310,8 @@ impl Manifest {
                 && pages.len > 0
                 && pages.offset.checked_add(pages.len).is_some_and(|end| end <= header.len)
         };
-        match manifest.members.iter().flat_map(|member| &member.pages).all(inside) {
+        let few = manifest.functions.len() <= FUNCTIONS_MAX;
+        match few && manifest.members.iter().flat_map(|member| &member.pages).all(inside) {
             true => Ok(manifest),
             false => Err(Damage::Content),
         }
@@ -402,6 +406,17 @@ mod tests {
             assert!(decode(&file[..len], &secret).is_err(), "{len} bytes");
         }
         assert_eq!(decode(&file, &[8; 32]), Err(Damage::Seal), "made in another session");
+    }
+
+    #[test]
+    fn more_functions_than_have_room_are_refused_whatever_the_seal_says() {
+        for (count, read) in [(FUNCTIONS_MAX, true), (FUNCTIONS_MAX + 1, false)] {
+            let mut manifest = Manifest { functions: vec![Function { provider: 0, number: 1 }; count], ..manifest() };
+            manifest.pages_from(manifest.encoded_len(4096), 4096);
+            let mut file = manifest.encode(4096, [0; 32], 4096, &[7; 32]);
+            file.extend([1; 4096]);
+            assert_eq!(decode(&file, &[7; 32]), if read { Ok(manifest) } else { Err(Damage::Content) });
+        }
     }
 
     #[test]

@@ -157,7 +157,8 @@ impl Snapshot {
 
     /// The pages of `library`, by the addresses in its file, that each process writes itself while it loads: words on them
     /// refer to the host, to thread-local storage, or to what an IFUNC resolver answers. All its other pages are shared
-    /// until the library's own code writes to them.
+    /// until the library's own code writes to them. What its calls of the host go through, if that is not on these pages,
+    /// takes a few pages for all libraries together.
     ///
     /// ```
     /// # if soload::OpenOptions::new().files("libz.so.1").is_err() { return }

@@ -5,6 +5,12 @@
 //! resolvers. A snapshot has all pages, those words left as zero or as in the file, and the list of those words. Whoever
 //! uses it maps the pages privately and writes only these.
 //!
+//! # Calls
+//! A word that serves for nothing but calls may hold the address of a stub instead of the function's: code of a few bytes
+//! at an address that is the same in all processes, which jumps by a table. Each process makes the stubs itself, and has
+//! the addresses of functions on the one page of the table, not on a page of each library. A snapshot names the functions
+//! by their symbols; an address that anybody could compare is never that of a stub.
+//!
 //! # What is checked, and what that costs
 //! A snapshot that somebody else has made up is code of theirs in our process. So it is taken from a sealed memory file
 //! that was handed over, or from a directory that only root or the user can write; header and list are hashed with the
@@ -28,8 +34,8 @@ pub(crate) use folder::Folder;
 pub use folder::{SnapshotFile, Snapshots};
 pub(crate) use manifest::key;
 pub(crate) use manifest::{
-    AS_IT_IS, FileStamp, Function, HostWord, IN_PLACE, ImportWord, LOADER, Manifest, Member, Pages, ResolvedWord,
-    ThreadLocalWord, Unique,
+    AS_IT_IS, FUNCTIONS_MAX, FileStamp, Function, HostWord, IN_PLACE, ImportWord, LOADER, Manifest, Member, Pages,
+    ResolvedWord, ThreadLocalWord, Unique,
 };
 pub use memory::Snapshot;
 pub(crate) use opened::{Opened, content_hash, encode};

@@ -34,11 +34,7 @@ pub(super) fn adopt(
     let names = manifest.names.iter().map(|name| (scope.imports)(name));
     let names = names.collect::<Option<Vec<Addr>>>().ok_or_else(|| senseless("a function of the loader"))?;
     let adopting = Adopting { group: &group, scope: &scope, deal, names };
-    if manifest.functions.len() > gather::FUNCTIONS_MAX {
-        return Err(Refusal::snapshot("damaged: it names more functions than have room"));
-    }
-    let functions = manifest.functions.iter().map(|function| adopting.callee(function));
-    let functions = functions.collect::<Result<Vec<Callee>, _>>()?;
+    let functions = adopting.callees(&manifest.functions)?;
     let mut outcomes = Vec::with_capacity(manifest.members.len());
     for (member, (_, mapped)) in manifest.members.iter().zip(group.new_members()) {
         outcomes.push(adopting.member(member, mapped)?);
@@ -148,20 +144,36 @@ impl Adopting<'_> {
         Ok(outcome)
     }
 
-    /// A function that a stub is to lead to: one of the host's, as its own symbol says, or one of the loader's.
-    fn callee(&self, function: &Function) -> Result<Callee, Refusal> {
+    /// The functions that stubs are to lead to: the host's, as its own symbols say, and the loader's.
+    fn callees(&self, functions: &[Function]) -> Result<Vec<Callee>, Refusal> {
         let none = || senseless("a function that is called");
-        if function.provider == LOADER {
-            let addr = *self.names.get(function.number as usize).ok_or_else(none)?;
-            return Ok(Callee { addr, resolved_by: None });
+        let mut callees = Vec::with_capacity(functions.len());
+        let mut last = None;
+        for function in functions {
+            if function.provider == LOADER {
+                let addr = *self.names.get(function.number as usize).ok_or_else(none)?;
+                callees.push(Callee { addr, resolved_by: None });
+                continue;
+            }
+            let (number, object, provider) = match last {
+                Some((same, known)) if same == function.provider => known,
+                _ => {
+                    let number = self.number(function.provider)?;
+                    let Source::Object(object @ Object::Host(_)) = &self.scope.sources[number] else {
+                        return Err(none());
+                    };
+                    (number, object, object.provider().ok_or_else(none)?)
+                }
+            };
+            last = Some((function.provider, (number, object, provider)));
+            let symbol = provider.symbols.get(function.number).filter(gather::is_function).ok_or_else(none)?;
+            let addr = provider.address(&symbol);
+            if !object.is_code(addr) {
+                return Err(none());
+            }
+            callees.push(Callee { addr, resolved_by: symbol.is_ifunc().then_some(number) });
         }
-        let number = self.number(function.provider)?;
-        let Source::Object(object @ Object::Host(_)) = &self.scope.sources[number] else { return Err(none()) };
-        let provider = object.provider().ok_or_else(none)?;
-        let symbol = provider.symbols.get(function.number).filter(gather::is_function).ok_or_else(none)?;
-        let addr = provider.address(&symbol);
-        let callee = Callee { addr, resolved_by: symbol.is_ifunc().then_some(number) };
-        if object.is_code(addr) { Ok(callee) } else { Err(none()) }
+        Ok(callees)
     }
 
     /// Where an object of the host is.

@@ -19,11 +19,8 @@ use crate::file::relocations::{Relocation, What};
 use crate::file::symbols::Symbol;
 use crate::load::map::Mapping;
 use crate::load::relocate::{Outcome, Pending};
-use crate::snapshot::{Function, Member, Wanted, stubs_id};
+use crate::snapshot::{FUNCTIONS_MAX, Function, Member, Wanted, stubs_id};
 use crate::sys;
-
-/// Functions that have stubs, of one group: more than the C library has.
-pub(super) const FUNCTIONS_MAX: usize = 4096;
 
 /// Functions that nobody but compilers refers to, to call them: of these, every word serves for calls alone. The first is
 /// called, through the word with its address, by the code that compilers put into each library to run its destructors (Itanium
@@ -108,7 +105,7 @@ pub(super) fn gather(members: &mut [Member], calls: &[Vec<Call>], page: u64) -> 
     let (mut all, mut saved) = (Vec::with_capacity(members.len()), 0);
     for (member, calls) in members.iter().zip(calls) {
         let mut written: BTreeMap<u64, usize> = BTreeMap::new();
-        for (place, bytes) in member.places() {
+        for (_, place, bytes) in member.words() {
             (place / page..=place.saturating_add(bytes - 1) / page)
                 .for_each(|page| *written.entry(page).or_default() += 1);
         }
