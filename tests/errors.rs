@@ -451,13 +451,10 @@ fn what_the_system_refuses() {
         says(
             "System",
             &refused("bss"),
-            "$LIBS/libbss.so: mprotect of a segment: Permission denied",
-            Some(
-                "its file system is mounted noexec (`findmnt -T $LIBS/libbss.so`), so move the file to another; or a \
-                 security policy forbids it",
-            ),
+            "$LIBS/libbss.so: mmap of a segment: Operation not permitted",
+            Some("its file system is mounted noexec (`findmnt -T $LIBS/libbss.so`); move the file to another"),
         );
-        // Code that is not where the file has it cannot even be mapped.
+        // The same for code that is not where the file has it.
         says(
             "System",
             &refused("align_2m"),

@@ -95,7 +95,8 @@ impl Mapping {
                 (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from, false)?,
                 // The file is shown from its start on: what lies as far in as in the file stands there.
                 (None, Some(_)) if in_place && map.protection == Protection::READ => {}
-                (None, Some(_)) if in_place => reservation.protect(offset, len, map.protection)?,
+                (None, Some(_)) if in_place && reservation.protect(offset, len, map.protection).is_ok() => {}
+                // Where no page may become executable (`PR_SET_MDWE`), what is mapped so from the file still is.
                 (None, Some(from)) => {
                     let copy = written.is_some_and(|written| written.covers(&map.range));
                     reservation.map_file(offset, len, map.protection, &image.file().fd, from.0, copy)?;
