@@ -153,6 +153,24 @@ fn where_stubs_have_no_room_or_may_not_be_executed_functions_are_called_directly
 }
 
 #[test]
+fn while_ten_threads_open_and_close_it_each_call_gets_where_it_belongs() {
+    on_ours(|_| {
+        let threads: Vec<_> = (0..10)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    for _ in 0..20 {
+                        let library = Lib::Ours(open());
+                        assert_eq!((library.call("lengths"), library.call("same_process")), (13, 1));
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!(stubs(), None);
+    });
+}
+
+#[test]
 fn it_is_the_same_bytes_each_time() {
     on_ours(|_| {
         let snapshots = Snapshots::open(&directory()).unwrap();

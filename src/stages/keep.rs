@@ -84,7 +84,9 @@ impl<'a> Keeping<'a> {
         for (number, _) in outcome.bound_to.iter().enumerate().filter(|(_, bound)| **bound) {
             member.bound_to.push(self.canonical(number)?);
         }
-        let called = gather::called(mapped);
+        // What is not on pages of a file is not in the snapshot.
+        let mut called = gather::called(mapped);
+        called.retain(|place| own.writable.iter().any(|(_, range)| range.contains(&Vaddr(*place))));
         let mut calls = Vec::new();
         for word in &outcome.foreign {
             let function = self.foreign(word, mapped, &mut member)?.filter(|_| called.contains(&word.place.0));
