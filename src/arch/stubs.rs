@@ -3,6 +3,9 @@
 //! A stub touches no register and not the stack: the function sees its caller's arguments and return address, and there is
 //! no frame to be unwound. Each one is a target of indirect jumps, as the psABI wants it where those are checked
 //! (`endbr64`).
+//!
+//! There is no record for unwinders: one that begins within a stub, where a signal has interrupted it, ends there. Debuggers
+//! take it for the first instruction of a function, and find the caller by the return address.
 
 /// Bytes of a stub. They stand as close as they can: each process has written every page of them.
 pub(crate) const LEN: u64 = 10;

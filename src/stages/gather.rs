@@ -176,3 +176,58 @@ pub(super) fn call_directly(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::{FileStamp, HostWord};
+
+    const PAGE: u64 = 4096;
+
+    /// A library with words that refer to the host, at these places.
+    fn member(places: &[u64]) -> Member {
+        let file =
+            FileStamp { device: 0, inode: 0, size: 0, modified: 0, modified_nanos: 0, changed: 0, changed_nanos: 0 };
+        let host = places.iter().map(|place| HostWord { place: *place, value: *place, provider: 0 });
+        Member {
+            path: Vec::new(),
+            file,
+            content: [0; 32],
+            start: 0,
+            pages: Vec::new(),
+            bound_to: Vec::new(),
+            host: host.collect(),
+            imports: Vec::new(),
+            resolved: Vec::new(),
+            thread_local: Vec::new(),
+            init: Vec::new(),
+            fini: Vec::new(),
+        }
+    }
+
+    fn call(place: u64, number: u32) -> Call {
+        Call { place, function: Function { provider: 0, number } }
+    }
+
+    #[test]
+    fn only_pages_with_calls_alone_are_gathered_and_each_function_has_one_stub() {
+        // The last word of the first page is an address; the second and third page have calls alone, and so has the fourth
+        // but for a word that begins on the one before.
+        let places = [0, 8, PAGE - 8, PAGE, 2 * PAGE, 2 * PAGE + 8, 3 * PAGE - 4, 3 * PAGE];
+        let calls = || vec![call(0, 1), call(8, 2), call(PAGE, 3), call(3 * PAGE, 1)];
+        let mut members = [member(&places), member(&[0, PAGE]), member(&[PAGE])];
+        let all = [calls(), vec![call(0, 3), call(PAGE, 4)], vec![call(PAGE, 3)]];
+        let (functions, gathered) = gather(&mut members, &all, PAGE);
+        assert_eq!(functions.iter().map(|function| function.number).collect::<Vec<_>>(), [3, 4]);
+        assert_eq!(gathered, [vec![(PAGE, 0)], vec![(0, 0), (PAGE, 1)], vec![(PAGE, 0)]]);
+        assert_eq!(members[0].host.len(), places.len() - 1);
+        assert!(members[1].host.is_empty() && members[2].host.is_empty());
+    }
+
+    #[test]
+    fn what_takes_as_many_pages_as_it_saves_is_left() {
+        let mut members = [member(&[0, PAGE])];
+        let (functions, gathered) = gather(&mut members, &[vec![call(0, 1), call(PAGE, 1)]], PAGE);
+        assert_eq!((functions.len(), gathered, members[0].host.len()), (0, vec![vec![]], 2));
+    }
+}
