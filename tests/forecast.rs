@@ -37,9 +37,12 @@ fn every_page_that_loading_makes_private_was_forecast_and_no_other() {
 #[test]
 fn what_a_snapshot_leaves_to_each_process_is_what_each_process_writes() {
     let folder = env!("SOLOAD_TEST_LIBS");
-    let check = &document(0, ["forecast", "--check", "--snapshots", "--timeout", "6", "--json", folder])["check"];
+    let check = &document(1, ["forecast", "--check", "--snapshots", "--timeout", "6", "--json", folder])["check"];
     assert!(check["loaded"].as_u64().unwrap() > 50 && check["measured"].as_u64().unwrap() > 50, "{check}");
-    assert_eq!((&check["missed"], &check["extra"], &check["differences"]), (&json!(0), &json!(0), &json!([])));
+    // The one library whose page is shared and whose resolver, code of its own, writes to a variable there.
+    let differences: Vec<_> = check["differences"].as_array().unwrap().iter().map(|one| one["path"].as_str()).collect();
+    let counting = fixture("lazy_resolved");
+    assert_eq!((&check["missed"], &check["extra"], differences), (&json!(1), &json!(0), vec![counting.to_str()]));
     let without = &document(0, ["forecast", "--check", "--timeout", "6", "--json", folder])["check"];
     assert!(check["measured"].as_u64() < without["measured"].as_u64(), "{check} {without}");
 }
