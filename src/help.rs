@@ -93,10 +93,6 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
         ErrorKind::System { call: "mmap of a segment", errno: libc::EPERM } => {
             format!("its file system is mounted noexec (`findmnt -T {path}`); move the file to another")
         }
-        ErrorKind::System { call: "mprotect of a segment", errno: libc::EACCES } => format!(
-            "its file system is mounted noexec (`findmnt -T {path}`), so move the file to another; or a security policy \
-             forbids it"
-        ),
         ErrorKind::System { errno: libc::EACCES | libc::EPERM, .. } => {
             "a security policy forbids it (SELinux, AppArmor, seccomp); look at its log".into()
         }
