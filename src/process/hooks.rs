@@ -205,9 +205,11 @@ thread_local! {
     static OWN_CALLS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// How long a fork waits for threads that are in the C library's loader for us. One of them may wait there for the very
-/// thread that forks, in a constructor; then it forks all the same.
-const IN_LOADER_MAX: Duration = Duration::from_millis(100);
+/// How long a fork waits for threads that are in the C library's loader for us, and those for a fork. Either may wait for
+/// the other, in a constructor or in another handler; then it goes on all the same, and the child may find glibc's
+/// `dl_load_write_lock` taken for good, which its fork does not free. So long that on a busy machine, where a thread waits
+/// tenths of a second for its turn, nobody gives up who need not.
+const IN_LOADER_MAX: Duration = Duration::from_secs(2);
 
 /// Calls the C library's loader, which a fork lets finish: a child would find its locks taken, and would never get them.
 pub(crate) fn in_loader<T>(call: impl FnOnce() -> T) -> T {
