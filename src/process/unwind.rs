@@ -2,7 +2,9 @@
 //! asks us for them.
 //!
 //! Under the drop-in it asks `_dl_find_object` of ours, which is safe in signal handlers. Where frames are registered,
-//! libgcc takes memory and a lock to look them up, so that a handler must not look at the stack wherever it interrupts.
+//! libgcc takes memory and a lock to look them up, so that a handler must not look at the stack wherever it interrupts. No
+//! fork frees that lock (`object_mutex`; from GCC 13 on look-ups rarely take it): a child that was forked while another
+//! thread threw may find it taken for good, and then waits for ever when it opens, closes or throws.
 //!
 //! # Safety
 //! `__register_frame` is given the address of an `.eh_frame` section in memory that stays mapped until `Drop` has taken
