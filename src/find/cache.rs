@@ -11,7 +11,7 @@ use super::hwcaps::Hwcaps;
 use super::root::Root;
 use crate::error::ErrorKind;
 use crate::file::view::ByteOrder;
-use crate::sys::{Bytes, Changed, Identity};
+use crate::sys::{Changed, Identity};
 
 /// The largest cache that is read. A real one has some hundred bytes for each library.
 const SIZE_LIMIT: u64 = 16 << 20;
@@ -34,7 +34,7 @@ const LEVEL_MASK: u64 = 0x3ff;
 
 /// A cache file that was read and has a sound header.
 pub(super) struct Cache {
-    bytes: Bytes,
+    bytes: Vec<u8>,
     order: ByteOrder,
     entries: Entries,
     /// String offsets of the `glibc-hwcaps` names: where they stand, and how many.
@@ -60,8 +60,7 @@ pub(super) struct Hit<'a> {
 }
 
 impl Cache {
-    pub(super) fn parse(bytes: impl Into<Bytes>, order: ByteOrder) -> Result<Self, &'static str> {
-        let bytes = bytes.into();
+    pub(super) fn parse(bytes: Vec<u8>, order: ByteOrder) -> Result<Self, &'static str> {
         let (entries, new) = if bytes.starts_with(MAGIC) {
             (new_entries(&bytes, 0, order)?, Some(0))
         } else if bytes.starts_with(OLD_MAGIC) {
@@ -289,8 +288,8 @@ fn load(path: &Path, root: &Root, order: ByteOrder) -> Loaded {
     let cache = if file.size > SIZE_LIMIT {
         Err("larger than any cache")
     } else {
-        // Mapped, as the C library does: `ldconfig` never changes a file that is there.
-        file.map().map_err(|_| "cannot be read").and_then(|bytes| Cache::parse(bytes, order).map(Arc::new))
+        let bytes = file.read(0, SIZE_LIMIT as usize).map_err(|_| "cannot be read");
+        bytes.and_then(|bytes| Cache::parse(bytes, order).map(Arc::new))
     };
     (Some(looked), cache)
 }
