@@ -28,9 +28,15 @@ pub(crate) enum What {
     Type(u32),
 }
 
+/// Place, type and symbol, and addend, as they stand in the tables that are loaded by the million.
+pub(crate) type Entry = [[u8; 8]; 3];
+
 /// Who applies relocations.
 pub(crate) trait Apply {
     type Error;
+
+    /// Applies the relative ones that `entries` begins with, if it can; answers how many that was.
+    fn run(&mut self, entries: &[Entry]) -> usize;
 
     /// Applies one of type `number` with a stated addend, if there is nothing special about it; answers whether that was
     /// all.
@@ -115,7 +121,11 @@ impl Relocations {
         for table in self.tables.iter().flatten() {
             // The one layout that is loaded by the million is read without asking at every word which layout it has.
             if table.is_native() {
-                for entry in table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0 {
+                let mut rest: &[Entry] = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
+                loop {
+                    rest = &rest[apply.run(rest)..];
+                    let Some((entry, others)) = rest.split_first() else { break };
+                    rest = others;
                     let [place, info, addend] = entry.map(u64::from_le_bytes);
                     let (place, number, symbol) = (Vaddr(place), info as u32, (info >> 32) as u32);
                     let addend = addend as i64;
@@ -141,7 +151,11 @@ impl Relocations {
         impl<E, F: FnMut(&Relocation) -> Result<(), E>> Apply for Each<F> {
             type Error = E;
 
-            #[inline(always)]
+            fn run(&mut self, entries: &[Entry]) -> usize {
+                let relative = |entry: &&Entry| u64::from_le_bytes(entry[1]) == u64::from(self.0);
+                entries.iter().take_while(relative).count()
+            }
+
             fn quickly(&mut self, _: Vaddr, number: u32, _: u32, _: i64) -> bool {
                 number == self.0
             }
@@ -157,7 +171,7 @@ impl Relocations {
     /// as linkers do, and with all the others.
     pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
         /// Relative relocations that are leapt over if those before and after them are in one page.
-        const LEAP: usize = 16;
+        const LEAPS: [usize; 3] = [128, 32, 8];
         self.relr().for_each(|relocation| each(relocation.place));
         for table in self.tables.iter().flatten() {
             if !table.is_native() {
@@ -173,8 +187,8 @@ impl Relocations {
                     let [ahead, same, _] = ahead.map(u64::from_le_bytes);
                     same == info && page.down(ahead) == page.down(place)
                 };
-                let leaps = info == u64::from(number) && entries.get(at + LEAP).is_some_and(same_page);
-                at += if leaps { LEAP } else { 1 };
+                let leap = || LEAPS.into_iter().find(|leap| entries.get(at + leap).is_some_and(same_page));
+                at += if info == u64::from(number) { leap().unwrap_or(1) } else { 1 };
             }
         }
     }

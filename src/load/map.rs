@@ -16,6 +16,7 @@ use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
+use crate::file::relocations::Entry;
 use crate::file::view::View;
 use crate::sys::{Bytes, Reservation};
 
@@ -254,6 +255,26 @@ impl Mapping {
             unsafe { place.write_unaligned(value) };
         }
         inside
+    }
+
+    /// Writes the words of the relative relocations, which are of type `relative`, that `entries` begins with, as far as they
+    /// are in the largest writable segment. Answers how many that was.
+    #[inline]
+    pub(crate) fn write_relative(&self, entries: &[Entry], relative: u32) -> usize {
+        let start = self.data.start;
+        let Some(last) = (self.data.end - start).checked_sub(8) else { return 0 };
+        let (base, first) = (self.bias.get() as u64, self.bias.at(Vaddr(start)).0 as *mut u8);
+        let write = |entry: &&Entry| {
+            let [place, what, addend] = entry.map(u64::from_le_bytes);
+            let at = place.wrapping_sub(start);
+            let inside = what == u64::from(relative) && at <= last;
+            if inside {
+                // SAFETY: as in `write`: eight bytes of a writable segment of ours that no reference points to.
+                unsafe { first.add(at as usize).cast::<u64>().write_unaligned(base.wrapping_add(addend)) };
+            }
+            inside
+        };
+        entries.iter().take_while(write).count()
     }
 
     /// Whether the word at `at` can still be written when everything is sealed.

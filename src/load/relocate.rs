@@ -8,7 +8,7 @@ use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
-use crate::file::relocations::{Apply, Relocation, Relocations, What};
+use crate::file::relocations::{Apply, Entry, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 
 /// Undefined symbols listed in one error.
@@ -141,14 +141,16 @@ type Reference = (u32, bool);
 impl Apply for Work<'_, '_, '_> {
     type Error = ErrorKind;
 
-    /// Relative words, and those that refer to plain definitions: nearly all there are.
+    #[inline(always)]
+    fn run(&mut self, entries: &[Entry]) -> usize {
+        self.unit.mapping.write_relative(entries, self.machine.relative)
+    }
+
+    /// Words that refer to plain definitions: with the relative ones nearly all there are.
     #[inline(always)]
     fn quickly(&mut self, place: Vaddr, number: u32, symbol: u32, addend: i64) -> bool {
         let addend = addend as u64;
         let mapping = self.unit.mapping;
-        if number == self.machine.relative && symbol == 0 {
-            return mapping.write_data(place, (mapping.bias().get() as u64).wrapping_add(addend));
-        }
         let value = match self.machine.relocation(number).map(|of_type| of_type.kind) {
             Some(Kind::Absolute { bytes: 8 }) => self.plain(symbol, false).map(|value| value.wrapping_add(addend)),
             Some(Kind::Slot) => {
