@@ -172,19 +172,52 @@ impl Apply for Work<'_, '_, '_> {
     }
 }
 
-impl Work<'_, '_, '_> {
-    /// The value of a symbol, if it can be told quickly: it is the one bound last, or the object's own.
+impl<'a> Work<'a, '_, '_> {
+    /// The value of a symbol, if that is all there is to say: it is the one bound last, the object's own, or one that is
+    /// found and is nothing special.
     #[inline(always)]
     fn plain(&mut self, symbol: u32, for_call: bool) -> Option<u64> {
         match self.plain {
-            Some((reference, value)) if reference == (symbol, for_call) => Some(value),
-            _ => {
-                let value = self.own.plain(self.providers, symbol)?;
-                self.plain = Some(((symbol, for_call), value));
-                self.bound_to_itself = true;
-                Some(value)
-            }
+            Some((reference, value)) if reference == (symbol, for_call) => return Some(value),
+            _ => {}
         }
+        let value = match self.own.plain(self.providers, symbol) {
+            Some(value) => {
+                self.bound_to_itself = true;
+                value
+            }
+            None => self.plain_elsewhere(symbol, for_call)?,
+        };
+        self.plain = Some(((symbol, for_call), value));
+        Some(value)
+    }
+
+    /// The same for a symbol that has to be looked for.
+    #[inline(never)]
+    fn plain_elsewhere(&mut self, symbol: u32, for_call: bool) -> Option<u64> {
+        if self.unit.elsewhere.is_some() || self.last.is_some_and(|(reference, _)| reference == (symbol, for_call)) {
+            return None;
+        }
+        let symbols = self.unit.symbols;
+        let own = symbols.get(symbol)?;
+        let wanted = Wanted::reference(symbols.name(&own)?, self.version(symbol), for_call);
+        let found = self.providers.bind(self.unit.provider, &own, &wanted, self.unit.symbolic)?;
+        if wanted.given_up.get() {
+            return None;
+        }
+        if found.symbol.is_ifunc() {
+            self.remember(symbol, for_call, Some(found));
+            return None;
+        }
+        self.outcome.bound_to[found.provider] = true;
+        Some(found.value.0 as u64)
+    }
+
+    /// The version that a reference by symbol number `symbol` asks for.
+    #[inline(always)]
+    fn version(&self, symbol: u32) -> Option<WantedVersion<'a>> {
+        let index = self.unit.symbols.versions.index(symbol)?;
+        self.versions.get(usize::from(index.number)).copied().flatten()
     }
 
     /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
@@ -370,9 +403,7 @@ impl Work<'_, '_, '_> {
                 found,
             )
         })?;
-        let version = symbols.versions.index(relocation.symbol);
-        let version = version.and_then(|index| self.versions.get(usize::from(index.number)).copied().flatten());
-        let wanted = Wanted::reference(name, version, for_call);
+        let wanted = Wanted::reference(name, self.version(relocation.symbol), for_call);
         let found = self.providers.bind(self.unit.provider, &own, &wanted, self.unit.symbolic);
         if wanted.given_up.get() {
             let found = u64::from(hash::CHAIN_MAX) + 1;
