@@ -14,11 +14,9 @@ const EXPORTS_MAX: usize = 1 << 24;
 ///
 /// Open addressing: where several objects export a name, the first one was entered first and is met first.
 pub(crate) struct Index {
-    /// Hashes, their lowest bit set: 0 is a free slot.
-    hashes: Vec<u32>,
-    /// For each slot the rank, and in the upper bits one more than the number of the symbol; 0 if that is too large, or if
-    /// the object has several of that hash.
-    found: Vec<u32>,
+    /// In the upper half the hash, its lowest bit set: 0 is a free slot. In the lower half the rank, and above it one more
+    /// than the number of the symbol; 0 if that is too large, or if the object has several of that hash.
+    slots: Vec<u64>,
     shift: u32,
 }
 
@@ -47,9 +45,8 @@ impl Index {
             return None;
         }
         let size = (exports * 3 / 2).next_power_of_two().max(2);
-        let mut index = Self { hashes: vec![0; size], found: vec![0; size], shift: 32 - size.trailing_zeros() };
-        sys::populate(&mut index.hashes);
-        sys::populate(&mut index.found);
+        let mut index = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros() };
+        sys::populate(&mut index.slots);
         for (rank, symbols) in (from..).zip(objects) {
             let hashes = symbols.hashes()?;
             let first = symbols.count() - hashes.len() as u32;
@@ -66,18 +63,19 @@ impl Index {
     }
 
     fn enter(&mut self, key: u32, rank: u32, symbol: u32) {
-        let mask = self.hashes.len() - 1;
+        let mask = self.slots.len() - 1;
         let mut at = self.start(key);
-        while self.hashes[at] != 0 {
-            if self.hashes[at] == key && self.found[at] & RANK_MASK == rank {
+        while self.slots[at] != 0 {
+            let (known, found) = halves(self.slots[at]);
+            if known == key && found & RANK_MASK == rank {
                 // Another name, perhaps, of another chain: the table does not say which lowest bit is whose.
-                self.found[at] = rank;
+                self.slots[at] = slot(key, rank);
                 return;
             }
             at = (at + 1) & mask;
         }
         let symbol = symbol.checked_add(1).and_then(|symbol| symbol.checked_mul(1 << RANK_BITS)).unwrap_or(0);
-        (self.hashes[at], self.found[at]) = (key, symbol | rank);
+        self.slots[at] = slot(key, symbol | rank);
     }
 
     /// Calls `ask` with the ranks of the objects that may define a name of that hash, in order, until it answers; with each
@@ -85,12 +83,12 @@ impl Index {
     #[inline(always)]
     pub(super) fn find<T>(&self, gnu_hash: u32, mut ask: impl FnMut(usize, Option<u32>) -> Option<T>) -> Option<T> {
         let key = gnu_hash | 1;
-        let mask = self.hashes.len() - 1;
+        let mask = self.slots.len() - 1;
         let mut at = self.start(key);
         // A third of the slots is free at least.
-        while self.hashes[at] != 0 {
-            if self.hashes[at] == key {
-                let found = self.found[at];
+        while self.slots[at] != 0 {
+            let (known, found) = halves(self.slots[at]);
+            if known == key {
                 let answer = ask((found & RANK_MASK) as usize, (found >> RANK_BITS).checked_sub(1));
                 if answer.is_some() {
                     return answer;
@@ -100,6 +98,16 @@ impl Index {
         }
         None
     }
+}
+
+#[inline(always)]
+fn slot(key: u32, found: u32) -> u64 {
+    u64::from(key) << 32 | u64::from(found)
+}
+
+#[inline(always)]
+fn halves(slot: u64) -> (u32, u32) {
+    ((slot >> 32) as u32, slot as u32)
 }
 
 /// How many names others may look for in `objects`; `None` if one of them does not say.

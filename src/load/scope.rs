@@ -137,16 +137,21 @@ impl<'a> Providers<'a> {
     fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
         let hash = wanted.gnu_hash();
         let may_have = |asked: &&Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
-        let ask = |asked: &Asked<'_>, known: Option<u32>| {
+        let ask_any = |asked: &Asked<'_>| {
             let symbols = self.all[asked.number].symbols;
             let index = match &asked.table {
-                Some(table) => symbols.find_in(table, known, wanted)?,
+                Some(table) => symbols.find_in(table, None, wanted)?,
                 None => symbols.find(wanted)?.0,
             };
             Some((asked.number, index))
         };
-        let ask_any = |asked: &Asked<'_>| ask(asked, None);
-        let ask_known = |rank: usize, symbol| ask(&self.asked[rank], symbol);
+        let ask_known = |rank: usize, symbol: Option<u32>| {
+            let asked = &self.asked[rank];
+            match symbol {
+                Some(only) => self.all[asked.number].symbols.is(only, wanted).then_some((asked.number, only)),
+                None => ask_any(asked),
+            }
+        };
         let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
         let leading = || self.leading?.0.find(hash, ask_known);
         let others = || match &self.index {
