@@ -8,3 +8,4 @@ pub(crate) mod plan;
 pub(crate) mod relocate;
 pub(crate) mod scope;
 pub(crate) mod seal;
+pub(crate) mod versions;

@@ -15,6 +15,7 @@ use crate::load::group::{Group, Slot};
 use crate::load::map::Mapping;
 use crate::load::relocate::{self as relocation, Outcome, Pending, Unit};
 use crate::load::scope::{Definition, Imports, Providers, Rules};
+use crate::load::versions;
 use crate::loader::Wishes;
 use crate::process::host::{HostObject, Pin};
 use crate::process::later::Fleeting;
@@ -207,7 +208,7 @@ pub(crate) fn relocate(
             };
             providers.get(newcomers.get(name).copied().or_else(known)?)
         };
-        let outcome = relocation::check_versions(&mapped.symbols, named).and_then(|()| {
+        let outcome = versions::check(&mapped.symbols, named).and_then(|()| {
             let text = image.has_text_relocations();
             if text {
                 mapped.mapping.open_text()?;
