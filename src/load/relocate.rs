@@ -1,9 +1,7 @@
 //! Relocation: every plain word of a group is computed and written; what needs foreign code to run is put off.
 
-use std::path::PathBuf;
-
 use super::map::Mapping;
-use super::scope::{Definition, Own, Provider, Providers};
+use super::scope::{Definition, Own, Providers};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
