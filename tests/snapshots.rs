@@ -10,15 +10,9 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use common::maps::maps;
+use common::snapshots::{MADE, USED, directory};
 use common::*;
 use soload::{Error, Library, OpenOptions, Refusal, Snapshot, SnapshotUse, Snapshots};
-
-const MADE: SnapshotUse = SnapshotUse::Used { made: true };
-const USED: SnapshotUse = SnapshotUse::Used { made: false };
-
-fn directory() -> PathBuf {
-    scratch().join("snapshots")
-}
 
 fn open_in(directory: &Path, library: &Path) -> Result<Library, Error> {
     unsafe { OpenOptions::new().snapshots(directory).open(library) }

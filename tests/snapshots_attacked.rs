@@ -15,15 +15,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::maps::maps;
+use common::snapshots::directory;
 use common::*;
 use serde_json::Value;
 use soload::{OpenOptions, Snapshot, SnapshotUse, Snapshots};
 
 const SOLOAD: &str = env!("CARGO_BIN_EXE_soload");
-
-fn directory() -> PathBuf {
-    scratch().join("snapshots")
-}
 
 /// Opens the fixture, makes sure that it is the right one, and answers what its snapshot was good for.
 #[track_caller]

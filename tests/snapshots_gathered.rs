@@ -9,18 +9,11 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd};
-use std::path::PathBuf;
 
 use common::maps::maps;
+use common::snapshots::{MADE, USED, directory};
 use common::*;
 use soload::{Library, OpenOptions, Snapshot, SnapshotUse, Snapshots};
-
-const MADE: SnapshotUse = SnapshotUse::Used { made: true };
-const USED: SnapshotUse = SnapshotUse::Used { made: false };
-
-fn directory() -> PathBuf {
-    scratch().join("snapshots")
-}
 
 fn open() -> Library {
     unsafe { OpenOptions::new().snapshots(directory()).open(fixture("gathered")) }.unwrap()

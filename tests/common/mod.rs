@@ -12,6 +12,8 @@ pub(crate) mod command;
 pub(crate) mod divergences;
 pub(crate) mod elf;
 pub(crate) mod maps;
+#[cfg(feature = "snapshots")]
+pub(crate) mod snapshots;
 pub(crate) mod trace;
 
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
