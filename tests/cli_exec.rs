@@ -138,8 +138,9 @@ fn the_drop_in_is_found_beside_the_command_and_in_the_lib_folder_next_to_its_own
     let place = |name: &str| folder.path().join(name);
     fs::create_dir(place("bin")).unwrap();
     fs::create_dir(place("lib")).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_soload"), place("bin/soload")).unwrap();
-    fs::set_permissions(place("bin/soload"), fs::Permissions::from_mode(0o755)).unwrap();
+    // Not by this process: a test that forks at this moment would have the copy open for writing, and nobody could run it.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_soload")).arg(place("bin/soload")).status().unwrap();
+    assert!(copied.success());
     let said = || {
         let mut command = Command::new(place("bin/soload"));
         command.args(["exec", "--", "sh", "-c", "echo $LD_PRELOAD"]).env_remove("SOLOAD_DL").env_remove("LD_PRELOAD");
