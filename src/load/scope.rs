@@ -185,7 +185,7 @@ impl<'a> Providers<'a> {
     /// What references of object `from` to itself go by. A symbolic object asks itself first.
     pub(crate) fn own(&self, from: usize, symbolic: bool) -> Own<'a> {
         let Provider { symbols, bias, .. } = self.all[from];
-        let before = if symbolic { 0 } else { self.ranks[from] };
+        let before = if symbolic { 0 } else { self.ranks[from].min(self.asked.len()) };
         Own { symbols, base: bias.get() as u64, table: symbols.gnu(), before }
     }
 
