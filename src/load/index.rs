@@ -31,7 +31,7 @@ impl Index {
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
-        // is a miss or two of the cache, and its page may have to be faulted in. Measured, a table pays from some six
+        // is a miss or two of the cache, and its page may have to be faulted in. So a table pays from about six
         // questions for each export on.
         let questions = references.saturating_mul(asked.len()) / 2;
         if questions <= exports.saturating_mul(6) { None } else { Self::over(symbols, from) }

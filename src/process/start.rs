@@ -14,8 +14,9 @@ pub(crate) struct Start {
     pub(crate) objects: Vec<Arc<HostObject>>,
 }
 
-/// Exports that are entered for each reference that is bound by the table, at most. Entering one costs some three
-/// nanoseconds, asking the objects one by one some twenty more for a reference than asking the table.
+/// Exports that are entered for each reference that is bound by the table, at most. SQLite's references took 260 instructions
+/// less each with the table, and entering an export 14; but the hashes of most exports come from far, and few of them are
+/// ever asked for.
 const PAYS: usize = 4;
 
 /// The table, made once so many references have been bound in the process, `references` of this time included, that it
