@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, io};
 
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use soload::Escaped;
 
 use super::print;
@@ -34,7 +33,7 @@ pub(super) struct Args {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
-        value_parser = OsStringValueParser::new().map(PathBuf::from)
+        value_parser = super::directory_or_default()
     )]
     snapshots: Option<PathBuf>,
     /// The program and its arguments

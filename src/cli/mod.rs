@@ -113,14 +113,18 @@ struct Loading {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "",
-        // The parser of paths takes no empty one, which here stands for the default.
-        value_parser = clap::builder::OsStringValueParser::new().map(PathBuf::from),
+        value_parser = directory_or_default(),
         conflicts_with = "private"
     )]
     snapshots: Option<PathBuf>,
     /// Share no relocated pages, whatever SOLOAD_SNAPSHOTS says: addresses are random in each process
     #[arg(long)]
     private: bool,
+}
+
+/// Reads what stands behind `--snapshots`: a directory, or nothing for the default. The parser of paths takes no empty one.
+fn directory_or_default() -> impl TypedValueParser<Value = PathBuf> {
+    clap::builder::OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// What keeps loaded code as it is.

@@ -66,8 +66,36 @@ fn terminated(records: &View, mut at: u64, most: u64) -> Option<bool> {
         match records.u32(at)? {
             0 => return Some(true),
             u32::MAX => at = at.checked_add(12)?.checked_add(records.u64(at + 4)?)?,
-            length => at += 4 + u64::from(length),
+            length => {
+                // What it belongs to stands before it, or it is one that others belong to (0). Where there is no terminator,
+                // what follows is something else: to take that for records would lead anywhere.
+                if u64::from(records.u32(at + 4)?) > at + 4 {
+                    return Some(false);
+                }
+                at += 4 + u64::from(length);
+            }
         }
     }
     Some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::view::{ByteOrder, Class};
+
+    #[test]
+    fn what_follows_records_without_a_terminator_is_not_taken_for_records() {
+        // A record that others belong to, and one that belongs to it; each has eight bytes after its length.
+        let records = [8, 0, 0, 8, 16, 0];
+        let ends = |more: &[u32], at| {
+            let words = records.iter().chain(more).flat_map(|word| word.to_le_bytes());
+            let bytes: Vec<u8> = words.collect();
+            terminated(&View::new(bytes.into(), Class::Elf64, ByteOrder::Little), at, u64::MAX)
+        };
+        assert_eq!((ends(&[0], 0), ends(&[0], 12)), (Some(true), Some(true)));
+        assert_eq!(ends(&[8, 1 << 20, 0, 0], 0), Some(false), "it belongs to what stands far behind it");
+        assert_eq!(ends(&[1 << 20, 1, 0], 0), None, "it ends nowhere");
+        assert_eq!(ends(&[], 0), None);
+    }
 }

@@ -114,3 +114,31 @@ fn halves(slot: u64) -> (u32, u32) {
 pub(crate) fn exports<'a>(mut objects: impl Iterator<Item = &'a Symbols>) -> Option<usize> {
     objects.try_fold(0usize, |exports, symbols| exports.checked_add(symbols.hashes()?.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::image::Image;
+    use crate::file::symbols::Wanted;
+
+    #[test]
+    fn each_name_leads_to_its_symbol_or_to_the_object_alone() {
+        // The C library has names whose hashes differ in the lowest bit only: strtok and strtol.
+        let libc = crate::maps::address_space().into_iter().find(|map| map.path.ends_with("/libc.so.6")).unwrap();
+        let image = Image::open(libc.path.as_ref()).unwrap();
+        let symbols = image.symbols(&image.source()).unwrap().unwrap();
+        let index = Index::over([&symbols].into_iter(), 3).unwrap();
+        let hash = |name: &[u8]| Wanted::by_name(name, None).unwrap().gnu_hash();
+        assert_eq!(hash(b"strtok") | 1, hash(b"strtol") | 1);
+        let (mut exact, mut all) = (0, 0);
+        for number in symbols.count() - symbols.hashes().unwrap().len() as u32..symbols.count() {
+            let name = symbols.string(symbols.get(number).unwrap().name).unwrap();
+            let found = index.find(hash(name), |rank, only| Some((rank, only))).unwrap();
+            assert_eq!(found.0, 3);
+            assert!(found.1.is_none_or(|only| only == number), "{}", String::from_utf8_lossy(name));
+            (exact, all) = (exact + usize::from(found.1.is_some()), all + 1);
+        }
+        assert!(all > 1000 && exact * 4 > all * 3, "{exact} of {all}");
+        assert_eq!(index.find(hash(b"no such name"), |rank, _| Some(rank)), None);
+    }
+}
