@@ -1,10 +1,10 @@
 //! What only the machine itself can say or do quickly, in its own instructions: the thread pointer, the simplest TLS
-//! descriptor, the hash of sixteen bytes at once.
+//! descriptor, the hash of sixteen bytes at once, what to read soon.
 //!
 //! # Safety
 //! One instruction that reads a register of this thread, one function that keeps to the psABI's convention for TLS
-//! descriptors (argument and result in `rax`, every other register as it was), and arithmetic on registers that every
-//! processor of the kind has.
+//! descriptors (argument and result in `rax`, every other register as it was), and arithmetic on registers and prefetching,
+//! which every processor of the kind has.
 
 /// The thread pointer: what offsets of thread-local storage count from (psABI, "Thread-Local Storage").
 #[cfg(target_arch = "x86_64")]
@@ -123,6 +123,18 @@ pub(crate) fn zeros_of_sixteen(bytes: [u8; 16]) -> u32 {
     // SAFETY: SSE2 is part of x86-64.
     unsafe { _mm_movemask_epi8(_mm_cmpeq_epi8(vector(bytes), _mm_setzero_si128())) as u32 }
 }
+
+/// Asks memory for what will be read soon.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn prefetch<T>(place: &T) {
+    // SAFETY: SSE is part of x86-64; the instruction changes nothing that a program can see.
+    unsafe { core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T0 }>((&raw const *place).cast()) };
+}
+
+/// See above.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn prefetch<T>(_: &T) {}
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]

@@ -14,6 +14,7 @@ pub(crate) mod segments;
 pub(crate) mod symbols;
 pub(crate) mod versions;
 pub(crate) mod view;
+pub(crate) mod wanted;
 
 use std::borrow::Cow;
 

@@ -31,9 +31,15 @@ pub(crate) enum What {
 /// Place, type and symbol, and addend, as they stand in the tables that are loaded by the million.
 pub(crate) type Entry = [[u8; 8]; 3];
 
+/// How many relocations are announced at once: with all that they read they fit into the fastest cache.
+pub(crate) const AHEAD: usize = 32;
+
 /// Who applies relocations.
 pub(crate) trait Apply {
     type Error;
+
+    /// Is told which will come next, [`AHEAD`] at most.
+    fn expect(&mut self, _entries: &[Entry]) {}
 
     /// Applies the relative ones that `entries` begins with, if it can; answers how many that was.
     fn run(&mut self, entries: &[Entry]) -> usize;
@@ -122,9 +128,15 @@ impl Relocations {
             // The one layout that is loaded by the million is read without asking at every word which layout it has.
             if table.is_native() {
                 let mut rest: &[Entry] = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
+                let mut expected = rest.len();
                 loop {
                     rest = &rest[apply.run(rest)..];
                     let Some((entry, others)) = rest.split_first() else { break };
+                    if rest.len() <= expected {
+                        let next = rest.len().min(AHEAD);
+                        apply.expect(&rest[..next]);
+                        expected = rest.len() - next;
+                    }
                     rest = others;
                     let [place, info, addend] = entry.map(u64::from_le_bytes);
                     let (place, number, symbol) = (Vaddr(place), info as u32, (info >> 32) as u32);

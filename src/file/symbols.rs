@@ -1,13 +1,14 @@
 //! The dynamic symbol table of one object, and looking a name up in it the way glibc's `do_lookup_x` does.
 
-use std::cell::Cell;
-
 use super::Source;
 use super::dynamic::Dynamic;
 use super::hash::{self, Gnu, HashQuality, Table};
 use super::versions::{Version, Versions};
 use super::view::{ByteOrder, Class, View};
+use super::wanted::Name;
+pub(crate) use super::wanted::{Wanted, WantedVersion};
 use crate::addr::Vaddr;
+use crate::arch::native;
 use crate::error::{At, ErrorKind};
 
 const STB_LOCAL: u8 = 0;
@@ -118,75 +119,6 @@ impl Symbol {
     }
 }
 
-/// A symbol that is looked for.
-pub(crate) struct Wanted<'a> {
-    pub(crate) name: &'a [u8],
-    gnu_hash: u32,
-    sysv_hash: Cell<Option<u32>>,
-    /// Some table had so long a chain that the search was given up.
-    pub(crate) given_up: Cell<bool>,
-    pub(crate) version: Option<WantedVersion<'a>>,
-    /// A PLT slot or TLS reference: an undefined symbol with a value does not count.
-    pub(crate) for_call: bool,
-    /// `dlsym` takes the default version where a relocation without version takes the oldest.
-    default_version: bool,
-}
-
-/// A symbol's name and its hash.
-#[derive(Clone, Copy)]
-pub(crate) struct Name<'a> {
-    pub(crate) text: &'a [u8],
-    gnu_hash: u32,
-}
-
-/// The version a reference asks for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct WantedVersion<'a> {
-    pub(crate) name: &'a [u8],
-    pub(crate) hash: u32,
-    /// No other version, not even an unversioned definition, will do.
-    pub(crate) exact: bool,
-}
-
-impl<'a> Wanted<'a> {
-    /// What a relocation asks for.
-    pub(crate) fn reference(name: Name<'a>, version: Option<WantedVersion<'a>>, for_call: bool) -> Self {
-        Self { for_call, default_version: false, ..Self::new(name, version) }
-    }
-
-    /// What `dlsym` and `dlvsym` ask for; `None` if there is a NUL in the name, as in no symbol's.
-    #[inline]
-    pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Option<Self> {
-        Some(Self::new(Name { text: name, gnu_hash: hash::gnu(name)? }, version))
-    }
-
-    #[inline]
-    fn new(name: Name<'a>, version: Option<WantedVersion<'a>>) -> Self {
-        Self {
-            name: name.text,
-            gnu_hash: name.gnu_hash,
-            sysv_hash: Cell::new(None),
-            given_up: Cell::new(false),
-            version,
-            for_call: false,
-            default_version: true,
-        }
-    }
-
-    /// The hash that `DT_GNU_HASH` goes by.
-    pub(crate) fn gnu_hash(&self) -> u32 {
-        self.gnu_hash
-    }
-
-    fn sysv(&self) -> u32 {
-        self.sysv_hash.get().unwrap_or_else(|| {
-            let hash = hash::sysv(self.name);
-            self.sysv_hash.set(Some(hash));
-            hash
-        })
-    }
-}
-
 /// Everything of one object that binding goes by: symbols, names, versions, hash table.
 #[derive(Clone)]
 pub(crate) struct Symbols {
@@ -240,6 +172,22 @@ impl Symbols {
         })
     }
 
+    /// Prefetches what [`Self::get`] reads of symbol number `index`, its version and its hash.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, index: u32) {
+        self.table.bytes().as_chunks::<24>().0.get(index as usize).into_iter().for_each(native::prefetch);
+        self.versions.prefetch(index);
+        self.hash.prefetch(index);
+    }
+
+    /// Prefetches its name.
+    #[inline(always)]
+    pub(crate) fn prefetch_name(&self, index: u32) {
+        let Some(symbol) = self.get(index) else { return };
+        let name = self.strings.bytes().get(symbol.name as usize..).unwrap_or_default();
+        [name.first(), name.get(64)].into_iter().flatten().for_each(native::prefetch);
+    }
+
     #[cold]
     fn get_foreign(&self, index: u32) -> Option<Symbol> {
         let table = &self.table;
@@ -283,6 +231,11 @@ impl Symbols {
     /// How well the hash table serves.
     pub(crate) fn hash_quality(&self) -> Option<HashQuality> {
         self.hash.quality()
+    }
+
+    /// Whether the hash table has anything.
+    pub(crate) fn exports_any(&self) -> bool {
+        self.hashes().is_none_or(|hashes| hashes.len() > 0)
     }
 
     /// How many symbols the hash table covers.

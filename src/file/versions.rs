@@ -5,6 +5,7 @@ use super::Strings;
 use super::dynamic::Dynamic;
 use super::view::View;
 use crate::addr::Vaddr;
+use crate::arch::native;
 use crate::error::{At, ErrorKind};
 
 /// Version indices are 15 bits wide (LSB core, "Symbol Versioning").
@@ -169,6 +170,12 @@ impl Versions {
     pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
         let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;
         Some(Index { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 })
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch(&self, symbol: u32) {
+        let Some(view) = &self.of_symbols else { return };
+        view.bytes().get(symbol as usize * 2).into_iter().for_each(native::prefetch);
     }
 
     /// The version that an index stands for; indices 0 (local) and 1 (global) stand for none.

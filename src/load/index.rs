@@ -4,6 +4,7 @@
 //! only chooses whom to ask; the object itself decides, by names and versions, as ever.
 
 use super::scope::Provider;
+use crate::arch::native;
 use crate::file::symbols::Symbols;
 use crate::sys;
 
@@ -31,10 +32,10 @@ impl Index {
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
-        // is a miss or two of the cache, and its page may have to be faulted in. So a table pays from about six
-        // questions for each export on.
-        let questions = references.saturating_mul(asked.len()) / 2;
-        if questions <= exports.saturating_mul(6) { None } else { Self::over(symbols, from) }
+        // is a miss or two of the cache. What a look-up reads by the table can be asked of memory beforehand. So a table
+        // pays from about three questions for two exports on.
+        let questions = references.saturating_mul(asked.len());
+        if questions.saturating_mul(2) <= exports.saturating_mul(3) { None } else { Self::over(symbols, from) }
     }
 
     /// The table over the names of all `objects`, the first of which has rank `from`. None if one of them has the old hash
@@ -76,6 +77,11 @@ impl Index {
         }
         let symbol = symbol.checked_add(1).and_then(|symbol| symbol.checked_mul(1 << RANK_BITS)).unwrap_or(0);
         self.slots[at] = slot(key, symbol | rank);
+    }
+
+    /// Prefetches the slot where a search for that hash begins.
+    pub(super) fn prefetch(&self, gnu_hash: u32) {
+        self.slots.get(self.start(gnu_hash | 1)).into_iter().for_each(native::prefetch);
     }
 
     /// Calls `ask` with the ranks of the objects that may define a name of that hash, in order, until it answers; with each

@@ -1,5 +1,6 @@
 //! Doing it: a plan is mapped, relocated, sealed and called into.
 
+pub(crate) mod ahead;
 pub(crate) mod call;
 pub(crate) mod group;
 pub(crate) mod index;

@@ -6,7 +6,7 @@ use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
-use crate::file::relocations::{Apply, Entry, Relocation, Relocations, What};
+use crate::file::relocations::{AHEAD, Apply, Entry, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 
 /// Undefined symbols listed in one error.
@@ -138,6 +138,22 @@ type Reference = (u32, bool);
 
 impl Apply for Work<'_, '_, '_> {
     type Error = ErrorKind;
+
+    fn expect(&mut self, entries: &[Entry]) {
+        if !self.providers.is_wide() {
+            return;
+        }
+        let (mut numbers, mut count) = ([0; AHEAD], 0);
+        for [_, info, _] in entries.iter().take(AHEAD) {
+            let symbol = (u64::from_le_bytes(*info) >> 32) as u32;
+            // Relative ones have none, and references to one follow one another.
+            if symbol != 0 && (count == 0 || numbers[count - 1] != symbol) {
+                numbers[count] = symbol;
+                count += 1;
+            }
+        }
+        self.providers.prefetch(&self.own, &numbers[..count]);
+    }
 
     #[inline(always)]
     fn run(&mut self, entries: &[Entry]) -> usize {

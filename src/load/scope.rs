@@ -81,7 +81,7 @@ pub(crate) struct Rules<'a> {
 
 /// An object whose references are bound, as one that they may be bound to.
 pub(crate) struct Own<'a> {
-    symbols: &'a Symbols,
+    pub(super) symbols: &'a Symbols,
     base: u64,
     table: Option<Gnu<'a>>,
     /// How many objects are asked before it.
@@ -89,6 +89,12 @@ pub(crate) struct Own<'a> {
 }
 
 impl Own<'_> {
+    /// The hash of symbol number `index`, if it is a definition of its own.
+    #[inline(always)]
+    pub(super) fn hash(&self, index: u32) -> Option<u32> {
+        self.symbols.get(index).filter(Symbol::is_defined).and(self.table.as_ref()?.hash_of(index))
+    }
+
     /// The address that a reference by symbol number `index` binds to where that is the object's own definition, and that
     /// can be told without its name: its hash stands in the object's own table, and nobody who is asked before has such
     /// a one.
@@ -163,6 +169,27 @@ impl<'a> Providers<'a> {
         let symbol = object.symbols.get(index)?;
         let found = Definition { provider, symbol, value: object.address(&symbol) };
         Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
+    }
+
+    /// Prefetches where a name of that hash is looked for first.
+    #[inline(always)]
+    pub(super) fn prefetch_slots(&self, hash: u32) {
+        let tables = [self.leading.map(|(table, _)| table), self.index.as_ref()];
+        tables.into_iter().flatten().for_each(|table| table.prefetch(hash));
+    }
+
+    /// The symbol that a name of that hash most likely is.
+    #[inline(always)]
+    pub(super) fn likely(&self, hash: u32) -> Option<(&'a Symbols, u32)> {
+        let first = |table: &Index| table.find(hash, |rank, only| Some((rank, only)));
+        let leading = self.leading.and_then(|(table, _)| first(table));
+        let (rank, number) = leading.or_else(|| first(self.index.as_ref()?))?;
+        Some((self.all[self.asked[rank].number].symbols, number?))
+    }
+
+    /// Whether so much is looked for in so many objects that there is a table over them.
+    pub(super) fn is_wide(&self) -> bool {
+        self.index.is_some()
     }
 
     /// How many objects `leading` is about.

@@ -10,6 +10,7 @@ use super::map::Mapped;
 use crate::addr::Vaddr;
 use crate::arch::trampoline;
 use crate::error::{At, Error, ErrorKind};
+use crate::file::symbols::Symbols;
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
 use crate::load::map::Mapping;
@@ -178,8 +179,10 @@ pub(crate) fn relocate(
         };
         all.push(provider.map_err(unreadable)?);
     }
-    // References to one symbol mostly follow one another, and are bound once.
-    let of_member = |mapped: &Mapped| mapped.relocations.references().min(mapped.symbols.count() as usize);
+    // References to one symbol mostly follow one another, and are bound once. Of an object that exports nothing it is not
+    // known how many symbols it has.
+    let symbols = |symbols: &Symbols| if symbols.exports_any() { symbols.count() as usize } else { usize::MAX };
+    let of_member = |mapped: &Mapped| mapped.relocations.references().min(symbols(&mapped.symbols));
     let references = group.new_members().map(|(_, mapped)| of_member(mapped)).sum();
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
