@@ -41,7 +41,7 @@ pub(crate) trait Apply {
     /// Is told which will come next, [`AHEAD`] at most.
     fn expect(&mut self, _entries: &[Entry]) {}
 
-    /// Applies the relative ones that `entries` begins with, if it can; answers how many that was.
+    /// Applies those that `entries` begins with and that need no thought, if it can; answers how many that was.
     fn run(&mut self, entries: &[Entry]) -> usize;
 
     /// Applies one of type `number` with a stated addend, if there is nothing special about it; answers whether that was

@@ -319,13 +319,6 @@ impl Symbols {
         table.find_from(start, &wanted.given_up, wanted.gnu_hash, matches).or(later.alone())
     }
 
-    /// Whether symbol number `only`, the only one of the right hash, is the definition of `wanted`.
-    #[inline]
-    pub(crate) fn is(&self, only: u32, wanted: &Wanted<'_>) -> bool {
-        let mut later = Later::default();
-        self.matches(only, wanted, &mut later) || later.alone().is_some()
-    }
-
     /// Whether symbol number `index`, whose hash is the right one, is what is wanted, or may be if there is just one such.
     #[inline(always)]
     fn matches(&self, index: u32, wanted: &Wanted<'_>, later: &mut Later) -> bool {

@@ -8,22 +8,33 @@ use crate::arch::native;
 use crate::file::symbols::Symbols;
 use crate::sys;
 
-/// Exports of one scope: the widest real one has some hundreds of thousands.
-const EXPORTS_MAX: usize = 1 << 24;
-
-/// Hashes of exported names, each with the rank in the scope of an object that has it, and with the name's symbol.
+/// Hashes of exported names, each leading to the symbol that has it.
 ///
 /// Open addressing: where several objects export a name, the first one was entered first and is met first.
 pub(crate) struct Index {
-    /// In the upper half the hash, its lowest bit set: 0 is a free slot. In the lower half the rank, and above it one more
-    /// than the number of the symbol; 0 if that is too large, or if the object has several of that hash.
-    slots: Vec<u64>,
-    shift: u32,
+    /// In the upper bits some of the hash, in the lower ones one more than the number of the export; 0 is a free slot. A
+    /// table is written once for many a load, and each page of it costs as much as a hundred look-ups: so a slot is small,
+    /// and what it leads to may have another hash.
+    slots: Vec<u32>,
+    /// Whose exports have the numbers of each block.
+    blocks: Vec<Block>,
 }
 
-/// Bits for the rank: as many as a group may have objects, and what the program started with.
-const RANK_BITS: u32 = 13;
-const RANK_MASK: u32 = (1 << RANK_BITS) - 1;
+/// The exports of an object are numbered from the start of a block.
+struct Block {
+    /// The object's rank in the scope.
+    rank: u32,
+    /// What is added to the number of an export, to have that of the symbol.
+    plus: u32,
+}
+
+/// Numbers in one block.
+const BLOCK: usize = 128;
+/// Bits of a slot for the number: two million exports. The widest real scope has some hundreds of thousands.
+const NUMBER_BITS: u32 = 21;
+const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+/// Slots that are looked at for one hash. Names that are not made for it need as many as there are objects that have them.
+const PROBES_MAX: usize = 4096;
 
 impl Index {
     /// The table over the objects of `order` from number `from` on, if it pays for about `references` look-ups.
@@ -33,87 +44,88 @@ impl Index {
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
         // is a miss or two of the cache. What a look-up reads by the table can be asked of memory beforehand. So a table
-        // pays from about three questions for two exports on.
-        let questions = references.saturating_mul(asked.len());
-        if questions.saturating_mul(2) <= exports.saturating_mul(3) { None } else { Self::over(symbols, from) }
+        // pays from about two questions for each export on.
+        let questions = references.saturating_mul(asked.len()) / 2;
+        if questions <= exports.saturating_mul(2) { None } else { Self::over(symbols, from) }
     }
 
     /// The table over the names of all `objects`, the first of which has rank `from`. None if one of them has the old hash
-    /// table only, out of which it could not be entered without reading every name.
-    pub(crate) fn over<'a>(objects: impl ExactSizeIterator<Item = &'a Symbols> + Clone, from: usize) -> Option<Self> {
+    /// table only, out of which it could not be entered without reading every name; or if it would not serve.
+    pub(crate) fn over<'a>(objects: impl Iterator<Item = &'a Symbols> + Clone, from: usize) -> Option<Self> {
         let exports = exports(objects.clone())?;
-        if exports > EXPORTS_MAX || from + objects.len() >= RANK_MASK as usize {
+        if exports > NUMBER_MASK as usize {
             return None;
         }
-        let size = (exports * 3 / 2).next_power_of_two().max(2);
-        let mut index = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros() };
+        let mut index = Self { slots: vec![0; exports + exports / 2 + 1], blocks: Vec::new() };
         sys::populate(&mut index.slots);
-        for (rank, symbols) in (from..).zip(objects) {
+        for (rank, symbols) in (u32::try_from(from).ok()?..).zip(objects) {
             let hashes = symbols.hashes()?;
-            let first = symbols.count() - hashes.len() as u32;
-            for (hash, symbol) in hashes.zip(first..) {
-                index.enter(hash | 1, rank as u32, symbol);
+            let number = (index.blocks.len() * BLOCK) as u32;
+            let plus = (symbols.count() - hashes.len() as u32).wrapping_sub(number);
+            index.blocks.extend((0..hashes.len().div_ceil(BLOCK)).map(|_| Block { rank, plus }));
+            for (hash, number) in hashes.zip(number..) {
+                index.enter(hash, number)?;
             }
         }
         Some(index)
     }
 
-    fn start(&self, key: u32) -> usize {
+    /// Where a name of that hash is looked for first. The lowest bit is not known of all hashes.
+    #[inline(always)]
+    fn start(&self, hash: u32) -> usize {
         // Fibonacci hashing: the low bits of the names' own hash are worn by the objects' bucket counts.
-        (key.wrapping_mul(0x9e37_79b9) >> self.shift) as usize
+        let spread = (hash | 1).wrapping_mul(0x9e37_79b9);
+        ((u64::from(spread) * self.slots.len() as u64) >> 32) as usize
     }
 
-    fn enter(&mut self, key: u32, rank: u32, symbol: u32) {
-        let mask = self.slots.len() - 1;
-        let mut at = self.start(key);
-        while self.slots[at] != 0 {
-            let (known, found) = halves(self.slots[at]);
-            if known == key && found & RANK_MASK == rank {
-                // Another name, perhaps, of another chain: the table does not say which lowest bit is whose.
-                self.slots[at] = slot(key, rank);
-                return;
+    /// Calls `look` with the slots where a name of that hash may be, in order, until it answers.
+    #[inline(always)]
+    fn probe<T>(&self, hash: u32, mut look: impl FnMut(usize, u32) -> Option<T>) -> Option<T> {
+        let mut at = self.start(hash);
+        for _ in 0..PROBES_MAX {
+            let answer = look(at, self.slots[at]);
+            if answer.is_some() {
+                return answer;
             }
-            at = (at + 1) & mask;
+            at = if at + 1 == self.slots.len() { 0 } else { at + 1 };
         }
-        let symbol = symbol.checked_add(1).and_then(|symbol| symbol.checked_mul(1 << RANK_BITS)).unwrap_or(0);
-        self.slots[at] = slot(key, symbol | rank);
+        None
+    }
+
+    #[inline(always)]
+    fn enter(&mut self, hash: u32, number: u32) -> Option<()> {
+        let free = self.probe(hash, |at, slot| (slot == 0).then_some(at))?;
+        self.slots[free] = part(hash) | Some(number + 1).filter(|number| *number <= NUMBER_MASK)?;
+        Some(())
     }
 
     /// Prefetches the slot where a search for that hash begins.
     pub(super) fn prefetch(&self, gnu_hash: u32) {
-        self.slots.get(self.start(gnu_hash | 1)).into_iter().for_each(native::prefetch);
+        self.slots.get(self.start(gnu_hash)).into_iter().for_each(native::prefetch);
     }
 
-    /// Calls `ask` with the ranks of the objects that may define a name of that hash, in order, until it answers; with each
-    /// the only symbol that it can be, if that is known.
+    /// Calls `ask` with the ranks of objects and with symbols of theirs, among them all of that hash, in order, until it
+    /// answers. Those of another hash are few; before one of a later object come all of that hash of earlier ones.
     #[inline(always)]
-    pub(super) fn find<T>(&self, gnu_hash: u32, mut ask: impl FnMut(usize, Option<u32>) -> Option<T>) -> Option<T> {
-        let key = gnu_hash | 1;
-        let mask = self.slots.len() - 1;
-        let mut at = self.start(key);
-        // A third of the slots is free at least.
-        while self.slots[at] != 0 {
-            let (known, found) = halves(self.slots[at]);
-            if known == key {
-                let answer = ask((found & RANK_MASK) as usize, (found >> RANK_BITS).checked_sub(1));
-                if answer.is_some() {
-                    return answer;
-                }
+    pub(super) fn find<T>(&self, gnu_hash: u32, mut ask: impl FnMut(usize, u32) -> Option<T>) -> Option<T> {
+        let part = part(gnu_hash);
+        let found = self.probe(gnu_hash, |_, slot| match slot {
+            0 => Some(None),
+            _ if slot & !NUMBER_MASK == part => {
+                let number = (slot & NUMBER_MASK) - 1;
+                let block = &self.blocks[number as usize / BLOCK];
+                ask(block.rank as usize, number.wrapping_add(block.plus)).map(Some)
             }
-            at = (at + 1) & mask;
-        }
-        None
+            _ => None,
+        });
+        found.flatten()
     }
 }
 
+/// What a slot has of a hash: the low bits, but for the lowest, because the high ones say where the slot is.
 #[inline(always)]
-fn slot(key: u32, found: u32) -> u64 {
-    u64::from(key) << 32 | u64::from(found)
-}
-
-#[inline(always)]
-fn halves(slot: u64) -> (u32, u32) {
-    ((slot >> 32) as u32, slot as u32)
+fn part(hash: u32) -> u32 {
+    (hash >> 1) << NUMBER_BITS
 }
 
 /// How many names others may look for in `objects`; `None` if one of them does not say.
@@ -128,23 +140,42 @@ mod tests {
     use crate::file::symbols::Wanted;
 
     #[test]
-    fn each_name_leads_to_its_symbol_or_to_the_object_alone() {
-        // The C library has names whose hashes differ in the lowest bit only: strtok and strtol.
+    fn each_name_leads_to_its_symbol() {
+        // The C library has names of one hash, versions of one name, and such that differ in the lowest bit only: strtok and
+        // strtol.
         let libc = crate::maps::address_space().into_iter().find(|map| map.path.ends_with("/libc.so.6")).unwrap();
         let image = Image::open(libc.path.as_ref()).unwrap();
         let symbols = image.symbols(&image.source()).unwrap().unwrap();
-        let index = Index::over([&symbols].into_iter(), 3).unwrap();
+        let table = symbols.gnu().unwrap();
+        let index = Index::over([&symbols, &symbols].into_iter(), 3).unwrap();
         let hash = |name: &[u8]| Wanted::by_name(name, None).unwrap().gnu_hash();
         assert_eq!(hash(b"strtok") | 1, hash(b"strtol") | 1);
-        let (mut exact, mut all) = (0, 0);
+        let (mut same, mut all) = (0, 0);
         for number in symbols.count() - symbols.hashes().unwrap().len() as u32..symbols.count() {
             let name = symbols.string(symbols.get(number).unwrap().name).unwrap();
-            let found = index.find(hash(name), |rank, only| Some((rank, only))).unwrap();
-            assert_eq!(found.0, 3);
-            assert!(found.1.is_none_or(|only| only == number), "{}", String::from_utf8_lossy(name));
-            (exact, all) = (exact + usize::from(found.1.is_some()), all + 1);
+            let mut asked = Vec::new();
+            let none: Option<()> = index.find(hash(name), |rank, symbol| {
+                asked.push((rank, symbol));
+                None
+            });
+            assert_eq!(none, None);
+            assert!(asked.contains(&(3, number)) && asked.contains(&(4, number)), "{}", String::from_utf8_lossy(name));
+            all += asked.len();
+            asked.retain(|(_, symbol)| table.hash_of(*symbol).unwrap() | 1 == hash(name) | 1);
+            same += asked.len();
+            assert!(asked.is_sorted());
         }
-        assert!(all > 1000 && exact * 4 > all * 3, "{exact} of {all}");
-        assert_eq!(index.find(hash(b"no such name"), |rank, _| Some(rank)), None);
+        assert!(all > 4000 && all - same < all / 50, "{same} of {all}");
+        let none = index.find(hash(b"no such name"), |_, symbol| {
+            table.hash_of(symbol).filter(|found| *found | 1 == hash(b"no such name") | 1)
+        });
+        assert_eq!(none, None);
+    }
+
+    #[test]
+    fn names_made_to_share_a_place_are_no_table() {
+        let mut index = Index { slots: vec![0; 1 << 14], blocks: Vec::new() };
+        let entered = (0..1 << 14).take_while(|number| index.enter(0x1234, *number).is_some()).count();
+        assert_eq!(entered, PROBES_MAX);
     }
 }

@@ -257,20 +257,23 @@ impl Mapping {
         inside
     }
 
-    /// Writes the words of the relative relocations, which are of type `relative`, that `entries` begins with, as far as they
-    /// are in the largest writable segment. Answers how many that was.
-    #[inline]
-    pub(crate) fn write_relative(&self, entries: &[Entry], relative: u32) -> usize {
+    /// Writes `value` and the addend where the relocations say that `entries` begins with, as long as they are of this type
+    /// and symbol (`r_info`) and in the largest writable segment. Answers how many that was.
+    #[inline(always)]
+    pub(crate) fn write_alike(&self, entries: &[Entry], alike: u64, value: u64) -> usize {
+        if entries.first().is_none_or(|entry| u64::from_le_bytes(entry[1]) != alike) {
+            return 0;
+        }
         let start = self.data.start;
         let Some(last) = (self.data.end - start).checked_sub(8) else { return 0 };
-        let (base, first) = (self.bias.get() as u64, self.bias.at(Vaddr(start)).0 as *mut u8);
+        let first = self.bias.at(Vaddr(start)).0 as *mut u8;
         let write = |entry: &&Entry| {
-            let [place, what, addend] = entry.map(u64::from_le_bytes);
+            let [place, info, addend] = entry.map(u64::from_le_bytes);
             let at = place.wrapping_sub(start);
-            let inside = what == u64::from(relative) && at <= last;
+            let inside = info == alike && at <= last;
             if inside {
                 // SAFETY: as in `write`: eight bytes of a writable segment of ours that no reference points to.
-                unsafe { first.add(at as usize).cast::<u64>().write_unaligned(base.wrapping_add(addend)) };
+                unsafe { first.add(at as usize).cast::<u64>().write_unaligned(value.wrapping_add(addend)) };
             }
             inside
         };

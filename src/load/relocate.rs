@@ -106,6 +106,7 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
         providers,
         plain: None,
         last: None,
+        alike: (u64::from(machine.relative), unit.mapping.bias().get() as u64),
         undefined: Vec::new(),
     };
     unit.relocations.apply(&mut work)?;
@@ -130,6 +131,9 @@ struct Work<'a, 'b, 'p> {
     /// with its value, of which that was all there is to say, and the last of which more is known.
     plain: Option<(Reference, u64)>,
     last: Option<(Reference, Option<Definition>)>,
+    /// The type and symbol (`r_info`) of the last plain word that has an addend, and the symbol's value: those that follow
+    /// are often the same, such as pointers to one type.
+    alike: (u64, u64),
     undefined: Vec<Undefined>,
 }
 
@@ -157,7 +161,12 @@ impl Apply for Work<'_, '_, '_> {
 
     #[inline(always)]
     fn run(&mut self, entries: &[Entry]) -> usize {
-        self.unit.mapping.write_relative(entries, self.machine.relative)
+        let relative = (u64::from(self.machine.relative), self.unit.mapping.bias().get() as u64);
+        let mut count = 0;
+        for (alike, value) in [relative, self.alike] {
+            count += self.unit.mapping.write_alike(&entries[count..], alike, value);
+        }
+        count
     }
 
     /// Words that refer to plain definitions: with the relative ones nearly all there are.
@@ -166,7 +175,10 @@ impl Apply for Work<'_, '_, '_> {
         let addend = addend as u64;
         let mapping = self.unit.mapping;
         let value = match self.machine.relocation(number).map(|of_type| of_type.kind) {
-            Some(Kind::Absolute { bytes: 8 }) => self.plain(symbol, false).map(|value| value.wrapping_add(addend)),
+            Some(Kind::Absolute { bytes: 8 }) => self.plain(symbol, false).map(|value| {
+                self.alike = (u64::from(symbol) << 32 | u64::from(number), value);
+                value.wrapping_add(addend)
+            }),
             Some(Kind::Slot) => {
                 let for_call = number == self.machine.jump_slot;
                 if for_call && self.unit.lazy { None } else { self.plain(symbol, for_call) }

@@ -1,5 +1,6 @@
 //! Which definition a reference binds to: the objects of a scope, asked in order, by glibc's rules.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -151,12 +152,19 @@ impl<'a> Providers<'a> {
             };
             Some((asked.number, index))
         };
-        let ask_known = |rank: usize, symbol: Option<u32>| {
+        // An object is asked from its first symbol of that hash on: the others follow in its chain. If it is led to once more,
+        // that one may have been in the chain of a hash with another lowest bit, which the table does not tell: then the
+        // object goes by its own table.
+        let last = Cell::new(None);
+        let ask_known = |rank: usize, symbol: u32| {
             let asked = &self.asked[rank];
-            match symbol {
-                Some(only) => self.all[asked.number].symbols.is(only, wanted).then_some((asked.number, only)),
-                None => ask_any(asked),
+            let table = asked.table.as_ref()?;
+            if table.hash_of(symbol)? | 1 != hash | 1 {
+                return None;
             }
+            let known = Some(symbol).filter(|_| last.replace(Some(rank)) != Some(rank));
+            let found = self.all[asked.number].symbols.find_in(table, known, wanted)?;
+            Some((asked.number, found))
         };
         let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
         let leading = || self.leading?.0.find(hash, ask_known);
@@ -181,10 +189,10 @@ impl<'a> Providers<'a> {
     /// The symbol that a name of that hash most likely is.
     #[inline(always)]
     pub(super) fn likely(&self, hash: u32) -> Option<(&'a Symbols, u32)> {
-        let first = |table: &Index| table.find(hash, |rank, only| Some((rank, only)));
+        let first = |table: &Index| table.find(hash, |rank, symbol| Some((rank, symbol)));
         let leading = self.leading.and_then(|(table, _)| first(table));
-        let (rank, number) = leading.or_else(|| first(self.index.as_ref()?))?;
-        Some((self.all[self.asked[rank].number].symbols, number?))
+        let (rank, symbol) = leading.or_else(|| first(self.index.as_ref()?))?;
+        Some((self.all[self.asked[rank].number].symbols, symbol))
     }
 
     /// Whether so much is looked for in so many objects that there is a table over them.

@@ -61,7 +61,7 @@ pub(crate) fn auxiliary_str(key: libc::c_ulong) -> Option<&'static CStr> {
 }
 
 /// Has the kernel give memory for `words` at once, which is a fault for each page otherwise. Only for speed.
-pub(crate) fn populate(words: &mut [u64]) {
+pub(crate) fn populate(words: &mut [u32]) {
     let page = page_size();
     let (start, end) = (words.as_ptr() as u64, words.as_ptr() as u64 + size_of_val(words) as u64);
     let (start, end) = (page.up(start).unwrap_or(end), page.down(end));
