@@ -78,25 +78,18 @@ impl Index {
         ((u64::from(spread) * self.slots.len() as u64) >> 32) as usize
     }
 
-    /// Calls `look` with the slots where a name of that hash may be, in order, until it answers.
-    #[inline(always)]
-    fn probe<T>(&self, hash: u32, mut look: impl FnMut(usize, u32) -> Option<T>) -> Option<T> {
+    fn enter(&mut self, hash: u32, number: u32) -> Option<()> {
+        let entry = part(hash) | Some(number + 1).filter(|number| *number <= NUMBER_MASK)?;
         let mut at = self.start(hash);
         for _ in 0..PROBES_MAX {
-            let answer = look(at, self.slots[at]);
-            if answer.is_some() {
-                return answer;
+            let slot = self.slots.get_mut(at)?;
+            if *slot == 0 {
+                *slot = entry;
+                return Some(());
             }
-            at = if at + 1 == self.slots.len() { 0 } else { at + 1 };
+            at = if at + 1 < self.slots.len() { at + 1 } else { 0 };
         }
         None
-    }
-
-    #[inline(always)]
-    fn enter(&mut self, hash: u32, number: u32) -> Option<()> {
-        let free = self.probe(hash, |at, slot| (slot == 0).then_some(at))?;
-        self.slots[free] = part(hash) | Some(number + 1).filter(|number| *number <= NUMBER_MASK)?;
-        Some(())
     }
 
     /// Prefetches the slot where a search for that hash begins.
@@ -104,21 +97,43 @@ impl Index {
         self.slots.get(self.start(gnu_hash)).into_iter().for_each(native::prefetch);
     }
 
-    /// Calls `ask` with the ranks of objects and with symbols of theirs, among them all of that hash, in order, until it
-    /// answers. Those of another hash are few; before one of a later object come all of that hash of earlier ones.
+    /// Ranks of objects with symbols of theirs, among them all of that hash, in order. Those of another hash are few; before
+    /// one of a later object come all of that hash of earlier ones.
     #[inline(always)]
-    pub(super) fn find<T>(&self, gnu_hash: u32, mut ask: impl FnMut(usize, u32) -> Option<T>) -> Option<T> {
-        let part = part(gnu_hash);
-        let found = self.probe(gnu_hash, |_, slot| match slot {
-            0 => Some(None),
-            _ if slot & !NUMBER_MASK == part => {
-                let number = (slot & NUMBER_MASK) - 1;
-                let block = &self.blocks[number as usize / BLOCK];
-                ask(block.rank as usize, number.wrapping_add(block.plus)).map(Some)
+    pub(super) fn matches(&self, gnu_hash: u32) -> Matches<'_> {
+        Matches { index: self, at: self.start(gnu_hash), left: PROBES_MAX, part: part(gnu_hash) }
+    }
+}
+
+/// See [`Index::matches`].
+pub(super) struct Matches<'a> {
+    index: &'a Index,
+    at: usize,
+    left: usize,
+    part: u32,
+}
+
+impl Iterator for Matches<'_> {
+    type Item = (usize, u32);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Self::Item> {
+        let slots = &self.index.slots[..];
+        while self.left > 0 {
+            let slot = *slots.get(self.at)?;
+            // A third of the slots is free.
+            if slot == 0 {
+                return None;
             }
-            _ => None,
-        });
-        found.flatten()
+            self.left -= 1;
+            self.at = if self.at + 1 < slots.len() { self.at + 1 } else { 0 };
+            if slot & !NUMBER_MASK == self.part {
+                let number = (slot & NUMBER_MASK) - 1;
+                let block = self.index.blocks.get(number as usize / BLOCK)?;
+                return Some((block.rank as usize, number.wrapping_add(block.plus)));
+            }
+        }
+        None
     }
 }
 
@@ -153,12 +168,7 @@ mod tests {
         let (mut same, mut all) = (0, 0);
         for number in symbols.count() - symbols.hashes().unwrap().len() as u32..symbols.count() {
             let name = symbols.string(symbols.get(number).unwrap().name).unwrap();
-            let mut asked = Vec::new();
-            let none: Option<()> = index.find(hash(name), |rank, symbol| {
-                asked.push((rank, symbol));
-                None
-            });
-            assert_eq!(none, None);
+            let mut asked: Vec<_> = index.matches(hash(name)).collect();
             assert!(asked.contains(&(3, number)) && asked.contains(&(4, number)), "{}", String::from_utf8_lossy(name));
             all += asked.len();
             asked.retain(|(_, symbol)| table.hash_of(*symbol).unwrap() | 1 == hash(name) | 1);
@@ -166,10 +176,8 @@ mod tests {
             assert!(asked.is_sorted());
         }
         assert!(all > 4000 && all - same < all / 50, "{same} of {all}");
-        let none = index.find(hash(b"no such name"), |_, symbol| {
-            table.hash_of(symbol).filter(|found| *found | 1 == hash(b"no such name") | 1)
-        });
-        assert_eq!(none, None);
+        let other = hash(b"no such name");
+        assert!(index.matches(other).all(|(_, symbol)| table.hash_of(symbol).unwrap() | 1 != other | 1));
     }
 
     #[test]

@@ -156,7 +156,7 @@ impl<'a> Providers<'a> {
         // that one may have been in the chain of a hash with another lowest bit, which the table does not tell: then the
         // object goes by its own table.
         let last = Cell::new(None);
-        let ask_known = |rank: usize, symbol: u32| {
+        let ask_known = |(rank, symbol): (usize, u32)| {
             let asked = &self.asked[rank];
             let table = asked.table.as_ref()?;
             if table.hash_of(symbol)? | 1 != hash | 1 {
@@ -167,31 +167,32 @@ impl<'a> Providers<'a> {
             Some((asked.number, found))
         };
         let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
-        let leading = || self.leading?.0.find(hash, ask_known);
-        let others = || match &self.index {
-            Some(index) => index.find(hash, ask_known),
-            None => self.asked[self.leading()..].iter().filter(may_have).find_map(ask_any),
-        };
-        let (provider, index) = itself().or_else(leading).or_else(others)?;
+        let known = || self.tables().find_map(|table| table.matches(hash).find_map(ask_known));
+        let rest = if self.index.is_some() { &[] } else { &self.asked[self.leading()..] };
+        let others = || rest.iter().filter(may_have).find_map(ask_any);
+        let (provider, index) = itself().or_else(known).or_else(others)?;
         let object = &self.all[provider];
         let symbol = object.symbols.get(index)?;
         let found = Definition { provider, symbol, value: object.address(&symbol) };
         Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
     }
 
+    /// The tables over names that there are.
+    #[inline(always)]
+    fn tables(&self) -> impl Iterator<Item = &Index> {
+        [self.leading.map(|(table, _)| table), self.index.as_ref()].into_iter().flatten()
+    }
+
     /// Prefetches where a name of that hash is looked for first.
     #[inline(always)]
     pub(super) fn prefetch_slots(&self, hash: u32) {
-        let tables = [self.leading.map(|(table, _)| table), self.index.as_ref()];
-        tables.into_iter().flatten().for_each(|table| table.prefetch(hash));
+        self.tables().for_each(|table| table.prefetch(hash));
     }
 
     /// The symbol that a name of that hash most likely is.
     #[inline(always)]
     pub(super) fn likely(&self, hash: u32) -> Option<(&'a Symbols, u32)> {
-        let first = |table: &Index| table.find(hash, |rank, symbol| Some((rank, symbol)));
-        let leading = self.leading.and_then(|(table, _)| first(table));
-        let (rank, symbol) = leading.or_else(|| first(self.index.as_ref()?))?;
+        let (rank, symbol) = self.tables().find_map(|table| table.matches(hash).next())?;
         Some((self.all[self.asked[rank].number].symbols, symbol))
     }
 
@@ -229,7 +230,7 @@ impl<'a> Providers<'a> {
     #[inline(always)]
     fn none_before(&self, before: usize, hash: u32) -> bool {
         let leading = self.leading();
-        let first = |table: &Index| table.find(hash, |rank, _| Some(rank));
+        let first = |table: &Index| table.matches(hash).next().map(|(rank, _)| rank);
         if self.leading.and_then(|(table, _)| first(table)).is_some_and(|first| first < before) {
             return false;
         }
