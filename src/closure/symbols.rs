@@ -10,6 +10,7 @@ use crate::file::image::Image;
 use crate::file::relocations::What;
 use crate::file::symbols::{Symbols, Wanted};
 use crate::find::Libc;
+use crate::load::index::Demand;
 use crate::load::scope::{Provider, Providers, Rules};
 
 /// A reference that binds to nothing.
@@ -309,5 +310,6 @@ pub(super) fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references
         path: Path::new(&object.path),
     };
     let rules = Rules { settled: &|_| None, own: &|_| None };
-    Providers::new(opened.iter().map(provider).collect(), order, references, None, rules)
+    let demand = Demand { references, by: opened.iter().map(|object| &object.symbols).collect() };
+    Providers::new(opened.iter().map(provider).collect(), order, &demand, None, rules)
 }

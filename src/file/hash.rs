@@ -465,6 +465,11 @@ impl Gnu<'_> {
         None
     }
 
+    /// The hashes of all symbols in the table, but for their lowest bit, as little-endian words.
+    pub(crate) fn hashes(&self) -> &[[u8; 4]] {
+        self.chain
+    }
+
     /// The hash of symbol number `index`, but for its lowest bit, if it is in the table.
     #[inline(always)]
     pub(crate) fn hash_of(&self, index: u32) -> Option<u32> {

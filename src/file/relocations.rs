@@ -306,7 +306,7 @@ impl Table {
 }
 
 /// The numbers of the bits that are set, lowest first.
-struct SetBits(u64);
+pub(crate) struct SetBits(pub(crate) u64);
 
 impl Iterator for SetBits {
     type Item = u32;

@@ -260,6 +260,16 @@ impl Symbols {
         self.hash.hashes()
     }
 
+    /// Calls `each` with the hashes of the names of all symbols that the hash table covers, those that are only referred to
+    /// included. The lowest bit is not known of all.
+    pub(crate) fn each_hash(&self, mut each: impl FnMut(u32)) {
+        let known = self.hashes().into_iter().flatten();
+        let first = self.count() - self.hashes().map_or(0, |hashes| hashes.len() as u32);
+        let names = (1..first).filter_map(|index| self.name(&self.get(index)?));
+        names.for_each(|name| each(name.gnu_hash()));
+        known.for_each(each);
+    }
+
     /// Its hash table, for look-ups by the thousand; `None` if it is of the old kind.
     pub(crate) fn gnu(&self) -> Option<Gnu<'_>> {
         self.hash.gnu()

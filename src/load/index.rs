@@ -3,8 +3,11 @@
 //! A reference in a closure of two hundred objects would otherwise ask some fifty of them before one answers. The table
 //! only chooses whom to ask; the object itself decides, by names and versions, as ever.
 
+use std::ops::RangeFrom;
+
 use super::scope::Provider;
 use crate::arch::native;
+use crate::file::relocations::SetBits;
 use crate::file::symbols::Symbols;
 use crate::sys;
 
@@ -18,7 +21,24 @@ pub(crate) struct Index {
     slots: Vec<u32>,
     /// Whose exports have the numbers of each block.
     blocks: Vec<Block>,
+    /// If only names of these hashes were entered.
+    wanted: Option<Filter>,
 }
+
+/// Who looks for symbols in a scope, and about how often.
+pub(crate) struct Demand<'a> {
+    pub(crate) references: usize,
+    pub(crate) by: Vec<&'a Symbols>,
+}
+
+/// Hashes that somebody may look for, and a few others: a bit for each.
+struct Filter {
+    bits: Vec<u64>,
+    shift: u32,
+}
+
+/// Bits of a filter for each hash: about one in ten of the others passes.
+const BITS: usize = 8;
 
 /// The exports of an object are numbered from the start of a block.
 struct Block {
@@ -37,45 +57,94 @@ const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
 const PROBES_MAX: usize = 4096;
 
 impl Index {
-    /// The table over the objects of `order` from number `from` on, if it pays for about `references` look-ups.
-    pub(super) fn of(providers: &[Provider<'_>], order: &[usize], from: usize, references: usize) -> Option<Self> {
+    /// The table over the objects of `order` from number `from` on, if it pays.
+    pub(super) fn of(providers: &[Provider<'_>], order: &[usize], from: usize, demand: &Demand<'_>) -> Option<Self> {
         let asked = order.get(from..)?;
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
         // is a miss or two of the cache. What a look-up reads by the table can be asked of memory beforehand. So a table
         // pays from about two questions for each export on.
-        let questions = references.saturating_mul(asked.len()) / 2;
-        if questions <= exports.saturating_mul(2) { None } else { Self::over(symbols, from) }
+        let questions = demand.references.saturating_mul(asked.len()) / 2;
+        if questions <= exports.saturating_mul(2) {
+            return None;
+        }
+        match Filter::of(&demand.by, exports) {
+            Some(wanted) => Self::over_wanted(symbols, from, wanted),
+            None => Self::over(symbols, from),
+        }
     }
 
     /// The table over the names of all `objects`, the first of which has rank `from`. None if one of them has the old hash
     /// table only, out of which it could not be entered without reading every name; or if it would not serve.
     pub(crate) fn over<'a>(objects: impl Iterator<Item = &'a Symbols> + Clone, from: usize) -> Option<Self> {
-        let exports = exports(objects.clone())?;
-        if exports > NUMBER_MASK as usize {
-            return None;
-        }
-        let mut index = Self { slots: vec![0; exports + exports / 2 + 1], blocks: Vec::new() };
-        sys::populate(&mut index.slots);
+        let mut index = Self::for_entries(exports(objects.clone())?, None);
         for (rank, symbols) in (u32::try_from(from).ok()?..).zip(objects) {
             let hashes = symbols.hashes()?;
-            let number = (index.blocks.len() * BLOCK) as u32;
-            let plus = (symbols.count() - hashes.len() as u32).wrapping_sub(number);
-            index.blocks.extend((0..hashes.len().div_ceil(BLOCK)).map(|_| Block { rank, plus }));
-            for (hash, number) in hashes.zip(number..) {
+            let numbers = index.number(rank, symbols, hashes.len());
+            for (hash, number) in hashes.zip(numbers) {
                 index.enter(hash, number)?;
             }
         }
         Some(index)
     }
 
-    /// Where a name of that hash is looked for first. The lowest bit is not known of all hashes.
+    /// The same over those names that are `wanted`.
+    fn over_wanted<'a>(
+        objects: impl Iterator<Item = &'a Symbols> + Clone,
+        from: usize,
+        wanted: Filter,
+    ) -> Option<Self> {
+        let mut chosen: Vec<u64> = Vec::new();
+        for symbols in objects.clone() {
+            let choose = |hashes: &[[u8; 4]]| {
+                let bits = hashes.iter().enumerate();
+                bits.fold(0, |bits, (at, hash)| bits | u64::from(wanted.has(u32::from_le_bytes(*hash))) << at)
+            };
+            chosen.extend(symbols.gnu()?.hashes().chunks(64).map(choose));
+        }
+        let entries = chosen.iter().map(|bits| bits.count_ones() as usize).sum();
+        let mut index = Self::for_entries(entries, Some(wanted));
+        let mut chosen = &chosen[..];
+        for (rank, symbols) in (u32::try_from(from).ok()?..).zip(objects) {
+            let table = symbols.gnu()?;
+            let hashes = table.hashes();
+            let numbers = index.number(rank, symbols, hashes.len());
+            for (chunk, first) in hashes.chunks(64).zip(numbers.step_by(64)) {
+                let (bits, others) = chosen.split_first()?;
+                chosen = others;
+                for bit in SetBits(*bits) {
+                    index.enter(u32::from_le_bytes(*chunk.get(bit as usize)?), first + bit)?;
+                }
+            }
+        }
+        Some(index)
+    }
+
+    fn for_entries(entries: usize, wanted: Option<Filter>) -> Self {
+        let mut slots = vec![0; entries + entries / 2 + 1];
+        sys::populate(&mut slots);
+        Self { slots, blocks: Vec::new(), wanted }
+    }
+
+    /// Numbers the exports of the next object.
+    fn number(&mut self, rank: u32, symbols: &Symbols, exports: usize) -> RangeFrom<u32> {
+        let first = (self.blocks.len() * BLOCK) as u32;
+        let plus = (symbols.count() - exports as u32).wrapping_sub(first);
+        self.blocks.extend((0..exports.div_ceil(BLOCK)).map(|_| Block { rank, plus }));
+        first..
+    }
+
+    /// Where a name of that hash is looked for first.
     #[inline(always)]
     fn start(&self, hash: u32) -> usize {
-        // Fibonacci hashing: the low bits of the names' own hash are worn by the objects' bucket counts.
-        let spread = (hash | 1).wrapping_mul(0x9e37_79b9);
-        ((u64::from(spread) * self.slots.len() as u64) >> 32) as usize
+        ((u64::from(spread(hash)) * self.slots.len() as u64) >> 32) as usize
+    }
+
+    /// Whether names of that hash were entered.
+    #[inline(always)]
+    pub(super) fn knows(&self, hash: u32) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.has(hash))
     }
 
     fn enter(&mut self, hash: u32, number: u32) -> Option<()> {
@@ -137,15 +206,54 @@ impl Iterator for Matches<'_> {
     }
 }
 
+impl Filter {
+    /// What `all` look for, if that is little beside so many exports.
+    fn of(all: &[&Symbols], exports: usize) -> Option<Self> {
+        // Of an object that exports nothing it is not known how many symbols it has.
+        let is_known = |one: &&Symbols| one.exports_any() && one.gnu().is_some();
+        let names = all.iter().try_fold(0, |names, one| is_known(one).then(|| names + one.count() as usize));
+        let names = names.filter(|names| (1..exports / 2).contains(names))?;
+        let bits = (names * BITS).next_power_of_two().max(64);
+        let mut filter = Self { bits: vec![0; bits / 64], shift: 32 - bits.trailing_zeros() };
+        for one in all {
+            one.each_hash(|hash| {
+                let (word, bit) = filter.place(hash);
+                filter.bits[word] |= bit;
+            });
+        }
+        Some(filter)
+    }
+
+    #[inline(always)]
+    fn place(&self, hash: u32) -> (usize, u64) {
+        let bit = spread(hash) >> self.shift;
+        (bit as usize / 64, 1 << (bit % 64))
+    }
+
+    #[inline(always)]
+    fn has(&self, hash: u32) -> bool {
+        let (word, bit) = self.place(hash);
+        self.bits.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+}
+
+/// Fibonacci hashing: the low bits of the names' own hash are worn by the objects' bucket counts. The lowest one is not known
+/// of all hashes.
+#[inline(always)]
+fn spread(hash: u32) -> u32 {
+    (hash | 1).wrapping_mul(0x9e37_79b9)
+}
+
 /// What a slot has of a hash: the low bits, but for the lowest, because the high ones say where the slot is.
 #[inline(always)]
 fn part(hash: u32) -> u32 {
     (hash >> 1) << NUMBER_BITS
 }
 
-/// How many names others may look for in `objects`; `None` if one of them does not say.
+/// How many names others may look for in `objects`; `None` if one of them does not say, or if there are too many.
 pub(crate) fn exports<'a>(mut objects: impl Iterator<Item = &'a Symbols>) -> Option<usize> {
-    objects.try_fold(0usize, |exports, symbols| exports.checked_add(symbols.hashes()?.len()))
+    let exports = objects.try_fold(0usize, |exports, symbols| exports.checked_add(symbols.hashes()?.len()));
+    exports.filter(|exports| *exports <= NUMBER_MASK as usize)
 }
 
 #[cfg(test)]
@@ -154,16 +262,24 @@ mod tests {
     use crate::file::image::Image;
     use crate::file::symbols::Wanted;
 
+    /// The tables of an object that this process has.
+    fn symbols(name: &str) -> Symbols {
+        let object = crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap();
+        let image = Image::open(object.path.as_ref()).unwrap();
+        image.symbols(&image.source()).unwrap().unwrap()
+    }
+
+    fn hash(name: &[u8]) -> u32 {
+        Wanted::by_name(name, None).unwrap().gnu_hash()
+    }
+
     #[test]
     fn each_name_leads_to_its_symbol() {
         // The C library has names of one hash, versions of one name, and such that differ in the lowest bit only: strtok and
         // strtol.
-        let libc = crate::maps::address_space().into_iter().find(|map| map.path.ends_with("/libc.so.6")).unwrap();
-        let image = Image::open(libc.path.as_ref()).unwrap();
-        let symbols = image.symbols(&image.source()).unwrap().unwrap();
+        let symbols = symbols("/libc.so.6");
         let table = symbols.gnu().unwrap();
         let index = Index::over([&symbols, &symbols].into_iter(), 3).unwrap();
-        let hash = |name: &[u8]| Wanted::by_name(name, None).unwrap().gnu_hash();
         assert_eq!(hash(b"strtok") | 1, hash(b"strtol") | 1);
         let (mut same, mut all) = (0, 0);
         for number in symbols.count() - symbols.hashes().unwrap().len() as u32..symbols.count() {
@@ -181,8 +297,27 @@ mod tests {
     }
 
     #[test]
+    fn a_table_of_what_is_wanted_has_all_that_is_and_little_else() {
+        let (libc, libgcc) = (symbols("/libc.so.6"), symbols("/libgcc_s.so.1"));
+        let demand = Demand { references: usize::MAX, by: vec![&libgcc] };
+        let provider = |symbols| Provider { symbols, bias: crate::addr::Bias::default(), path: "".as_ref() };
+        let index = Index::of(&[provider(&libc), provider(&libgcc)], &[0, 1], 0, &demand).unwrap();
+        let name = |of: &Symbols, number| of.string(of.get(number).unwrap().name).unwrap().to_vec();
+        for number in 1..libgcc.count() {
+            let name = name(&libgcc, number);
+            assert!(index.knows(hash(&name)));
+            let defined = libgcc.get(number).unwrap().is_defined();
+            assert!(!defined || index.matches(hash(&name)).any(|found| found == (1, number)));
+        }
+        let abort = index.matches(hash(b"abort")).find(|(rank, number)| *rank == 0 && name(&libc, *number) == b"abort");
+        assert!(abort.is_some(), "libgcc needs it");
+        let others = (1..libc.count()).filter(|number| index.knows(hash(&name(&libc, *number)))).count();
+        assert!(others < libc.count() as usize / 3, "{others} of {}", libc.count());
+    }
+
+    #[test]
     fn names_made_to_share_a_place_are_no_table() {
-        let mut index = Index { slots: vec![0; 1 << 14], blocks: Vec::new() };
+        let mut index = Index { slots: vec![0; 1 << 14], blocks: Vec::new(), wanted: None };
         let entered = (0..1 << 14).take_while(|number| index.enter(0x1234, *number).is_some()).count();
         assert_eq!(entered, PROBES_MAX);
     }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::index::Index;
+use super::index::{Demand, Index};
 use crate::addr::{Addr, Bias};
 use crate::file::hash::Gnu;
 use crate::file::symbols::{Symbol, Symbols, Wanted};
@@ -108,15 +108,15 @@ impl Own<'_> {
 }
 
 impl<'a> Providers<'a> {
-    /// A scope for about `references` look-ups. Of the objects that are asked first there may be a table (`leading`).
+    /// A scope of which `demand` is made. Of the objects that are asked first there may be a table (`leading`).
     pub(crate) fn new(
         all: Vec<Provider<'a>>,
         order: &[usize],
-        references: usize,
+        demand: &Demand<'_>,
         leading: Option<(&'a Index, usize)>,
         rules: Rules<'a>,
     ) -> Self {
-        let index = Index::of(&all, order, leading.map_or(0, |(_, objects)| objects), references);
+        let index = Index::of(&all, order, leading.map_or(0, |(_, objects)| objects), demand);
         let mut ranks = vec![usize::MAX; all.len()];
         order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
@@ -158,7 +158,7 @@ impl<'a> Providers<'a> {
         let last = Cell::new(None);
         let ask_known = |(rank, symbol): (usize, u32)| {
             let asked = &self.asked[rank];
-            let table = asked.table.as_ref()?;
+            let Some(table) = &asked.table else { return ask_any(asked) };
             if table.hash_of(symbol)? | 1 != hash | 1 {
                 return None;
             }
@@ -168,7 +168,8 @@ impl<'a> Providers<'a> {
         };
         let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
         let known = || self.tables().find_map(|table| table.matches(hash).find_map(ask_known));
-        let rest = if self.index.is_some() { &[] } else { &self.asked[self.leading()..] };
+        let is_known = self.index.as_ref().is_some_and(|index| index.knows(hash));
+        let rest = if is_known { &[] } else { &self.asked[self.leading()..] };
         let others = || rest.iter().filter(may_have).find_map(ask_any);
         let (provider, index) = itself().or_else(known).or_else(others)?;
         let object = &self.all[provider];
@@ -235,7 +236,7 @@ impl<'a> Providers<'a> {
             return false;
         }
         match &self.index {
-            Some(table) => before <= leading || first(table) == Some(before),
+            Some(table) => before <= leading || (table.knows(hash) && first(table) == Some(before)),
             None => {
                 let mut others = self.asked[..before].get(leading..).unwrap_or_default().iter();
                 others.all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))

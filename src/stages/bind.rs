@@ -13,6 +13,7 @@ use crate::error::{At, Error, ErrorKind};
 use crate::file::symbols::Symbols;
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
+use crate::load::index::Demand;
 use crate::load::map::Mapping;
 use crate::load::relocate::{self as relocation, Outcome, Pending, Unit};
 use crate::load::scope::{Definition, Imports, Providers, Rules};
@@ -184,12 +185,13 @@ pub(crate) fn relocate(
     let symbols = |symbols: &Symbols| if symbols.exports_any() { symbols.count() as usize } else { usize::MAX };
     let of_member = |mapped: &Mapped| mapped.relocations.references().min(symbols(&mapped.symbols));
     let references = group.new_members().map(|(_, mapped)| of_member(mapped)).sum();
+    let demand = Demand { references, by: group.new_members().map(|(_, mapped)| &*mapped.symbols).collect() };
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
     let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
     let leading = start.map(|start| (&start.index, start.objects.len()));
-    let mut providers = Providers::new(all, &scope.order, references, leading, rules);
+    let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
