@@ -184,7 +184,7 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     });
     let graph = graph?;
     // What only the C library's loader can bring lies beside the C library.
-    let beside = look.host.by_name(b"libc.so.6").and_then(|libc| Some(libc.path.parent()?.to_owned()));
+    let beside = look.host.by_name(b"libc.so.6").and_then(|libc| Some(libc.path().parent()?.to_owned()));
     let of_host = graph.for_host.iter().map(|name| beside.as_ref().map_or(name.clone(), |folder| folder.join(name)));
     let members = graph.members.iter().map(|member| match &member.object {
         graph::Object::New(new) => new.image.path().to_owned(),

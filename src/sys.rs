@@ -38,7 +38,7 @@ pub(crate) use own::{auxiliary, auxiliary_str, page_size, populate};
 pub(crate) use own::{is_privileged, random};
 
 /// Which file it is, whatever it is called: two equal identities are one object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Identity {
     pub(crate) device: u64,
     pub(crate) inode: u64,

@@ -69,7 +69,7 @@ impl Closure {
     fn other_version(&self, name: &Path) -> Option<String> {
         let name = name.as_os_str().as_bytes();
         let stem = name.windows(3).position(|part| part == b".so").map(|at| &name[..at + 3])?;
-        let defaults = self.loader.search.settings().default_dirs.clone();
+        let defaults = self.loader.search.settings().built_in.directories.clone();
         let known = self.objects.iter().filter_map(|object| Some(object.path.as_deref()?.parent()?.to_owned()));
         let directories: BTreeSet<PathBuf> = defaults.into_iter().chain(known).collect();
         let mut others = BTreeSet::new();

@@ -10,7 +10,7 @@ use super::Resolver;
 use super::facts::Facts;
 use crate::file::elf::Header;
 use crate::file::view::{ByteOrder, Class};
-use crate::find::{Found, Hwcaps, Libc, Root, Search, Settings};
+use crate::find::{BuiltIn, Found, Hwcaps, Libc, Root, Search, Settings};
 use crate::sys;
 
 /// Bytes of a loader in which its directories are looked for, and of a text that names directories.
@@ -178,7 +178,7 @@ fn of_glibc(resolver: &Resolver, root: &Facts, path: Option<&Path>) -> Settings 
 }
 
 /// Settings without processor.
-fn blank(resolver: &Resolver, header: &Header, libc: Libc, default_dirs: Vec<PathBuf>, lib: &str) -> Settings {
+fn blank(resolver: &Resolver, header: &Header, libc: Libc, directories: Vec<PathBuf>, lib: &str) -> Settings {
     let library_path = if resolver.secure { Vec::new() } else { resolver.library_path.as_bytes().to_vec() };
     let root = resolver.root.clone();
     let look = root.clone();
@@ -187,8 +187,7 @@ fn blank(resolver: &Resolver, header: &Header, libc: Libc, default_dirs: Vec<Pat
         program_origin: None,
         cache: "/etc/ld.so.cache".into(),
         cache_flags: cache_flags(header),
-        default_dirs,
-        lib: lib.into(),
+        built_in: Settings::known(BuiltIn { directories, lib: lib.into() }),
         hwcaps: Settings::known(Hwcaps::of_machine(header.machine, None)),
         secure: resolver.secure,
         order: header.order,
@@ -283,7 +282,7 @@ mod tests {
         let own = Settings::of_this_process(None, false, None);
         let path = Path::new("/lib64/ld-linux-x86-64.so.2");
         let read = built_in_directories(&Root::default(), path).unwrap();
-        assert_eq!(read, own.default_dirs);
-        assert_eq!(lib_of(&read, Class::Elf64).as_bytes(), own.lib);
+        assert_eq!(read, own.built_in.directories);
+        assert_eq!(lib_of(&read, Class::Elf64).as_bytes(), own.built_in.lib);
     }
 }

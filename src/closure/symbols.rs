@@ -1,6 +1,6 @@
 //! How the references of a closure bind: what is undefined, what is used, and which definitions of a symbol win or lose.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Closure, Role};
 use crate::addr::Bias;
@@ -304,11 +304,8 @@ impl Closure {
 
 /// The scope of a program that starts: all objects in load order, with nothing that a process would add.
 pub(super) fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references: usize) -> Providers<'a> {
-    let provider = |object: &'a Opened| Provider {
-        symbols: &object.symbols,
-        bias: Bias::default(),
-        path: Path::new(&object.path),
-    };
+    let provider =
+        |object: &'a Opened| Provider { symbols: &object.symbols, bias: Bias::default(), file: &object.path };
     let rules = Rules { settled: &|_| None, own: &|_| None };
     let demand = Demand { references, by: opened.iter().map(|object| &object.symbols).collect() };
     Providers::new(opened.iter().map(provider).collect(), order, &demand, None, rules)

@@ -66,7 +66,7 @@ impl Watched {
         let state = registry::state();
         let modules = module.bound_to.iter().filter_map(|id| state.module(*id)).map(|module| file_name(&module.path));
         let hosts = module.needed.iter().filter_map(|needed| match needed {
-            Dependency::Host(host) => Some(file_name(&host.path)),
+            Dependency::Host(host) => Some(file_name(host.path())),
             Dependency::Module(_) => None,
         });
         let providers: Vec<_> = modules.chain(hosts).collect();

@@ -146,7 +146,7 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
             Object::Module(_) => handles::of(opened),
             Object::Host(host) => {
                 // It is the C library's: so is the handle, and the count.
-                let known = CString::new(host.path.as_os_str().as_bytes()).unwrap_or_default();
+                let known = CString::new(host.path().as_os_str().as_bytes()).unwrap_or_default();
                 // SAFETY: two strings; the object is there, so nothing is loaded.
                 unsafe {
                     let by_path = (real().dlopen)(known.as_ptr(), mode);

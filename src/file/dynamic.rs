@@ -185,6 +185,27 @@ impl Dynamic {
     }
 }
 
+/// Whether a dynamic tag's value is an address (gABI chapter 5, `d_ptr`).
+pub(crate) fn is_address(tag: u64) -> bool {
+    matches!(
+        tag,
+        tag::DT_HASH
+            | tag::DT_STRTAB
+            | tag::DT_SYMTAB
+            | tag::DT_RELA
+            | tag::DT_REL
+            | tag::DT_JMPREL
+            | tag::DT_GNU_HASH
+            | tag::DT_VERSYM
+            | tag::DT_VERDEF
+            | tag::DT_VERNEED
+            | tag::DT_INIT
+            | tag::DT_FINI
+            | tag::DT_INIT_ARRAY
+            | tag::DT_FINI_ARRAY
+    )
+}
+
 /// The strings that the dynamic section names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {

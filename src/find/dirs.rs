@@ -1,6 +1,6 @@
 //! Which directories of a search path exist, so that what is absent is not asked for every library again.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -32,7 +32,7 @@ pub(super) type Present = Result<u32, &'static str>;
 
 /// What is known of directories, by their path with a slash at the end.
 #[derive(Default)]
-pub(super) struct Known(HashMap<Box<[u8]>, Present>);
+pub(super) struct Known(BTreeMap<Box<[u8]>, Present>);
 
 impl Known {
     /// What exists of `dir` (empty, or with a slash at the end).

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::hash::Hash;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,13 +19,16 @@ const MEMBERS_MAX: usize = 4096;
 /// What is in the process already, as far as discovering a group goes by it.
 pub(crate) trait World {
     /// An object that is there.
-    type Object: Clone + Eq + Hash;
+    type Object: Clone + Ord;
 
     /// The object that `name` means: one called or found by it before, or with that soname.
     fn by_name(&self, name: &[u8]) -> Option<Self::Object>;
 
-    /// The object that was loaded from that file.
+    /// The object of ours that was loaded from that file.
     fn by_identity(&self, identity: Identity) -> Option<Self::Object>;
+
+    /// The object that the host has loaded from that file, which is `image` if that could be read.
+    fn of_host(&self, identity: Identity, image: Option<&Image>) -> Option<Self::Object>;
 
     /// What an object that is there needs, in order.
     fn needed(&self, object: &Self::Object) -> Vec<Self::Object>;
@@ -102,7 +104,7 @@ pub(crate) struct Request<'a> {
 }
 
 /// Files that an attempt before this one has opened, by the paths under which they were found.
-pub(crate) type OpenedBefore = HashMap<PathBuf, Box<Image>>;
+pub(crate) type OpenedBefore = BTreeMap<PathBuf, Box<Image>>;
 
 impl<O> Graph<O> {
     /// The files it has opened, for another attempt.
@@ -125,9 +127,9 @@ pub(crate) fn discover<W: World>(
     search.refresh();
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), for_host: Vec::new() },
-        by_name: HashMap::new(),
-        by_identity: HashMap::new(),
-        known: HashMap::new(),
+        by_name: BTreeMap::new(),
+        by_identity: BTreeMap::new(),
+        known: BTreeMap::new(),
         opened: RefCell::new(opened),
         request,
         search,
@@ -146,9 +148,9 @@ pub(crate) fn discover<W: World>(
 struct Discovery<'a, W: World> {
     graph: Graph<W::Object>,
     /// Names and sonames of new members.
-    by_name: HashMap<Box<[u8]>, usize>,
-    by_identity: HashMap<Identity, usize>,
-    known: HashMap<W::Object, usize>,
+    by_name: BTreeMap<Box<[u8]>, usize>,
+    by_identity: BTreeMap<Identity, usize>,
+    known: BTreeMap<W::Object, usize>,
     opened: RefCell<OpenedBefore>,
     request: &'a Request<'a>,
     search: &'a Search,
@@ -322,10 +324,11 @@ impl<W: World> Discovery<'_, W> {
             // What it is was found out; whether it is there by now, or joins by another path, was not.
             return Ok(match self.by_identity.get(&image.identity()) {
                 Some(index) => Opened::Member(*index),
-                None => match self.world.by_identity(image.identity()) {
-                    Some(object) => Opened::Known(object),
-                    None => Opened::New(image),
-                },
+                None => {
+                    let (world, identity) = (self.world, image.identity());
+                    let known = world.by_identity(identity).or_else(|| world.of_host(identity, Some(&image)));
+                    known.map_or_else(|| Opened::New(image), Opened::Known)
+                }
             });
         }
         let file = RegularFile::open(path).map_err(|kind| match kind {
@@ -335,10 +338,15 @@ impl<W: World> Discovery<'_, W> {
         if let Some(index) = self.by_identity.get(&file.identity) {
             return Ok(Opened::Member(*index));
         }
-        if let Some(object) = self.world.by_identity(file.identity) {
+        let identity = file.identity;
+        if let Some(object) = self.world.by_identity(identity) {
             return Ok(Opened::Known(object));
         }
-        let image = self.read(path, file).map_err(Refusal::Final)?;
+        let read = self.read(path, file);
+        if let Some(object) = self.world.of_host(identity, read.as_ref().ok()) {
+            return Ok(Opened::Known(object));
+        }
+        let image = read.map_err(Refusal::Final)?;
         match image.check_loadable() {
             // A library for another machine or class may stand beside ours; any other oddity ends the search.
             Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Err(Refusal::Passing(kind)),

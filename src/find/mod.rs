@@ -38,7 +38,7 @@ pub(crate) use root::Root;
 pub use rule::Rule;
 use rule::{Place, lost};
 pub use settings::Libc;
-pub(crate) use settings::Settings;
+pub(crate) use settings::{BuiltIn, Settings};
 use tokens::Owner;
 use walk::Walk;
 
@@ -276,8 +276,10 @@ mod tests {
                 program_origin: Some("/program".into()),
                 cache: cache.into(),
                 cache_flags: X86_64,
-                default_dirs: vec!["/lib".into(), "/usr/lib".into()],
-                lib: b"lib/m".to_vec(),
+                built_in: Settings::known(BuiltIn {
+                    directories: vec!["/lib".into(), "/usr/lib".into()],
+                    lib: b"lib/m".to_vec(),
+                }),
                 hwcaps: Settings::known(Hwcaps::x86_64(3, false, None)),
                 secure: self.secure,
                 order: crate::file::view::ByteOrder::Little,

@@ -38,7 +38,7 @@ impl<T> Walk<'_, '_, T> {
             }
             self.list(list, b":\n", "directories in DT_RUNPATH", link.owner(), place)?;
         }
-        self.fixed(&settings.default_dirs, Place::Default)
+        self.fixed(&settings.built_in.directories, Place::Default)
     }
 
     /// As Android's linker searches in its default namespace: the environment, the RUNPATH of the asker alone, and the
@@ -50,7 +50,7 @@ impl<T> Walk<'_, '_, T> {
         self.list(Some(&settings.library_path), b":", "directories in LD_LIBRARY_PATH", program, place)?;
         let place = |item| Place::Runpath { of: asker.name, item };
         self.list(asker.runpath, b":", "directories in DT_RUNPATH", asker.owner(), place)?;
-        self.fixed(&settings.default_dirs, Place::Default)
+        self.fixed(&settings.built_in.directories, Place::Default)
     }
 
     /// A name that is a path; `None` if it is to be searched for.

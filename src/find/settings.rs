@@ -1,5 +1,6 @@
 //! What a search depends on besides the object that asks: the loader's built-in directories, the environment, the processor.
 
+use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -27,8 +28,16 @@ pub enum Libc {
     Bionic,
 }
 
-/// How to learn what the processor offers.
-pub(crate) type Ask = Box<dyn FnOnce() -> Hwcaps + Send + Sync>;
+/// What is found out when a search comes to where it matters.
+pub(crate) type Later<T> = LazyLock<T, Box<dyn FnOnce() -> T + Send + Sync>>;
+
+/// What a loader was built with.
+pub(crate) struct BuiltIn {
+    /// The directories that it searches at last; a set-user-ID program trusts them.
+    pub(crate) directories: Vec<PathBuf>,
+    /// The value of `$LIB`.
+    pub(crate) lib: Vec<u8>,
+}
 
 /// Everything a search depends on besides the object that asks.
 pub(crate) struct Settings {
@@ -40,13 +49,11 @@ pub(crate) struct Settings {
     pub(crate) cache: PathBuf,
     /// The flags that its entries for this machine have.
     pub(crate) cache_flags: u32,
-    /// The directories built into the loader; a set-user-ID program trusts them.
-    pub(crate) default_dirs: Vec<PathBuf>,
-    /// The value of `$LIB`.
-    pub(crate) lib: Vec<u8>,
-    /// What the processor offers, and `$PLATFORM`. Asked only when a search comes to where it matters: the instruction
-    /// that tells (CPUID) takes tens of microseconds in a virtual machine.
-    pub(crate) hwcaps: LazyLock<Hwcaps, Ask>,
+    /// What the loader was built with, which a look at a directory tells.
+    pub(crate) built_in: Later<BuiltIn>,
+    /// What the processor offers, and `$PLATFORM`. The instruction that tells (CPUID) takes tens of microseconds in a
+    /// virtual machine.
+    pub(crate) hwcaps: Later<Hwcaps>,
     /// Whether the program is set-user-ID or the like (`AT_SECURE`).
     pub(crate) secure: bool,
     /// Which byte of the cache's numbers comes first.
@@ -59,37 +66,41 @@ pub(crate) struct Settings {
     pub(crate) look: Look,
 }
 
+impl BuiltIn {
+    fn of_this_machine() -> Self {
+        // Debian's glibc has its own directories built in; the others' (upstream's default) end in lib64.
+        let debian = format!("lib/{ARCH}-linux-gnu");
+        let (lib, directories) = if look(&Path::new("/").join(&debian)).is_ok() {
+            let multiarch = [format!("/{debian}"), format!("/usr/{debian}"), "/lib".into(), "/usr/lib".into()];
+            (debian, multiarch.map(PathBuf::from).to_vec())
+        } else {
+            ("lib64".into(), ["/lib64", "/usr/lib64"].map(PathBuf::from).to_vec())
+        };
+        Self { directories, lib: lib.into() }
+    }
+}
+
 impl Settings {
-    /// For a processor that need not be asked.
-    pub(crate) fn known(hwcaps: Hwcaps) -> LazyLock<Hwcaps, Ask> {
-        LazyLock::new(Box::new(move || hwcaps))
+    /// What need not be found out.
+    pub(crate) fn known<T: Send + Sync + 'static>(value: T) -> Later<T> {
+        LazyLock::new(Box::new(move || value))
     }
 
     /// Those of the loader that started this process. `platform` is what the kernel says (`AT_PLATFORM`).
     pub(crate) fn of_this_process(library_path: Option<&[u8]>, secure: bool, platform: Option<&[u8]>) -> Self {
         let library_path = if secure { &[] } else { library_path.unwrap_or_default() };
         let program_origin = || Some(std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_path_buf());
-        let machine = std::env::consts::ARCH;
-        // Debian's glibc has its own directories built in; the others' (upstream's default) end in lib64.
-        let debian = format!("lib/{machine}-linux-gnu");
-        let (lib, default_dirs) = if look(&Path::new("/").join(&debian)).is_ok() {
-            let multiarch = [format!("/{debian}"), format!("/usr/{debian}"), "/lib".into(), "/usr/lib".into()];
-            (debian, multiarch.map(PathBuf::from).to_vec())
-        } else {
-            ("lib64".into(), ["/lib64", "/usr/lib64"].map(PathBuf::from).to_vec())
-        };
         Self {
             program_origin: if tokens::has_token(library_path) { program_origin() } else { None },
             library_path: library_path.to_vec(),
             cache: "/etc/ld.so.cache".into(),
             // 3 is glibc's own kind of library; the upper byte tells the machines that share one cache apart.
-            cache_flags: match machine {
+            cache_flags: match ARCH {
                 "x86_64" => 0x303,
                 "aarch64" => 0xa03,
                 _ => 0x3,
             },
-            default_dirs,
-            lib: lib.into(),
+            built_in: LazyLock::new(Box::new(BuiltIn::of_this_machine)),
             hwcaps: LazyLock::new(Box::new({
                 let platform = platform.map(<[u8]>::to_vec);
                 move || Hwcaps::of_this_processor(platform.as_deref())

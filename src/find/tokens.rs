@@ -65,7 +65,7 @@ pub(super) fn expand(
                 origin_used = true;
                 (owner.origin.ok_or("$ORIGIN is not known")?.as_os_str().as_bytes(), length)
             }
-            Some((Token::Lib, length)) => (settings.lib.as_slice(), length),
+            Some((Token::Lib, length)) => (settings.built_in.lib.as_slice(), length),
             Some((Token::Platform, length)) => {
                 (settings.hwcaps.platform.as_deref().ok_or("$PLATFORM is not known")?, length)
             }
@@ -81,7 +81,7 @@ pub(super) fn expand(
     if out.len() - start > PATH_LIMIT {
         return Err("longer than a path can be");
     }
-    if settings.secure && owner.program && origin_used && !trusted(&out[start..], &settings.default_dirs) {
+    if settings.secure && owner.program && origin_used && !trusted(&out[start..], &settings.built_in.directories) {
         return Err("$ORIGIN leads out of the trusted directories, in a set-user-ID program");
     }
     Ok(())
@@ -145,8 +145,10 @@ mod tests {
             program_origin: None,
             cache: "/none".into(),
             cache_flags: 0x303,
-            default_dirs: vec!["/lib".into(), "/usr/lib".into()],
-            lib: b"lib/x".to_vec(),
+            built_in: Settings::known(crate::find::BuiltIn {
+                directories: vec!["/lib".into(), "/usr/lib".into()],
+                lib: b"lib/x".to_vec(),
+            }),
             hwcaps: Settings::known(Hwcaps::x86_64(1, false, platform)),
             secure,
             order: ByteOrder::Little,

@@ -66,7 +66,7 @@ impl<T> Walk<'_, '_, T> {
         let place = |item| Place::Runpath { of: asker.name, item };
         self.list(asker.runpath, b":", "directories in DT_RUNPATH", asker.owner(), place)?;
         self.cached(asker.nodeflib)?;
-        if asker.nodeflib { Continue(()) } else { self.fixed(&settings.default_dirs, Place::Default) }
+        if asker.nodeflib { Continue(()) } else { self.fixed(&settings.built_in.directories, Place::Default) }
     }
 
     /// The directories of a search path.
@@ -185,7 +185,7 @@ impl<T> Walk<'_, '_, T> {
     fn hit(&mut self, hit: &Hit<'_>, nodeflib: bool) -> Step<T> {
         let place = Place::Cache { level: hit.level };
         let path = Path::new(OsStr::from_bytes(hit.path));
-        if nodeflib && self.search.settings.default_dirs.iter().any(|dir| path.starts_with(dir)) {
+        if nodeflib && self.search.settings.built_in.directories.iter().any(|dir| path.starts_with(dir)) {
             let reason = "in a default directory, and the object that asks excludes those";
             self.lose(lost(hit.path, place, reason.into()));
         } else {

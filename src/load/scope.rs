@@ -1,12 +1,13 @@
 //! Which definition a reference binds to: the objects of a scope, asked in order, by glibc's rules.
 
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use super::index::{Demand, Index};
 use crate::addr::{Addr, Bias};
 use crate::file::hash::Gnu;
+use crate::file::image::Image;
 use crate::file::symbols::{Symbol, Symbols, Wanted};
 
 /// An object that may define symbols for others.
@@ -14,7 +15,24 @@ use crate::file::symbols::{Symbol, Symbols, Wanted};
 pub(crate) struct Provider<'a> {
     pub(crate) symbols: &'a Symbols,
     pub(crate) bias: Bias,
-    pub(crate) path: &'a Path,
+    pub(crate) file: &'a dyn Located,
+}
+
+/// What has a path, which messages alone ask for: of the program, the kernel has to be asked.
+pub(crate) trait Located {
+    fn path(&self) -> &Path;
+}
+
+impl Located for Image {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+}
+
+impl Located for PathBuf {
+    fn path(&self) -> &Path {
+        self
+    }
 }
 
 /// A definition: which provider has it (its number in the list of all providers), and the symbol.
@@ -37,7 +55,7 @@ impl Provider<'_> {
 }
 
 /// `STB_GNU_UNIQUE` definitions: one for the whole process, whichever scope it was first found in.
-pub(crate) type Unique<Owner> = HashMap<Box<[u8]>, (Addr, Symbol, Owner)>;
+pub(crate) type Unique<Owner> = BTreeMap<Box<[u8]>, (Addr, Symbol, Owner)>;
 
 /// Where a unique symbol is that an earlier group has settled.
 pub(crate) type Settled<'a> = dyn Fn(&[u8]) -> Option<(Addr, Symbol)> + 'a;
@@ -57,10 +75,10 @@ pub(crate) struct Providers<'a> {
     /// The table over the others.
     index: Option<Index>,
     /// Unique symbols that this group is the first to use.
-    pub(crate) unique: HashMap<Box<[u8]>, Definition>,
+    pub(crate) unique: BTreeMap<Box<[u8]>, Definition>,
     /// Unique symbols that it uses and earlier groups have settled: what it would have been bound to, and whether that
     /// is another definition.
-    pub(crate) settled: HashMap<Box<[u8]>, (Definition, bool)>,
+    pub(crate) settled: BTreeMap<Box<[u8]>, (Definition, bool)>,
     rules: Rules<'a>,
 }
 
@@ -121,7 +139,7 @@ impl<'a> Providers<'a> {
         order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
         let asked: Vec<_> = asked.collect();
-        let (unique, settled) = (HashMap::new(), HashMap::new());
+        let (unique, settled) = (BTreeMap::new(), BTreeMap::new());
         Self { all, asked, ranks, leading, index, unique, settled, rules }
     }
 
@@ -136,7 +154,7 @@ impl<'a> Providers<'a> {
 
     /// The files of the scope, in the order in which they are asked.
     pub(crate) fn searched(&self) -> impl Iterator<Item = &Path> {
-        self.asked.iter().map(|asked| self.all[asked.number].path)
+        self.asked.iter().map(|asked| self.all[asked.number].file.path())
     }
 
     /// The first definition of `wanted`: in object `first`, if there is one, then in the order of the scope.

@@ -1,6 +1,6 @@
 //! Sealing: IFUNC resolvers have their say, then what relocation wrote becomes read-only.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::call::Code;
 use super::map::Mapping;
@@ -9,7 +9,7 @@ use crate::addr::Addr;
 use crate::error::{At, ErrorKind};
 
 /// What IFUNC resolvers have answered already, by resolver.
-pub(crate) type Answers = HashMap<Addr, Addr>;
+pub(crate) type Answers = BTreeMap<Addr, Addr>;
 
 /// Writes the words that resolvers of IFUNCs decide.
 ///

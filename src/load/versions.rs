@@ -39,7 +39,7 @@ pub(crate) fn check<'p>(
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         return Err(ErrorKind::MissingVersion {
             version: text(name),
-            provider: provider.map_or_else(|| PathBuf::from(text(file)), |provider| provider.path.to_owned()),
+            provider: provider.map_or_else(|| PathBuf::from(text(file)), |provider| provider.file.path().to_owned()),
             symbol: user.map(text),
         });
     }

@@ -17,7 +17,7 @@ use crate::load::call::{Arguments, Code};
 use crate::sys;
 
 /// Which thread it is. Unlike the standard library's answer, to be had until the thread's very end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Thread(libc::pthread_t);
 
 /// This thread.

@@ -19,7 +19,8 @@ use super::real::real;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::ErrorKind;
 use crate::file::Source;
-use crate::file::dynamic::{Dynamic, Names};
+use crate::file::dynamic::{Dynamic, Names, is_address};
+use crate::file::image::Image;
 use crate::file::symbols::{self, Symbols, Wanted};
 use crate::file::view::{ByteOrder, Class, View};
 use crate::sys::{Bytes, Identity};
@@ -31,7 +32,8 @@ const DYNAMIC_MAX: usize = 65_536;
 pub(crate) struct HostObject {
     /// The path that the loader opened; empty for the program.
     name: CString,
-    pub(crate) path: PathBuf,
+    /// Where the program is, once that has been asked for.
+    program_path: OnceLock<PathBuf>,
     pub(crate) bias: Bias,
     segments: Vec<(Range<u64>, Protection)>,
     /// Its notes, and their alignment.
@@ -135,12 +137,23 @@ impl Host {
         })
     }
 
-    pub(crate) fn by_identity(&self, identity: Identity) -> Option<&Arc<HostObject>> {
-        self.objects.iter().find(|object| object.identity() == Some(identity))
+    /// The object that was loaded from that file. By its segments nearly every `image` is known to be none of them, without
+    /// asking the kernel which file each of them is.
+    pub(crate) fn by_identity(&self, identity: Identity, image: Option<&Image>) -> Option<&Arc<HostObject>> {
+        let alike = |object: &HostObject| image.is_none_or(|image| object.is_laid_out_as(image));
+        self.objects.iter().find(|object| alike(object) && object.identity() == Some(identity))
     }
 }
 
 impl HostObject {
+    /// Where its file is.
+    pub(crate) fn path(&self) -> &Path {
+        match self.name.is_empty() {
+            true => self.program_path.get_or_init(program_path),
+            false => Path::new(OsStr::from_bytes(self.name.to_bytes())),
+        }
+    }
+
     /// Whether a `DT_NEEDED` or `dlopen` of that name means it.
     fn is_called(&self, name: &[u8]) -> bool {
         let path = self.name.to_bytes();
@@ -162,6 +175,12 @@ impl HostObject {
         self.name.to_bytes().starts_with(b"/proc/")
     }
 
+    /// Whether its segments are those of `image`.
+    fn is_laid_out_as(&self, image: &Image) -> bool {
+        let own = self.segments.iter().filter(|(range, _)| !range.is_empty()).cloned();
+        own.eq(image.segments().iter().map(|segment| (segment.vaddr.0..segment.end().0, segment.flags)))
+    }
+
     /// Which file it is, as long as its path still leads there.
     pub(crate) fn identity(&self) -> Option<Identity> {
         if self.has_number_for_name() {
@@ -171,7 +190,7 @@ impl HostObject {
             if self.is_kernels() {
                 return None;
             }
-            let meta = std::fs::metadata(&self.path).ok()?;
+            let meta = std::fs::metadata(self.path()).ok()?;
             Some(Identity { device: meta.dev(), inode: meta.ino() })
         })
     }
@@ -272,7 +291,7 @@ impl Collected<'_> {
             self.objects.push(Entry::Seen(Arc::clone(seen)));
             return;
         }
-        if let Some(mut object) = HostObject::read(info, bias, name, self.objects.is_empty()) {
+        if let Some(mut object) = HostObject::read(info, bias, name) {
             if let Some(libc) = real().libc.as_ref().filter(|libc| libc.bias == bias) {
                 object.symbols = libc.symbols.clone();
             }
@@ -329,7 +348,7 @@ fn started_with(objects: &[&HostObject]) -> Vec<bool> {
 }
 
 impl HostObject {
-    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr, is_program: bool) -> Option<Self> {
+    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Self> {
         // SAFETY: glibc gives the program headers that it loaded the object by.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
         let segments: Vec<_> = headers
@@ -345,7 +364,7 @@ impl HostObject {
         let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
         let mut object = Self {
             name: name.to_owned(),
-            path: if is_program { program_path() } else { OsStr::from_bytes(name.to_bytes()).into() },
+            program_path: OnceLock::new(),
             bias,
             segments,
             #[cfg(feature = "snapshots")]
@@ -385,28 +404,6 @@ impl HostObject {
     pub(crate) fn is_kernels(&self) -> bool {
         self.name.to_bytes().starts_with(b"linux-vdso") || self.name.to_bytes().starts_with(b"linux-gate")
     }
-}
-
-/// Whether a dynamic tag's value is an address (gABI chapter 5, `d_ptr`).
-fn is_address(tag: u64) -> bool {
-    use crate::file::elf::tag as dt;
-    matches!(
-        tag,
-        dt::DT_HASH
-            | dt::DT_STRTAB
-            | dt::DT_SYMTAB
-            | dt::DT_RELA
-            | dt::DT_REL
-            | dt::DT_JMPREL
-            | dt::DT_GNU_HASH
-            | dt::DT_VERSYM
-            | dt::DT_VERDEF
-            | dt::DT_VERNEED
-            | dt::DT_INIT
-            | dt::DT_FINI
-            | dt::DT_INIT_ARRAY
-            | dt::DT_FINI_ARRAY
-    )
 }
 
 fn program_path() -> PathBuf {

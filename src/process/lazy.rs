@@ -285,7 +285,8 @@ impl Link {
     fn undefined(&self, wanted: &Wanted<'_>) -> ErrorKind {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let symbol = Undefined { name: text(wanted.name), version: wanted.version.map(|version| text(version.name)) };
-        let searched = self.scope.start.iter().map(|host| host.path.clone()).chain([self.path.to_path_buf()]).collect();
+        let searched =
+            self.scope.start.iter().map(|host| host.path().to_owned()).chain([self.path.to_path_buf()]).collect();
         ErrorKind::UndefinedSymbols { symbols: vec![symbol], searched }
     }
 }

@@ -1,7 +1,7 @@
 //! A loaded object: published, seen by every later load, gone when nothing uses it any more.
 
-use std::hash::{Hash, Hasher};
-use std::path::PathBuf;
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::debugger::Listed;
@@ -17,7 +17,7 @@ use crate::find::Rule;
 use crate::guard::Lease;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
-use crate::load::scope::Provider;
+use crate::load::scope::{Located, Provider};
 use crate::sys::Identity;
 
 /// Numbers modules in the order in which their constructors run; destructors run the other way.
@@ -112,19 +112,34 @@ impl PartialEq for Object {
 
 impl Eq for Object {}
 
-impl Hash for Object {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        match self {
-            Self::Host(object) => Arc::as_ptr(object).hash(state),
-            Self::Module(module) => module.id.hash(state),
+impl PartialOrd for Object {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Any order will do: by which object it is, not by what is in it.
+impl Ord for Object {
+    fn cmp(&self, other: &Self) -> Ordering {
+        match (self, other) {
+            (Self::Host(a), Self::Host(b)) => Arc::as_ptr(a).cmp(&Arc::as_ptr(b)),
+            (Self::Module(a), Self::Module(b)) => a.id.cmp(&b.id),
+            (Self::Host(_), Self::Module(_)) => Ordering::Less,
+            (Self::Module(_), Self::Host(_)) => Ordering::Greater,
         }
     }
 }
 
+impl Located for Object {
+    fn path(&self) -> &Path {
+        self.path()
+    }
+}
+
 impl Object {
-    pub(crate) fn path(&self) -> &std::path::Path {
+    pub(crate) fn path(&self) -> &Path {
         match self {
-            Self::Host(object) => &object.path,
+            Self::Host(object) => object.path(),
             Self::Module(module) => &module.path,
         }
     }
@@ -149,7 +164,7 @@ impl Object {
 
     /// Itself as a provider of definitions; `None` if it has none to give.
     pub(crate) fn provider(&self) -> Option<Provider<'_>> {
-        Some(Provider { symbols: self.symbols()?, bias: self.bias(), path: self.path() })
+        Some(Provider { symbols: self.symbols()?, bias: self.bias(), file: self })
     }
 
     /// Whether `addr` is code of it.

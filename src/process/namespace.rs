@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 ///     assert_eq!(one.bias(), same.bias(), "one copy");
 /// }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Namespace(i64);
 
 impl Default for Namespace {

@@ -173,7 +173,7 @@ fn object(file: &[u8]) -> Option<HostObject> {
             dlpi_tls_data: std::ptr::null_mut(),
         };
         let bias = Bias::between(Addr((*map).bias), Vaddr(0));
-        HostObject::read(&info, bias, CStr::from_ptr((*map).name), false)
+        HostObject::read(&info, bias, CStr::from_ptr((*map).name))
     }
 }
 

@@ -3,7 +3,7 @@
 //! The lock is held for look-ups and changes of these tables alone, never while foreign code or the C library's loader
 //! runs: either could wait for another thread that waits for us.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -26,7 +26,7 @@ pub(crate) struct State {
     pub(super) entries: Vec<Entry>,
     /// Made global by an open, in order, each in its name space; what the program started with is not among them.
     global: Vec<(Namespace, Object)>,
-    unique: HashMap<Namespace, Unique<Object>>,
+    unique: BTreeMap<Namespace, Unique<Object>>,
     next: u64,
     waits: Waits,
 }

@@ -9,7 +9,7 @@
 //! glibc is called with an object of our own making, without constructors, and its answers are read from the carrier's
 //! memory, which the handle keeps mapped.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::fs::File;
 use std::io::Write;
@@ -77,7 +77,7 @@ pub(crate) struct Place {
     /// Where it starts, counted from the thread pointer, if that is the same in all threads.
     pub(crate) offset: Option<u64>,
     /// Function and argument, by offset in the block.
-    pub(crate) descriptors: HashMap<u64, (u64, u64)>,
+    pub(crate) descriptors: BTreeMap<u64, (u64, u64)>,
 }
 
 /// Where it comes from; held until the storage is dropped.

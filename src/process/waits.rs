@@ -1,12 +1,12 @@
 //! Which thread waits for which, so that none waits in a circle.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use super::hooks::Thread;
 
 /// A thread waits until another has finished something.
 #[derive(Clone, Default)]
-pub(super) struct Waits(HashMap<Thread, Thread>);
+pub(super) struct Waits(BTreeMap<Thread, Thread>);
 
 impl Waits {
     pub(super) fn is_empty(&self) -> bool {

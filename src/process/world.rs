@@ -1,6 +1,6 @@
 //! One look at the process: the host's objects and our modules at one moment, for one open to decide by.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::host::{Host, HostObject};
@@ -8,6 +8,7 @@ use super::module::{Dependency, Instance, Object};
 use super::namespace::Namespace;
 use super::parts::is_part_of_libc;
 use super::registry::{State, state};
+use crate::file::image::Image;
 use crate::find::graph::World;
 use crate::sys::Identity;
 
@@ -48,7 +49,7 @@ impl Look {
     #[allow(clippy::mutable_key_type)] // an object is hashed by which one it is, not by what is in it
     pub(crate) fn closure(&self, object: &Object) -> Vec<Object> {
         let mut closure = vec![object.clone()];
-        let mut seen = HashSet::from([object.clone()]);
+        let mut seen = BTreeSet::from([object.clone()]);
         let mut next = 0;
         while next < closure.len() {
             for need in self.needed(&closure[next]) {
@@ -71,9 +72,11 @@ impl World for Look {
     }
 
     fn by_identity(&self, identity: Identity) -> Option<Object> {
-        let instance = Instance { namespace: self.namespace, file: identity };
-        let module = self.state.instance(instance).map(Object::Module);
-        module.or_else(|| self.host.by_identity(identity).filter(|host| self.sees(host)).cloned().map(Object::Host))
+        self.state.instance(Instance { namespace: self.namespace, file: identity }).map(Object::Module)
+    }
+
+    fn of_host(&self, identity: Identity, image: Option<&Image>) -> Option<Object> {
+        self.host.by_identity(identity, image).filter(|host| self.sees(host)).cloned().map(Object::Host)
     }
 
     fn needed(&self, object: &Object) -> Vec<Object> {

@@ -3,7 +3,7 @@
 //! Symbol tables are not searched. Everything that the snapshot names is looked up by its number, and bounds and kinds are
 //! checked: a snapshot that does not make sense is refused.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::bind::{Bound, Scope, Source};
@@ -49,7 +49,7 @@ pub(super) fn adopt(
             }
         }
     }
-    let mut unique = HashMap::new();
+    let mut unique = BTreeMap::new();
     for symbol in &manifest.unique {
         let number = adopting.number(symbol.provider)?;
         let provider = adopting.provider(number)?;
@@ -77,7 +77,7 @@ pub(super) fn adopt(
         Ok((mapped, outcomes.next().unwrap_or_default()))
     });
     let group = bound.map_err(Refusal::snapshot)?;
-    Ok(Bound { group, scope, unique, settled: HashMap::new(), stubs })
+    Ok(Bound { group, scope, unique, settled: BTreeMap::new(), stubs })
 }
 
 fn senseless(what: &str) -> Refusal {

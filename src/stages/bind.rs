@@ -1,6 +1,6 @@
 //! Binding: where references are looked for, and every plain word of the group written.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
@@ -94,10 +94,10 @@ pub(crate) struct Bound {
     pub(super) group: Group<Object, (Box<Mapped>, Outcome)>,
     pub(super) scope: Scope,
     /// Unique symbols that it is the first to use.
-    pub(super) unique: HashMap<Box<[u8]>, Definition>,
+    pub(super) unique: BTreeMap<Box<[u8]>, Definition>,
     /// Unique symbols that were settled before, see [`Providers::settled`].
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
-    pub(super) settled: HashMap<Box<[u8]>, (Definition, bool)>,
+    pub(super) settled: BTreeMap<Box<[u8]>, (Definition, bool)>,
     /// If some of its calls go through such.
     pub(super) stubs: Option<Stubs>,
 }
@@ -158,7 +158,7 @@ pub(crate) fn relocate(
         }
     }
     // What names in DT_VERNEED mean: where two members go by one name, the first.
-    let mut newcomers: HashMap<&[u8], usize> = HashMap::new();
+    let mut newcomers: BTreeMap<&[u8], usize> = BTreeMap::new();
     for (index, mapped) in group.new_members() {
         for name in mapped.new.names.iter().map(|name| &**name).chain(mapped.new.image.soname()) {
             newcomers.entry(name).or_insert(numbers[index]);

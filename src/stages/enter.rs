@@ -29,14 +29,20 @@ fn search() -> &'static Search {
     })
 }
 
-/// The program, as one that asks for libraries.
-fn program(look: &Look) -> Asker<'_> {
+/// The program, as one that asks for `name`. Where it is, the kernel is asked only if that can matter: if it has search
+/// paths of its own, or something may have a token in it.
+fn program<'a>(look: &'a Look, name: &[u8]) -> Asker<'a> {
     let program = look.host.program();
+    let rpath = program.and_then(|program| program.names.rpath.as_deref());
+    let runpath = program.and_then(|program| program.names.runpath.as_deref());
+    let has_token = |text: &[u8]| text.contains(&b'$');
+    let matters = rpath.or(runpath).is_some() || has_token(name) || hooks::library_path().is_some_and(has_token);
+    let place = program.filter(|_| matters).map(|program| program.path());
     Asker {
-        name: program.map_or(Path::new("the program"), |program| &program.path),
-        origin: program.and_then(|program| program.path.parent()),
-        rpath: program.and_then(|program| program.names.rpath.as_deref()),
-        runpath: program.and_then(|program| program.names.runpath.as_deref()),
+        name: place.unwrap_or(Path::new("the program")),
+        origin: place.and_then(Path::parent),
+        rpath,
+        runpath,
         nodeflib: program.is_some_and(|program| program.nodeflib()),
         loaded_by: None,
     }
@@ -66,8 +72,8 @@ fn with_asker<T>(
         }
         Some(Object::Host(host)) if look.host.program().is_none_or(|program| !Arc::ptr_eq(program, host)) => {
             then(&Asker {
-                name: &host.path,
-                origin: host.path.parent(),
+                name: host.path(),
+                origin: host.path().parent(),
                 rpath: host.names.rpath.as_deref(),
                 runpath: host.names.runpath.as_deref(),
                 nodeflib: host.nodeflib(),
@@ -86,7 +92,7 @@ pub(crate) fn discover(
     home: &Home<'_>,
     mut opened: OpenedBefore,
 ) -> Result<Graph<Object>, Error> {
-    let program = program(look);
+    let program = program(look, name.as_bytes());
     with_asker(wishes.caller.as_ref(), look, &program, &mut |caller| {
         let request = Request {
             name,
@@ -103,7 +109,7 @@ pub(crate) fn discover(
 
 /// The directories that a library which a module opens is looked for in, in order.
 pub(crate) fn directories(module: &Arc<Module>, look: &Look) -> Result<Vec<PathBuf>, Error> {
-    let (program, object) = (program(look), Object::Module(Arc::clone(module)));
+    let (program, object) = (program(look, b""), Object::Module(Arc::clone(module)));
     with_asker(Some(&object), look, &program, &mut |asker| search().directories(asker))
         .map_err(|kind| Error::new(module.path.clone(), kind))
 }

@@ -1,6 +1,6 @@
 //! Help from the host: what only the C library's own loader can bring or see.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ pub(super) type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
 #[derive(Default)]
 pub(crate) struct HostHelp {
     parts: Vec<(PathBuf, Pin)>,
-    asked: HashSet<Versioned>,
+    asked: BTreeSet<Versioned>,
     providers: Vec<(Arc<HostObject>, Option<Arc<Pin>>)>,
 }
 

@@ -1,7 +1,7 @@
 //! Sealing: resolvers decide, thread-local storage is got, functions are checked, and pages become read-only.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::bind::{Bound, Scope, Source, Stubs};
 use super::map::Mapped;
@@ -37,7 +37,7 @@ pub(super) struct Sealed {
 pub(crate) struct SealedGroup {
     pub(super) group: Group<Object, Sealed>,
     pub(super) scope: Scope,
-    pub(super) unique: HashMap<Box<[u8]>, Definition>,
+    pub(super) unique: BTreeMap<Box<[u8]>, Definition>,
 }
 
 /// Lets IFUNC resolvers decide, gets thread-local storage, checks the functions that will be called, and makes read-only
@@ -176,7 +176,7 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         .collect();
     for (_, (mapped, outcome)) in group.new_members() {
         let offsets = outcome.thread_local.iter().filter(|word| word.kind == Kind::TlsOffset);
-        let offsets: HashSet<Vaddr> = offsets.map(|word| word.place).collect();
+        let offsets: BTreeSet<Vaddr> = offsets.map(|word| word.place).collect();
         for word in &outcome.thread_local {
             let written = Block::of(&group, scope, &places, word).and_then(|block| {
                 block.write(mapped, word)?;

@@ -410,16 +410,16 @@ fn fits(scope: &Scope, look: &Look, members: &[Shareable]) -> Result<(Fits, Vec<
                 if look.host.program().is_some_and(|program| Arc::ptr_eq(program, host)) && has_no_exports(object) {
                     continue;
                 }
-                (&host.path, host_id(host)?, 0)
+                (host.path(), host_id(host)?, 0)
             }
             Source::Object(Object::Module(module)) => {
                 let private = || Refusal::unsuitable(&module.path, "it was loaded before, and is not shared");
-                (&module.path, module.shared.ok_or_else(private)?, module.mapping.range().start.0 as u64)
+                (&*module.path, module.shared.ok_or_else(private)?, module.mapping.range().start.0 as u64)
             }
             Source::Member(index) => {
                 let Some(order) = members.iter().position(|member| member.index == *index) else { continue };
                 fits.members[order] = numbers.len() as u16;
-                (&members[order].path, members[order].wanted.id, 0)
+                (&*members[order].path, members[order].wanted.id, 0)
             }
         };
         fits.providers.push(Provider { name: file_name(path), id, start });
@@ -439,6 +439,6 @@ fn has_no_exports(object: &Object) -> bool {
 
 /// Which object of the host it is: by what is in memory, whatever its path leads to by now.
 fn host_id(host: &HostObject) -> Result<[u8; 32], Refusal> {
-    let id = host.build_id().ok_or_else(|| Refusal::unsuitable(&host.path, "it has no build id"))?;
+    let id = host.build_id().ok_or_else(|| Refusal::unsuitable(host.path(), "it has no build id"))?;
     Ok(object_id(&id, host.layout()))
 }
