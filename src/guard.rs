@@ -120,13 +120,13 @@ impl Lease {
     /// # Safety
     /// The parts are mapped so until the lease is dropped. Those that are not writable are not written, and nobody knows
     /// of the others yet.
-    pub(crate) unsafe fn hold(
+    pub(crate) unsafe fn hold<Parts: Iterator<Item = Part>>(
         file: &RegularFile,
-        parts: impl IntoIterator<Item = Part>,
+        parts: impl FnOnce() -> Parts,
     ) -> Result<Option<Self>, ErrorKind> {
         // Nobody gets a thread who has not asked for one.
         let Some(keeper) = file.leased.then(keeper).flatten() else { return Ok(None) };
-        let (variable, constant): (Vec<_>, Vec<_>) = parts.into_iter().partition(|part| part.protection.write);
+        let (variable, constant): (Vec<_>, Vec<_>) = parts().partition(|part| part.protection.write);
         for part in &variable {
             // Later a write of the program's could be lost.
             // SAFETY: the caller's promise.

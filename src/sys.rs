@@ -250,7 +250,8 @@ fn not_regular(kind: std::fs::FileType) -> Option<&'static str> {
 pub(crate) struct Bytes {
     start: NonNull<u8>,
     len: usize,
-    owner: Arc<dyn Any + Send + Sync>,
+    /// None has what is there for good, or what somebody else keeps.
+    owner: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 // SAFETY: `Bytes` is a shared, read-only view; `Bytes::new` demands that its memory stays readable on any thread.
@@ -262,18 +263,24 @@ impl Bytes {
     /// # Safety
     /// `start..start + len` stays readable, and is not written, until `owner` is dropped.
     pub(crate) unsafe fn new(start: NonNull<u8>, len: usize, owner: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { start, len, owner }
+        Self { start, len, owner: Some(owner) }
+    }
+
+    /// # Safety
+    /// `start..start + len` stays readable, and is not written, for as long as what it becomes is used.
+    pub(crate) unsafe fn lent(start: NonNull<u8>, len: usize) -> Self {
+        Self { start, len, owner: None }
     }
 
     pub(crate) fn from_static(bytes: &'static [u8]) -> Self {
-        Self { start: NonNull::from(bytes).cast(), len: bytes.len(), owner: Arc::new(()) }
+        Self { start: NonNull::from(bytes).cast(), len: bytes.len(), owner: None }
     }
 
     /// A part of them, if it is one.
     pub(crate) fn slice(&self, range: Range<u64>) -> Option<Self> {
         let (start, end) = (usize::try_from(range.start).ok()?, usize::try_from(range.end).ok()?);
         let part = self.get(start..end)?;
-        Some(Self { start: NonNull::from(part).cast(), len: part.len(), owner: Arc::clone(&self.owner) })
+        Some(Self { start: NonNull::from(part).cast(), len: part.len(), owner: self.owner.clone() })
     }
 }
 
@@ -281,7 +288,8 @@ impl Deref for Bytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `Bytes::new`'s caller guarantees the range for as long as `owner`, which we hold, lives.
+        // SAFETY: `Bytes::new`'s caller guarantees the range for as long as `owner`, which we hold, lives; the caller of
+        // `Bytes::lent` for as long as anybody asks.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }

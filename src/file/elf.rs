@@ -166,7 +166,9 @@ impl Header {
             let expected = "a table of whole entries within the file";
             ErrorKind::malformed("PT_DYNAMIC", At::File(header.at), expected, format!("{:#x}", header.offset))
         })?;
-        Ok(entries.dyns.iter().map(|entry| (entry.d_tag, entry.d_val)).take_while(|(tag, _)| *tag != 0).collect())
+        let mut all = Vec::with_capacity(entries.dyns.len());
+        all.extend(entries.dyns.iter().map(|entry| (entry.d_tag, entry.d_val)).take_while(|(tag, _)| *tag != 0));
+        Ok(all)
     }
 }
 

@@ -12,14 +12,14 @@ const PC_RELATIVE_4: u8 = 0x1b;
 const PLAIN_4: u8 = 0x03;
 const INDEX_RELATIVE_4: u8 = 0x3b;
 
-/// Bytes of records up to which all of them are followed.
+/// Bytes of records that are followed at most behind the one that the index has last.
 const FEW: u64 = 16 << 10;
 
 /// The address of `.eh_frame`, if it is sure to end with a terminator.
 ///
-/// Its size stands in no program header. Of many records those are followed that stand behind the one that the index has
-/// last, which is mostly the last one; if there are many of them, too, the section headers tell where they end, if those
-/// have not been stripped.
+/// Its size stands in no program header. Those records are followed that stand behind the one that the index has last, which
+/// is mostly the last one; if there are many of them, the section headers tell where they end, if those have not been
+/// stripped.
 pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let index = image.eh_frame_header()?;
     let header = source.table(index.vaddr, Some(8))?;
@@ -30,20 +30,16 @@ pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
     let distance = i64::from(header.u32(4)? as i32);
     let start = Vaddr(index.vaddr.0.wrapping_add(4).wrapping_add_signed(distance));
     let records = source.table(start, None)?;
-    let ends = if records.len() <= FEW {
-        terminated(&records, 0, u64::MAX)?
-    } else {
-        let last = last_of_index(&header, index.vaddr, source).and_then(|last| last.0.checked_sub(start.0));
-        last.is_some_and(|last| terminated(&records, last, FEW) == Some(true))
-            || match image.section_size(start) {
-                // Out of the file: its page is not wanted in memory until something is thrown.
-                Some(size) => {
-                    let last = size.checked_sub(4).filter(|last| *last < records.len())?;
-                    image.bytes_at(start.checked_add(last)?, 4)? == [0; 4]
-                }
-                None => terminated(&records, 0, u64::MAX)?,
+    let last = last_of_index(&header, index.vaddr, source).and_then(|last| last.0.checked_sub(start.0));
+    let ends = last.is_some_and(|last| terminated(&records, last, FEW) == Some(true))
+        || match if records.len() > FEW { image.section_size(start) } else { None } {
+            // Out of the file: its page is not wanted in memory until something is thrown.
+            Some(size) => {
+                let last = size.checked_sub(4).filter(|last| *last < records.len())?;
+                image.bytes_at(start.checked_add(last)?, 4)? == [0; 4]
             }
-    };
+            None => terminated(&records, 0, u64::MAX)?,
+        };
     ends.then_some(start)
 }
 

@@ -245,16 +245,23 @@ impl Table {
         else {
             return Err(bad("tables inside its segment", bucket_count.into()));
         };
-        let mut highest = 0;
-        for bucket in buckets.bytes().as_chunks::<4>().0 {
-            let number = match buckets.order {
-                ByteOrder::Little => u32::from_le_bytes(*bucket),
-                ByteOrder::Big => u32::from_be_bytes(*bucket),
+        let range = |number: fn([u8; 4]) -> u32| {
+            // Without a branch, for several at once. 0 is an empty bucket: one less is more than any number.
+            let both = |(least, highest): (u32, u32), bucket: &[u8; 4]| {
+                let number = number(*bucket);
+                (least.min(number.wrapping_sub(1)), highest.max(number))
             };
-            if number != 0 && (number < first || u64::from(number - first) * 4 >= chain.len()) {
-                return Err(bad("a bucket that leads into the chains", number.into()));
-            }
-            highest = highest.max(number);
+            buckets.bytes().as_chunks().0.iter().fold((u32::MAX, 0), both)
+        };
+        let (least, highest) = match buckets.order {
+            ByteOrder::Little => range(u32::from_le_bytes),
+            ByteOrder::Big => range(u32::from_be_bytes),
+        };
+        let leads = |number: u32| number >= first && u64::from(number - first) * 4 < chain.len();
+        if let Some(number) =
+            [least.wrapping_add(1), highest].into_iter().find(|number| *number != 0 && !leads(*number))
+        {
+            return Err(bad("a bucket that leads into the chains", number.into()));
         }
         // The highest bucket starts the last chain. Cut the chains where it ends: no walk can then leave the symbols.
         let mut len = 0;

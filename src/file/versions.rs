@@ -99,11 +99,10 @@ impl Versions {
         let mut at = 0u64;
         // Offsets only go forward, so the count bounds the walk and the segment bounds the count.
         for _ in 0..count.unwrap_or(u64::MAX) {
-            let flags = table.u16(at + 2).ok_or_else(|| cut(at))?;
-            let index = table.u16(at + 4).ok_or_else(|| cut(at))? & INDEX_MASK;
-            let hash = table.u32(at + 8).ok_or_else(|| cut(at))?;
-            let names = table.u32(at + 12).ok_or_else(|| cut(at))?;
-            let next = table.u32(at + 16).ok_or_else(|| cut(at))?;
+            // `Elfxx_Verdef`: version and flags, index and count, and so on.
+            let [first_two, next_two, hash, names, next] = table.u32s(at).ok_or_else(|| cut(at))?;
+            let ([_, flags], [index, _]) = (table.halves(first_two), table.halves(next_two));
+            let index = index & INDEX_MASK;
             if flags & VER_FLG_BASE == 0 {
                 let name = table.u32(at + u64::from(names)).ok_or_else(|| cut(at))?;
                 let version = Version { hash, name: check_name(strings, name, first)?, hidden: false };
@@ -130,15 +129,15 @@ impl Versions {
         let cut = |at: u64| malformed("DT_VERNEED", first.wrapping_add(at), "an entry inside its segment");
         let mut at = 0u64;
         for _ in 0..count.unwrap_or(u64::MAX) {
-            let entries = table.u16(at + 2).ok_or_else(|| cut(at))?;
-            let file = check_name(strings, table.u32(at + 4).ok_or_else(|| cut(at))?, first)?;
-            let mut entry = at + u64::from(table.u32(at + 8).ok_or_else(|| cut(at))?);
+            // `Elfxx_Verneed`: version and count, and so on; `Elfxx_Vernaux`: hash, flags and index, and so on.
+            let [first_two, file, names, next_file] = table.u32s(at).ok_or_else(|| cut(at))?;
+            let [_, entries] = table.halves(first_two);
+            let file = check_name(strings, file, first)?;
+            let mut entry = at + u64::from(names);
             for _ in 0..entries {
-                let hash = table.u32(entry).ok_or_else(|| cut(entry))?;
-                let flags = table.u16(entry + 4).ok_or_else(|| cut(entry))?;
-                let other = table.u16(entry + 6).ok_or_else(|| cut(entry))?;
-                let name = check_name(strings, table.u32(entry + 8).ok_or_else(|| cut(entry))?, first)?;
-                let next = table.u32(entry + 12).ok_or_else(|| cut(entry))?;
+                let [hash, two, name, next] = table.u32s(entry).ok_or_else(|| cut(entry))?;
+                let [flags, other] = table.halves(two);
+                let name = check_name(strings, name, first)?;
                 let version = Version { hash, name, hidden: other & HIDDEN != 0 };
                 let index = other & INDEX_MASK;
                 self.set(index, version);
@@ -148,11 +147,10 @@ impl Versions {
                 }
                 entry += u64::from(next);
             }
-            let next = table.u32(at + 12).ok_or_else(|| cut(at))?;
-            if next == 0 {
+            if next_file == 0 {
                 break;
             }
-            at += u64::from(next);
+            at += u64::from(next_file);
         }
         Ok(())
     }
@@ -160,9 +158,11 @@ impl Versions {
     fn set(&mut self, index: u16, version: Version) {
         let index = usize::from(index);
         if self.by_index.len() <= index {
-            self.by_index.resize(index + 1, None);
+            self.by_index.resize(index, None);
+            self.by_index.push(Some(version));
+        } else {
+            self.by_index[index] = Some(version);
         }
-        self.by_index[index] = Some(version);
     }
 
     /// The version index of symbol number `symbol`.

@@ -78,6 +78,22 @@ impl View {
         self.bytes.get(usize::try_from(at).ok()?).copied()
     }
 
+    /// Numbers of four bytes that follow one another.
+    #[inline]
+    pub(crate) fn u32s<const N: usize>(&self, at: u64) -> Option<[u32; N]> {
+        let words: &[[u8; 4]; N] = self.bytes.get(usize::try_from(at).ok()?..)?.as_chunks().0.first_chunk()?;
+        Some(match self.order {
+            ByteOrder::Little => words.map(u32::from_le_bytes),
+            ByteOrder::Big => words.map(u32::from_be_bytes),
+        })
+    }
+
+    /// The halves of a number of four bytes, in the order in which they stand.
+    pub(crate) fn halves(&self, word: u32) -> [u16; 2] {
+        let (low, high) = (word as u16, (word >> 16) as u16);
+        if self.order == ByteOrder::Little { [low, high] } else { [high, low] }
+    }
+
     /// A number of the size of an address.
     #[inline]
     pub(crate) fn word(&self, at: u64) -> Option<u64> {

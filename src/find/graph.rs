@@ -175,12 +175,15 @@ impl<W: World> Discovery<'_, W> {
             }
             Object::New(new) => {
                 let names: Vec<Box<[u8]>> = new.image.names().needed.clone();
-                let path = new.image.path().to_owned();
                 for name in names {
-                    let found = self.name(&name, Some(index));
-                    let found =
-                        found.map_err(|(object, kind)| Error::new(object, kind).with_needed_by(path.clone()))?;
-                    needed.extend(found);
+                    let found = self.name(&name, Some(index)).map_err(|(object, kind)| {
+                        let error = Error::new(object, kind);
+                        match &self.graph.members[index].object {
+                            Object::New(new) => error.with_needed_by(new.image.path().to_owned()),
+                            Object::Known(_) => error,
+                        }
+                    });
+                    needed.extend(found?);
                 }
             }
         }
@@ -242,7 +245,7 @@ impl<W: World> Discovery<'_, W> {
             self.by_name.entry(soname.into()).or_insert(index);
         }
         self.by_identity.insert(image.identity(), index);
-        let origin = std::path::absolute(&path).ok().and_then(|path| path.parent().map(Path::to_owned));
+        let origin = absolute(&path).parent().map(Path::to_owned);
         let new = New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker };
         self.graph.members.push(Member { object: Object::New(Box::new(new)), needed: Vec::new() });
         Ok(Some(index))
@@ -353,6 +356,14 @@ impl<W: World> Discovery<'_, W> {
             Err(kind) => Err(Refusal::Final(kind)),
             Ok(_) => Ok(Opened::New(Box::new(image))),
         }
+    }
+}
+
+/// `path` from the root on. One that begins there is left as it is written.
+pub(crate) fn absolute(path: &Path) -> Cow<'_, Path> {
+    match path.is_absolute() {
+        true => Cow::Borrowed(path),
+        false => std::path::absolute(path).map_or(Cow::Borrowed(path), Cow::Owned),
     }
 }
 

@@ -14,9 +14,16 @@ pub(crate) struct Group<K, T> {
     pub(crate) members: Vec<Slot<K, T>>,
     /// For each member the numbers of those it needs, in order.
     pub(crate) needed: Vec<Vec<usize>>,
+    order: Vec<usize>,
 }
 
 impl<K, T> Group<K, T> {
+    pub(crate) fn new(members: Vec<Slot<K, T>>, needed: Vec<Vec<usize>>) -> Self {
+        let mut order = init_order(&needed);
+        order.retain(|index| matches!(members[*index], Slot::New(_)));
+        Self { members, needed, order }
+    }
+
     /// Takes every new member to the next stage, or none.
     pub(crate) fn advance<U>(self, mut step: impl FnMut(usize, T) -> Result<U, Error>) -> Result<Group<K, U>, Error> {
         let mut members = Vec::with_capacity(self.members.len());
@@ -26,7 +33,7 @@ impl<K, T> Group<K, T> {
                 Slot::New(new) => Slot::New(step(index, new)?),
             });
         }
-        Ok(Group { members, needed: self.needed })
+        Ok(Group { members, needed: self.needed, order: self.order })
     }
 
     /// The new members with their numbers.
@@ -38,10 +45,8 @@ impl<K, T> Group<K, T> {
     }
 
     /// The numbers of the new members, each after those it needs, as constructors run: see [`init_order`].
-    pub(crate) fn init_order(&self) -> Vec<usize> {
-        let mut order = init_order(&self.needed);
-        order.retain(|index| matches!(self.members[*index], Slot::New(_)));
-        order
+    pub(crate) fn init_order(&self) -> &[usize] {
+        &self.order
     }
 }
 

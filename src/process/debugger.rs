@@ -16,6 +16,7 @@ use std::sync::{Mutex, PoisonError};
 use super::hooks;
 use super::real::{self, Debug, LinkMap};
 use crate::addr::{Addr, Bias};
+use crate::find::graph::absolute;
 
 // `r_state` (<link.h>).
 const CONSISTENT: i32 = 0;
@@ -46,7 +47,7 @@ impl Listed {
     /// A module that was loaded from `path`; not in the list yet.
     pub(crate) fn new(path: &Path, bias: Bias, dynamic: Addr) -> Self {
         // A debugger opens the file itself, from wherever it runs.
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let path = absolute(path);
         let name = CString::new(path.as_os_str().as_bytes()).unwrap_or_default();
         let map = LinkMap {
             bias: bias.get(),

@@ -259,7 +259,7 @@ impl Source for HostObject {
         let start = NonNull::new(self.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows)?;
         // SAFETY: the bytes lie in a readable segment of an object that stays loaded while anybody asks for its
         // symbols (`symbols`), or while glibc's list is locked (`Collected::add`). Nobody writes an object's tables.
-        let bytes = unsafe { Bytes::new(start, len as usize, Arc::new(())) };
+        let bytes = unsafe { Bytes::lent(start, len as usize) };
         Some(View::new(bytes, native_class(), native_order()))
     }
 }

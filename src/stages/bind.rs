@@ -121,7 +121,12 @@ pub(crate) enum Noted {
 }
 
 impl Bound {
-    /// What weak references of its new members ask for and nobody defines.
+    /// Whether weak references of its new members ask for what nobody defines.
+    pub(super) fn misses_any(&self) -> bool {
+        self.group.new_members().any(|(_, (_, outcome))| !outcome.missing.is_empty())
+    }
+
+    /// What those ask for.
     pub(super) fn missing(&self) -> Vec<Versioned> {
         let of = |(mapped, outcome): &(Box<Mapped>, Outcome)| {
             let symbols = &mapped.symbols;
@@ -193,7 +198,7 @@ pub(crate) fn relocate(
     let leading = start.map(|start| (&start.index, start.objects.len()));
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
-    for index in group.init_order() {
+    for &index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
         let image = &mapped.new.image;
         let symbolic = image.dynamic().is_some_and(|dynamic| dynamic.symbolic);

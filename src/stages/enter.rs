@@ -137,7 +137,7 @@ pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, E
             graph::Object::New(new) => Slot::New(new),
         });
     }
-    let group = Group { members, needed };
+    let group = Group::new(members, needed);
     let planned = group.advance(|_, new| {
         let plan = check(&new.image, wishes)
             .and_then(|()| Plan::of_segments(new.image.segments(), new.image.relro(), sys::page_size()));

@@ -41,6 +41,18 @@ impl HostHelp {
     /// Whether the host has definitions of what nobody of the scope defines, which is worth another attempt: of a strong
     /// reference, which is an error, or of a weak one.
     pub(crate) fn finds(&mut self, bound: &Result<Option<Bound>, Error>) -> bool {
+        let any = match bound {
+            Ok(bound) => bound.as_ref().is_some_and(Bound::misses_any),
+            Err(error) => matches!(error.kind(), ErrorKind::UndefinedSymbols { .. }),
+        };
+        if !any {
+            return false;
+        }
+        // Every library has a few weak references that nobody ever defines: they cost no more than this look.
+        let host = hooks::undisturbed(Host::look);
+        if host.later().next().is_none() {
+            return false;
+        }
         let missing: Vec<Versioned> = match bound {
             Ok(bound) => bound.as_ref().map_or_else(Vec::new, Bound::missing),
             Err(error) => match error.kind() {
@@ -48,19 +60,13 @@ impl HostHelp {
                     let version = |version: &String| version.as_bytes().into();
                     symbols.iter().map(|s| (s.name.as_bytes().into(), s.version.as_ref().map(version))).collect()
                 }
-                _ => return false,
+                _ => Vec::new(),
             },
         };
-        let mut host = None;
         let mut found = false;
         for symbol in missing {
-            // Every library has a few weak references that nobody ever defines: they cost no more than this look.
-            let host = host.get_or_insert_with(|| hooks::undisturbed(Host::look));
-            if host.later().next().is_none() {
-                return false;
-            }
             if self.asked.insert(symbol.clone()) {
-                found |= self.find(&symbol, host);
+                found |= self.find(&symbol, &host);
             }
         }
         found

@@ -28,7 +28,7 @@ pub(crate) struct Published {
 /// fit any more.
 pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
     let SealedGroup { group, scope: Scope { sources, pins, .. }, unique } = sealed;
-    let order = group.init_order();
+    let order = group.init_order().to_vec();
     let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0);
     let rests_on: Vec<Id> = sources
         .iter()

@@ -65,7 +65,7 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
         let (constructors, destructors) = functions[index].take().unwrap_or_default();
         // SAFETY: they are mapped as sealing has left them, and as long: the lease is dropped before the mapping, as the
         // frames are. No code of the object runs yet.
-        let lease = unsafe { Lease::hold(mapped.new.image.file(), mapped.parts_of_file()) }
+        let lease = unsafe { Lease::hold(mapped.new.image.file(), || mapped.parts_of_file()) }
             .map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         Ok(Sealed { frames: None, lease, mapped, bound_to: outcome.bound_to, constructors, destructors })
     })?;
@@ -109,7 +109,7 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
             .and_then(|()| mapping.seal())
             .map_err(|kind| Error::new("stubs", kind))?;
     }
-    for index in group.init_order() {
+    for &index in group.init_order() {
         let Slot::New((mapped, outcome)) = &group.members[index] else { continue };
         let image = &mapped.new.image;
         let is_code = |provider, addr| is_code(group, scope, provider, addr);
@@ -124,6 +124,11 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
 ///
 /// After the resolvers: glibc hands the initial image to all threads at once, so it has to be complete.
 fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
+    let is_plain =
+        |(mapped, outcome): &(Box<Mapped>, Outcome)| mapped.thread_local().is_none() && outcome.thread_local.is_empty();
+    if group.new_members().all(|(_, member)| is_plain(member)) {
+        return Ok(group);
+    }
     // By provider: whether one offset for all threads is counted on, and what descriptors are wanted.
     let mut wants: Vec<(bool, BTreeSet<u64>)> = scope.sources.iter().map(|_| Default::default()).collect();
     for (_, (_, outcome)) in group.new_members() {
