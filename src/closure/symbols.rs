@@ -295,7 +295,7 @@ impl Closure {
             };
             let (image, symbols) = read().map_err(|kind| Error::new(path, kind))?;
             if let Some(symbols) = symbols {
-                opened.push(Opened { object, path: path.clone(), image, symbols });
+                opened.push(Opened { object, path: path.clone(), image: *image, symbols });
             }
         }
         Ok(opened)

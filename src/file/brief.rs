@@ -71,7 +71,7 @@ impl Brief {
         let headers = start.and_then(|(header, program)| Some((header, Headers::check(&program?, file.size).ok()?)));
         match headers.and_then(|(header, headers)| Self::in_pieces(header, &headers, &pieces)) {
             Some(brief) => Ok(brief),
-            None => Self::of(&Image::read(std::path::PathBuf::new(), file)?),
+            None => Self::of(&*Image::read(std::path::PathBuf::new(), file)?),
         }
     }
 

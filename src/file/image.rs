@@ -51,11 +51,11 @@ impl Image {
     /// The file cannot be opened, is no regular file, no ELF file, or contradicts itself.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let read = RegularFile::open(path).and_then(|file| Self::read(path.to_owned(), file));
-        read.map_err(|kind| Error::new(path, kind))
+        read.map(|image| *image).map_err(|kind| Error::new(path, kind))
     }
 
     /// Checks an open file, the whole of which stays mapped for reading.
-    pub(crate) fn read(path: PathBuf, file: RegularFile) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(path: PathBuf, file: RegularFile) -> Result<Box<Self>, ErrorKind> {
         let bytes = file.map()?;
         let header = Header::read(&bytes)?;
         let program_headers = header.program_headers(&bytes)?;
@@ -66,7 +66,7 @@ impl Image {
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
     /// be, so that nothing has to be mapped or faulted in twice.
-    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, home: &Home<'_>) -> Result<Self, ErrorKind> {
+    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, home: &Home<'_>) -> Result<Box<Self>, ErrorKind> {
         let mut head = [0; HEAD];
         let len = file.read_into(0, &mut head)?;
         let head = &head[..len];
@@ -77,15 +77,18 @@ impl Image {
         let program_headers = header.program_headers(head)?;
         let headers = Headers::check(&program_headers, file.size)?;
         let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
-        // Of the dynamic section's page the file's content is wanted just this once.
+        let id = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
+        let shown = file.show(room, home(&file, &id, room))?;
+        let bytes = shown.bytes();
         let entries = |at: &ProgramHeader| {
+            if headers.starts_near(at.offset) {
+                return header.dynamic_entries(&bytes, at);
+            }
+            // Of its page the file's content is wanted just this once.
             let bytes = file.read(at.offset, at.file_size.min(DYNAMIC_MAX) as usize)?;
             header.dynamic_entries_from(&bytes, 0, at)
         };
         let entries = headers.dynamic.as_ref().map(entries).transpose()?;
-        let id = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
-        let shown = file.show(room, home(&file, &id, room))?;
-        let bytes = shown.bytes();
         Self::checked(path, file, header, program_headers, headers, entries, bytes, Some(shown))
     }
 
@@ -99,11 +102,11 @@ impl Image {
         entries: Option<Vec<(u64, u64)>>,
         bytes: Bytes,
         shown: Option<Shown>,
-    ) -> Result<Self, ErrorKind> {
+    ) -> Result<Box<Self>, ErrorKind> {
         let dynamic = entries.map(Dynamic::collect).transpose()?;
         let view = View::new(bytes, header.class, header.order);
         let names = Names::default();
-        let mut image = Self { path, file, header, headers, view, shown, dynamic, names, program_headers };
+        let mut image = Box::new(Self { path, file, header, headers, view, shown, dynamic, names, program_headers });
         if let Some(dynamic) = &image.dynamic {
             image.headers.check_dynamic_place()?;
             if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {

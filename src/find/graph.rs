@@ -52,7 +52,7 @@ pub(crate) enum Object<O> {
 
 /// A file that has to be loaded.
 pub(crate) struct New {
-    pub(crate) image: Image,
+    pub(crate) image: Box<Image>,
     pub(crate) rule: Rule,
     /// The candidates that lost, in order.
     pub(crate) lost: Vec<Candidate>,
@@ -110,7 +110,7 @@ impl<O> Graph<O> {
     /// The files it has opened, for another attempt.
     pub(crate) fn into_opened(self) -> OpenedBefore {
         let new = self.members.into_iter().filter_map(|member| match member.object {
-            Object::New(new) => Some(Box::new(new.image)),
+            Object::New(new) => Some(new.image),
             Object::Known(_) => None,
         });
         new.map(|image| (image.path().to_owned(), image)).collect()
@@ -225,7 +225,7 @@ impl<W: World> Discovery<'_, W> {
                 }
                 return Ok(Some(index));
             }
-            Opened::New(image) => *image,
+            Opened::New(image) => image,
         };
         if let Some(soname) = image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
             // Its own copy of the C library, by path: the process's is the one to be used.
@@ -309,10 +309,15 @@ impl<W: World> Discovery<'_, W> {
     }
 
     /// Reads a file where it is going to be mapped, unless it is wanted in another way.
-    fn read(&self, path: &Path, mut file: RegularFile) -> Result<Image, ErrorKind> {
+    fn read(&self, path: &Path, file: RegularFile) -> Result<Box<Image>, ErrorKind> {
         if self.request.guard == Guard::Nothing && !self.request.huge_pages {
             return Image::read_in_place(path.to_owned(), file, self.request.home);
         }
+        self.read_guarded(path, file)
+    }
+
+    #[cold]
+    fn read_guarded(&self, path: &Path, mut file: RegularFile) -> Result<Box<Image>, ErrorKind> {
         file.huge = self.request.huge_pages;
         let guard = self.request.guard.lease(&mut file);
         let image = Image::read(path.to_owned(), file)?;
@@ -346,7 +351,7 @@ impl<W: World> Discovery<'_, W> {
             return Ok(Opened::Known(object));
         }
         let read = self.read(path, file);
-        if let Some(object) = self.world.of_host(identity, read.as_ref().ok()) {
+        if let Some(object) = self.world.of_host(identity, read.as_deref().ok()) {
             return Ok(Opened::Known(object));
         }
         let image = read.map_err(Refusal::Final)?;
@@ -354,7 +359,7 @@ impl<W: World> Discovery<'_, W> {
             // A library for another machine or class may stand beside ours; any other oddity ends the search.
             Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Err(Refusal::Passing(kind)),
             Err(kind) => Err(Refusal::Final(kind)),
-            Ok(_) => Ok(Opened::New(Box::new(image))),
+            Ok(_) => Ok(Opened::New(image)),
         }
     }
 }

@@ -295,7 +295,7 @@ impl Collected<'_> {
             if let Some(libc) = real().libc.as_ref().filter(|libc| libc.bias == bias) {
                 object.symbols = libc.symbols.clone();
             }
-            self.objects.push(Entry::New(Box::new(object)));
+            self.objects.push(Entry::New(object));
         }
     }
 
@@ -348,7 +348,7 @@ fn started_with(objects: &[&HostObject]) -> Vec<bool> {
 }
 
 impl HostObject {
-    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Self> {
+    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Box<Self>> {
         // SAFETY: glibc gives the program headers that it loaded the object by.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
         let segments: Vec<_> = headers
@@ -362,7 +362,7 @@ impl HostObject {
             })
             .collect();
         let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
-        let mut object = Self {
+        let mut object = Box::new(Self {
             name: name.to_owned(),
             program_path: OnceLock::new(),
             bias,
@@ -384,7 +384,7 @@ impl HostObject {
                 .find(|header| header.p_type == libc::PT_TLS)
                 .map(|header| header.p_vaddr..header.p_vaddr + header.p_filesz),
             pin: Mutex::default(),
-        };
+        });
         let table = object.table(Vaddr(dynamic.p_vaddr), Some(dynamic.p_memsz))?;
         let entries = (0..DYNAMIC_MAX as u64)
             .map_while(|index| Some((table.word(index * 16)?, table.word(index * 16 + 8)?)))
@@ -395,7 +395,7 @@ impl HostObject {
                 false => (tag, value),
             });
         object.dynamic = Dynamic::collect(entries).ok()?;
-        let strings = symbols::strings(&object.dynamic, &object).ok()?;
+        let strings = symbols::strings(&object.dynamic, &*object).ok()?;
         object.names = Names::read(&object.dynamic, &strings).ok()?;
         Some(object)
     }

@@ -59,7 +59,7 @@ pub(crate) struct Real {
     /// Since 2.35.
     pub(crate) find_object: Option<unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>,
     /// The C library's own object, by which they were found: its tables need not be read again.
-    pub(super) libc: Option<HostObject>,
+    pub(super) libc: Option<Box<HostObject>>,
 }
 
 /// The real functions. Where the C library cannot be found (a static program), the ones that this program is linked to.
@@ -92,7 +92,7 @@ pub(crate) fn real() -> &'static Real {
             // SAFETY: as above. It is ld.so's in glibc 2.35, and libc's since.
             find_object: unsafe {
                 let name = b"_dl_find_object";
-                let found = find(name).or_else(|| address(&object(b"ld-linux-x86-64.so.2")?, name));
+                let found = find(name).or_else(|| address(&*object(b"ld-linux-x86-64.so.2")?, name));
                 std::mem::transmute::<usize, Option<_>>(found.unwrap_or(0))
             },
             libc,
@@ -146,7 +146,7 @@ pub(crate) fn debug() -> Option<*mut Debug> {
 }
 
 /// The object of the host of that file name, read from the list for debuggers.
-fn object(file: &[u8]) -> Option<HostObject> {
+fn object(file: &[u8]) -> Option<Box<HostObject>> {
     // SAFETY: the list is glibc's own; the entries of the C library's parts never go.
     unsafe {
         let mut map = (*debug()?).map;

@@ -40,7 +40,7 @@ pub(crate) struct Mapped {
 
 impl Mapped {
     pub(super) fn provider(&self) -> Provider<'_> {
-        Provider { symbols: &self.symbols, bias: self.mapping.bias(), file: &self.new.image }
+        Provider { symbols: &self.symbols, bias: self.mapping.bias(), file: &*self.new.image }
     }
 }
 

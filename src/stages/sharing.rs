@@ -364,7 +364,7 @@ fn stamp(file: &RegularFile) -> FileStamp {
 }
 
 fn image(group: &Planned, index: usize) -> Option<&Image> {
-    group.new_members().find(|(own, _)| *own == index).map(|(_, (new, _))| &new.image)
+    group.new_members().find(|(own, _)| *own == index).map(|(_, (new, _))| &*new.image)
 }
 
 /// Holds the files of a snapshot against those that were opened: by what the system says of them or, if that has changed,
