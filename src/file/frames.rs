@@ -20,7 +20,7 @@ const FEW: u64 = 16 << 10;
 /// Its size stands in no program header. Those records are followed that stand behind the one that the index has last, which
 /// is mostly the last one; if there are many of them, the section headers tell where they end, if those have not been
 /// stripped.
-pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
+pub(super) fn find(image: &Image, source: &dyn Source) -> Option<Vaddr> {
     let index = image.eh_frame_header()?;
     let header = source.table(index.vaddr, Some(8))?;
     if header.u8(0)? != 1 || header.u8(1)? != PC_RELATIVE_4 {
@@ -44,7 +44,7 @@ pub(super) fn find(image: &Image, source: &impl Source) -> Option<Vaddr> {
 }
 
 /// The address of the record that stands last in the index at `at`.
-fn last_of_index(header: &View, at: Vaddr, source: &impl Source) -> Option<Vaddr> {
+fn last_of_index(header: &View, at: Vaddr, source: &dyn Source) -> Option<Vaddr> {
     if header.u8(2)? != PLAIN_4 || header.u8(3)? != INDEX_RELATIVE_4 {
         return None;
     }

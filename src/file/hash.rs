@@ -214,7 +214,7 @@ impl Table {
     }
 
     /// Reads the header and checks that every bucket leads into the table.
-    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source) -> Result<Self, ErrorKind> {
         match (dynamic.gnu_hash, dynamic.hash) {
             (Some(at), _) => Self::read_gnu(at, source),
             (None, Some(at)) => Self::read_sysv(at, source),
@@ -222,7 +222,7 @@ impl Table {
         }
     }
 
-    fn read_gnu(at: u64, source: &impl Source) -> Result<Self, ErrorKind> {
+    fn read_gnu(at: u64, source: &dyn Source) -> Result<Self, ErrorKind> {
         let table = source.require("DT_GNU_HASH", at, None)?;
         let bad = |expected: &str, found: u64| {
             ErrorKind::malformed("DT_GNU_HASH", At::Vaddr(Vaddr(at)), expected, format_args!("{found:#x}"))
@@ -278,7 +278,7 @@ impl Table {
         Ok(Self::Gnu { bloom, bloom_mask: bloom_count - 1, bloom_shift, buckets, bucket_count, first, chain })
     }
 
-    fn read_sysv(at: u64, source: &impl Source) -> Result<Self, ErrorKind> {
+    fn read_sysv(at: u64, source: &dyn Source) -> Result<Self, ErrorKind> {
         let table = source.require("DT_HASH", at, None)?;
         let bad = |expected: &str, found: u64| {
             ErrorKind::malformed("DT_HASH", At::Vaddr(Vaddr(at)), expected, format_args!("{found:#x}"))

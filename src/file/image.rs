@@ -176,11 +176,11 @@ impl Image {
     }
 
     /// The symbol table, read through `source`. `None` without dynamic section.
-    pub(crate) fn symbols(&self, source: &impl Source) -> Result<Option<Symbols>, ErrorKind> {
+    pub(crate) fn symbols(&self, source: &dyn Source) -> Result<Option<Symbols>, ErrorKind> {
         self.dynamic.as_ref().map(|dynamic| Symbols::read(dynamic, source, self.header.class)).transpose()
     }
 
-    pub(crate) fn relocations(&self, source: &impl Source) -> Result<Option<Relocations>, ErrorKind> {
+    pub(crate) fn relocations(&self, source: &dyn Source) -> Result<Option<Relocations>, ErrorKind> {
         let read = |dynamic| Relocations::read(dynamic, source, self.header.class, self.header.machine);
         self.dynamic.as_ref().map(read).transpose()
     }
@@ -338,7 +338,7 @@ impl Image {
     }
 
     /// The address of its unwind records, read through `source`, if they are fit to be registered.
-    pub(crate) fn frames(&self, source: &impl Source) -> Option<Vaddr> {
+    pub(crate) fn frames(&self, source: &dyn Source) -> Option<Vaddr> {
         frames::find(self, source)
     }
 

@@ -72,7 +72,7 @@ struct Table {
 const EM_MIPS: u16 = 8;
 
 impl Relocations {
-    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, class: Class, machine: u16) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source, class: Class, machine: u16) -> Result<Self, ErrorKind> {
         let word = class.word();
         let table = |what: &str, at: Option<u64>, size: Option<u64>, entry: u64, stated: Option<u64>| {
             let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0)) else { return Ok(None) };

@@ -129,7 +129,7 @@ pub(crate) struct Symbols {
 }
 
 impl Symbols {
-    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, class: Class) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
         let strings = strings(dynamic, source)?;
         let entry = entry_size(class);
         if let Some(size) = dynamic.syment.filter(|size| *size != entry) {
@@ -432,7 +432,7 @@ pub(crate) fn entry_size(class: Class) -> u64 {
 }
 
 /// The string table, every string of which ends inside it.
-pub(crate) fn strings(dynamic: &Dynamic, source: &impl Source) -> Result<View, ErrorKind> {
+pub(crate) fn strings(dynamic: &Dynamic, source: &dyn Source) -> Result<View, ErrorKind> {
     let at = dynamic.strtab.ok_or_else(|| ErrorKind::malformed("DT_STRTAB", At::Object, "an address", "none"))?;
     source.require("DT_STRTAB", at, dynamic.strsz)
 }

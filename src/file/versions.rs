@@ -60,7 +60,7 @@ pub(crate) struct Index {
 }
 
 impl Versions {
-    pub(crate) fn read(dynamic: &Dynamic, source: &impl Source, strings: &impl Strings) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source, strings: &impl Strings) -> Result<Self, ErrorKind> {
         let mut versions = Self::read_names(dynamic, source, strings)?;
         if let (Some(versym), true) = (dynamic.versym, dynamic.verdef.is_some() || dynamic.verneed.is_some()) {
             versions.of_symbols = Some(source.require("DT_VERSYM", versym, None)?);
@@ -71,7 +71,7 @@ impl Versions {
     /// Which versions there are, but not which symbol has which.
     pub(super) fn read_names(
         dynamic: &Dynamic,
-        source: &impl Source,
+        source: &dyn Source,
         strings: &impl Strings,
     ) -> Result<Self, ErrorKind> {
         let mut versions = Self::default();
@@ -91,7 +91,7 @@ impl Versions {
         &mut self,
         first: u64,
         count: Option<u64>,
-        source: &impl Source,
+        source: &dyn Source,
         strings: &impl Strings,
     ) -> Result<(), ErrorKind> {
         let table = source.require("DT_VERDEF", first, None)?;
@@ -122,7 +122,7 @@ impl Versions {
         &mut self,
         first: u64,
         count: Option<u64>,
-        source: &impl Source,
+        source: &dyn Source,
         strings: &impl Strings,
     ) -> Result<(), ErrorKind> {
         let table = source.require("DT_VERNEED", first, None)?;

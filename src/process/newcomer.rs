@@ -1,5 +1,7 @@
 //! A group on its way into the registry: what it brings, and what it was made to fit.
 
+use std::sync::Arc;
+
 use super::module::{Id, Instance, Module, Object};
 use super::namespace::Namespace;
 use crate::addr::Addr;
@@ -34,7 +36,7 @@ pub(crate) enum UniqueOwner {
 
 /// A module on its way into the registry.
 pub(crate) struct Newcomer {
-    pub(crate) module: Module,
+    pub(crate) module: Arc<Module>,
     /// The names it was asked for by.
     pub(crate) names: Vec<Box<[u8]>>,
     pub(crate) keep: Option<Keep>,

@@ -112,7 +112,6 @@ pub(crate) fn publish(
     let phase = Phase::Initialising(hooks::this_thread());
     let mut modules = Vec::new();
     for (index, Newcomer { module, names, keep }) in make(Id(state.next)).into_iter().enumerate() {
-        let module = Arc::new(module);
         state.next += 1;
         let handles = usize::from(index == root);
         let (thread_destructors, bound_later) = (0, Vec::new());

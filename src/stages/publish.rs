@@ -64,7 +64,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             Some(object) => object.dependency(),
             None => Dependency::Module(id(*index)),
         };
-        let mut newcomers: Vec<(usize, Newcomer)> = Vec::with_capacity(order.len());
+        let mut newcomers: Vec<Option<Newcomer>> = order.iter().map(|_| None).collect();
         for (index, (member, needed)) in group.members.into_iter().zip(&group.needed).enumerate() {
             let Slot::New(sealed) = member else { continue };
             let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
@@ -81,7 +81,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
             let dynamic = new.image.dynamic_header().map_or(Vaddr(0), |header| header.vaddr);
             let dynamic = sealed.mapped.mapping.bias().at(dynamic);
-            let module = Module {
+            let module = Arc::new(Module {
                 id: id(index),
                 path: new.image.path().to_owned(),
                 headers: new.image.raw_headers(),
@@ -108,12 +108,11 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
                 shared: sealed.mapped.shared,
                 constructors: sealed.constructors,
                 destructors: sealed.destructors,
-            };
+            });
             let keep = (stays || (index == 0 && wishes.no_delete)).then_some(Keep::NoDelete);
-            newcomers.push((index, Newcomer { module, names: new.names, keep }));
+            newcomers[place(index)] = Some(Newcomer { module, names: new.names, keep });
         }
-        newcomers.sort_by_key(|(index, _)| place(*index));
-        newcomers.into_iter().map(|(_, newcomer)| newcomer).collect()
+        newcomers.into_iter().flatten().collect()
     };
     let (modules, first) = registry::publish(fit, root, make)?;
     debugger::show(modules.iter().map(|module| &module.listed));
