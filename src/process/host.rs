@@ -386,11 +386,14 @@ impl HostObject {
             pin: Mutex::default(),
         });
         let table = object.table(Vaddr(dynamic.p_vaddr), Some(dynamic.p_memsz))?;
-        let entries = (0..DYNAMIC_MAX as u64)
-            .map_while(|index| Some((table.word(index * 16)?, table.word(index * 16 + 8)?)))
+        let (words, _) = table.bytes().as_chunks::<{ size_of::<usize>() }>();
+        let entries = words.as_chunks().0.iter().take(DYNAMIC_MAX);
+        let entries = entries
+            .map(|entry: &[_; 2]| entry.map(|word| usize::from_ne_bytes(word) as u64))
+            .map(|[tag, value]| (tag, value))
             .take_while(|(tag, _)| *tag != 0)
             // glibc has added the bias to some of the addresses in place; no address of an object is as large as that.
-            .map(|(tag, value)| match is_address(tag) && bias.get() != 0 && value >= bias.get() as u64 {
+            .map(|(tag, value)| match bias.get() != 0 && value >= bias.get() as u64 && is_address(tag) {
                 true => (tag, bias.vaddr(Addr(value as usize)).0),
                 false => (tag, value),
             });
