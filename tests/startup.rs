@@ -40,3 +40,38 @@ fn a_program_that_opens_nothing_makes_no_system_call_on_account_of_soload() {
     let numbers = |name| calls_of(name).iter().map(|call| call.number).collect::<Vec<_>>();
     assert_eq!(numbers("startup_linked"), numbers("startup_bare"));
 }
+
+/// What an open asks of the kernel but for memory.
+const QUESTIONS: [i64; 7] = [
+    libc::SYS_openat,
+    libc::SYS_statx,
+    libc::SYS_newfstatat,
+    libc::SYS_read,
+    libc::SYS_pread64,
+    libc::SYS_readlink,
+    libc::SYS_getrandom,
+];
+
+#[test]
+fn the_first_open_asks_the_kernel_for_nothing_that_a_later_one_does_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let copies = ["libfirst.so", "libsecond.so"].map(|name| folder.path().join(name));
+    for copy in &copies {
+        std::fs::copy(common::fixture("bss"), copy).unwrap();
+    }
+    let calls = system_calls_of(|| {
+        for copy in &copies {
+            // SAFETY: a library without constructors.
+            std::mem::forget(unsafe { soload::Library::new(copy) }.unwrap());
+            // SAFETY: no descriptor has that number.
+            unsafe { libc::close(-1) };
+        }
+    });
+    let is_mark = |call: &Call| call.number == libc::SYS_close && call.arguments[0] as i32 == -1;
+    let opens: Vec<Vec<i64>> = calls
+        .split(is_mark)
+        .map(|open| open.iter().map(|call| call.number).filter(|number| QUESTIONS.contains(number)).collect())
+        .collect();
+    assert!(opens[0].contains(&libc::SYS_openat), "{opens:?}");
+    assert_eq!(opens[0], opens[1]);
+}

@@ -39,7 +39,7 @@ pub struct Image {
     view: View,
     /// Where the view is, if that is where the object is going to be mapped.
     shown: Option<Shown>,
-    dynamic: Option<Dynamic>,
+    dynamic: Option<Box<Dynamic>>,
     names: Names,
     program_headers: Vec<ProgramHeader>,
 }
@@ -103,7 +103,7 @@ impl Image {
         bytes: Bytes,
         shown: Option<Shown>,
     ) -> Result<Box<Self>, ErrorKind> {
-        let dynamic = entries.map(Dynamic::collect).transpose()?;
+        let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
         let view = View::new(bytes, header.class, header.order);
         let names = Names::default();
         let mut image = Box::new(Self { path, file, header, headers, view, shown, dynamic, names, program_headers });
@@ -177,12 +177,12 @@ impl Image {
 
     /// The symbol table, read through `source`. `None` without dynamic section.
     pub(crate) fn symbols(&self, source: &dyn Source) -> Result<Option<Symbols>, ErrorKind> {
-        self.dynamic.as_ref().map(|dynamic| Symbols::read(dynamic, source, self.header.class)).transpose()
+        self.dynamic().map(|dynamic| Symbols::read(dynamic, source, self.header.class)).transpose()
     }
 
     pub(crate) fn relocations(&self, source: &dyn Source) -> Result<Option<Relocations>, ErrorKind> {
         let read = |dynamic| Relocations::read(dynamic, source, self.header.class, self.header.machine);
-        self.dynamic.as_ref().map(read).transpose()
+        self.dynamic().map(read).transpose()
     }
 
     pub(crate) fn header(&self) -> &Header {
@@ -198,7 +198,7 @@ impl Image {
     }
 
     pub(crate) fn dynamic(&self) -> Option<&Dynamic> {
-        self.dynamic.as_ref()
+        self.dynamic.as_deref()
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -359,7 +359,7 @@ impl Image {
     /// Whether a table that loading reads, or the unwinder, lies in `range` of addresses.
     pub(crate) fn has_table_in(&self, range: &std::ops::Range<u64>) -> bool {
         let frames = self.headers.eh_frame.map(|header| header.vaddr.0);
-        let tables = self.dynamic.iter().flat_map(Dynamic::tables);
+        let tables = self.dynamic().into_iter().flat_map(Dynamic::tables);
         tables.chain(frames).any(|table| range.contains(&table))
     }
 

@@ -133,6 +133,9 @@ impl Versions {
             let [first_two, file, names, next_file] = table.u32s(at).ok_or_else(|| cut(at))?;
             let [_, entries] = table.halves(first_two);
             let file = check_name(strings, file, first)?;
+            let room = u64::from(entries).min(ROOM) as usize;
+            self.by_index.reserve(room + 2);
+            self.requirements.reserve(room);
             let mut entry = at + u64::from(names);
             for _ in 0..entries {
                 let [hash, two, name, next] = table.u32s(entry).ok_or_else(|| cut(entry))?;

@@ -94,7 +94,8 @@ impl Host {
             collected.add(info);
             Continue(())
         });
-        let host = Arc::new(Host { objects: collected.finish(), changes: collected.changes });
+        let changes = collected.changes;
+        let host = Arc::new(Host { objects: collected.finish(), changes });
         *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&host));
         host
     }
@@ -266,16 +267,10 @@ impl Source for HostObject {
 
 /// What is gathered while glibc's list is locked.
 struct Collected<'a> {
-    objects: Vec<Entry>,
+    objects: Vec<Arc<HostObject>>,
     changes: (u64, u64),
     before: &'a [Arc<HostObject>],
     keep_all: bool,
-}
-
-/// An object seen before, or a new one.
-enum Entry {
-    Seen(Arc<HostObject>),
-    New(Box<HostObject>),
 }
 
 impl Collected<'_> {
@@ -288,39 +283,29 @@ impl Collected<'_> {
             (self.keep_all || seen.at_start) && seen.bias == bias && seen.name.as_c_str() == name
         };
         if let Some(seen) = self.before.iter().find(same) {
-            self.objects.push(Entry::Seen(Arc::clone(seen)));
+            self.objects.push(Arc::clone(seen));
             return;
         }
         if let Some(mut object) = HostObject::read(info, bias, name) {
-            if let Some(libc) = real().libc.as_ref().filter(|libc| libc.bias == bias) {
+            if let Some(libc) = real().libc.as_ref().filter(|libc| libc.bias == bias)
+                && let Some(object) = Arc::get_mut(&mut object)
+            {
                 object.symbols = libc.symbols.clone();
             }
-            self.objects.push(Entry::New(object));
+            self.objects.push(object);
         }
     }
 
     /// Tells which objects the program started with.
-    fn finish(&mut self) -> Vec<Arc<HostObject>> {
-        let objects = std::mem::take(&mut self.objects);
-        let view: Vec<&HostObject> = objects
-            .iter()
-            .map(|object| match object {
-                Entry::Seen(object) => &**object,
-                Entry::New(object) => &**object,
-            })
-            .collect();
-        let at_start = started_with(&view);
-        let mut finished = Vec::with_capacity(objects.len());
-        for (object, at_start) in objects.into_iter().zip(at_start) {
-            finished.push(match object {
-                Entry::Seen(object) => object,
-                Entry::New(mut object) => {
-                    object.at_start = at_start;
-                    Arc::from(object)
-                }
-            });
+    fn finish(mut self) -> Vec<Arc<HostObject>> {
+        let at_start = started_with(&self.objects);
+        for (object, at_start) in self.objects.iter_mut().zip(at_start) {
+            // One that was seen before has other owners, too, and stays as it is.
+            if let Some(new) = Arc::get_mut(object) {
+                new.at_start = at_start;
+            }
         }
-        finished
+        self.objects
     }
 }
 
@@ -328,7 +313,7 @@ impl Collected<'_> {
 ///
 /// glibc does not say, but its list does: start-up puts the program, preloaded libraries and all they need in front of
 /// everything opened later, and everything the program needs was there at the start.
-fn started_with(objects: &[&HostObject]) -> Vec<bool> {
+fn started_with(objects: &[Arc<HostObject>]) -> Vec<bool> {
     let mut started = vec![false; objects.len()];
     let mut todo = vec![0usize];
     while !todo.is_empty() {
@@ -348,7 +333,7 @@ fn started_with(objects: &[&HostObject]) -> Vec<bool> {
 }
 
 impl HostObject {
-    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Box<Self>> {
+    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Arc<Self>> {
         // SAFETY: glibc gives the program headers that it loaded the object by.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
         let segments: Vec<_> = headers
@@ -362,7 +347,7 @@ impl HostObject {
             })
             .collect();
         let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
-        let mut object = Box::new(Self {
+        let mut new = Arc::new(Self {
             name: name.to_owned(),
             program_path: OnceLock::new(),
             bias,
@@ -385,6 +370,7 @@ impl HostObject {
                 .map(|header| header.p_vaddr..header.p_vaddr + header.p_filesz),
             pin: Mutex::default(),
         });
+        let object = Arc::get_mut(&mut new)?;
         let table = object.table(Vaddr(dynamic.p_vaddr), Some(dynamic.p_memsz))?;
         let (words, _) = table.bytes().as_chunks::<{ size_of::<usize>() }>();
         let entries = words.as_chunks().0.iter().take(DYNAMIC_MAX);
@@ -398,9 +384,9 @@ impl HostObject {
                 false => (tag, value),
             });
         object.dynamic = Dynamic::collect(entries).ok()?;
-        let strings = symbols::strings(&object.dynamic, &*object).ok()?;
+        let strings = symbols::strings(&object.dynamic, object).ok()?;
         object.names = Names::read(&object.dynamic, &strings).ok()?;
-        Some(object)
+        Some(new)
     }
 
     /// The kernel's own object: no file, and no definitions for anybody.

@@ -8,7 +8,7 @@
 //! and `<link.h>` give them.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::host::HostObject;
 use crate::addr::{Addr, Bias, Vaddr};
@@ -59,7 +59,7 @@ pub(crate) struct Real {
     /// Since 2.35.
     pub(crate) find_object: Option<unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>,
     /// The C library's own object, by which they were found: its tables need not be read again.
-    pub(super) libc: Option<Box<HostObject>>,
+    pub(super) libc: Option<Arc<HostObject>>,
 }
 
 /// The real functions. Where the C library cannot be found (a static program), the ones that this program is linked to.
@@ -146,7 +146,7 @@ pub(crate) fn debug() -> Option<*mut Debug> {
 }
 
 /// The object of the host of that file name, read from the list for debuggers.
-fn object(file: &[u8]) -> Option<Box<HostObject>> {
+fn object(file: &[u8]) -> Option<Arc<HostObject>> {
     // SAFETY: the list is glibc's own; the entries of the C library's parts never go.
     unsafe {
         let mut map = (*debug()?).map;

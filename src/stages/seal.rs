@@ -310,13 +310,11 @@ impl Mapped {
         };
         let single =
             |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
-        let mut constructors = Vec::from_iter(single("DT_INIT", dynamic.init)?);
-        constructors.extend(array(
-            "DT_INIT_ARRAY",
-            dynamic.init_array,
-            dynamic.init_arraysz,
-            known.map(|known| &known.init),
-        )?);
+        let init = known.map(|known| &known.init);
+        let init = array("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz, init)?;
+        let mut constructors = Vec::with_capacity(1 + init.len());
+        constructors.extend(single("DT_INIT", dynamic.init)?);
+        constructors.extend(init);
         let fini = known.map(|known| &known.fini);
         let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz, fini)?;
         destructors.reverse();
