@@ -75,10 +75,15 @@ impl Versions {
         strings: &impl Strings,
     ) -> Result<Self, ErrorKind> {
         let mut versions = Self::default();
+        let room = dynamic.verdefnum.unwrap_or(0).min(ROOM) as usize;
+        if dynamic.verdef.or(dynamic.verneed).is_some() {
+            // Some numbers more are of versions that it needs.
+            versions.by_index.reserve(room + 8);
+        }
         if let Some(first) = dynamic.verdef {
             versions.defines_any = true;
-            versions.by_index.reserve(dynamic.verdefnum.unwrap_or(0).min(ROOM) as usize + 1);
-            versions.defined.reserve(dynamic.verdefnum.unwrap_or(0).min(ROOM) as usize);
+            versions.defined.reserve(room);
+            versions.defined_indices.reserve(room);
             versions.read_definitions(first, dynamic.verdefnum, source, strings)?;
         }
         if let Some(first) = dynamic.verneed {
@@ -133,9 +138,7 @@ impl Versions {
             let [first_two, file, names, next_file] = table.u32s(at).ok_or_else(|| cut(at))?;
             let [_, entries] = table.halves(first_two);
             let file = check_name(strings, file, first)?;
-            let room = u64::from(entries).min(ROOM) as usize;
-            self.by_index.reserve(room + 2);
-            self.requirements.reserve(room);
+            self.requirements.reserve(u64::from(entries).min(ROOM) as usize);
             let mut entry = at + u64::from(names);
             for _ in 0..entries {
                 let [hash, two, name, next] = table.u32s(entry).ok_or_else(|| cut(entry))?;
