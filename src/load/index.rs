@@ -300,7 +300,8 @@ mod tests {
     fn a_table_of_what_is_wanted_has_all_that_is_and_little_else() {
         let (libc, libgcc) = (symbols("/libc.so.6"), symbols("/libgcc_s.so.1"));
         let demand = Demand { references: usize::MAX, by: vec![&libgcc] };
-        let provider = |symbols| Provider { symbols, bias: crate::addr::Bias::default(), path: "".as_ref() };
+        let file = std::path::PathBuf::new();
+        let provider = |symbols| Provider { symbols, bias: crate::addr::Bias::default(), file: &file };
         let index = Index::of(&[provider(&libc), provider(&libgcc)], &[0, 1], 0, &demand).unwrap();
         let name = |of: &Symbols, number| of.string(of.get(number).unwrap().name).unwrap().to_vec();
         for number in 1..libgcc.count() {
