@@ -133,12 +133,17 @@ impl Cache {
         None
     }
 
+    /// The name of an entry, and what follows it: to compare names ends at the first NUL.
     fn key(&self, index: usize) -> Option<&[u8]> {
-        self.entry_string(self.entries.start + index * self.entries.size + 4)
+        self.from(self.entry_offset(self.entries.start + index * self.entries.size + 4)?)
     }
 
     fn entry_string(&self, field: usize) -> Option<&[u8]> {
-        self.string(self.entries.strings.checked_add(u32_at(self.order, &self.bytes, field)? as usize)?)
+        self.string(self.entry_offset(field)?)
+    }
+
+    fn entry_offset(&self, field: usize) -> Option<usize> {
+        self.entries.strings.checked_add(u32_at(self.order, &self.bytes, field)? as usize)
     }
 
     fn level(&self, index: usize) -> Option<&[u8]> {
@@ -149,8 +154,11 @@ impl Cache {
 
     /// The bytes from `offset`, which must lie in the file, to the next NUL or the end of the file.
     fn string(&self, offset: usize) -> Option<&[u8]> {
-        let tail = self.bytes.get(offset..).filter(|tail| !tail.is_empty())?;
-        tail.split(|&byte| byte == 0).next()
+        self.from(offset)?.split(|&byte| byte == 0).next()
+    }
+
+    fn from(&self, offset: usize) -> Option<&[u8]> {
+        self.bytes.get(offset..).filter(|tail| !tail.is_empty())
     }
 }
 

@@ -199,6 +199,8 @@ impl<T> Walk<'_, '_, T> {
     fn lose(&mut self, candidate: Candidate) {
         // Ancestors by the thousand can each have directories by the thousand.
         if self.lost.len() < LOST_MAX {
+            // Mostly there is one, and it is kept as long as the object.
+            self.lost.reserve_exact(usize::from(self.lost.is_empty()));
             self.lost.push(candidate);
         }
     }
