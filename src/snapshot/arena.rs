@@ -4,7 +4,7 @@
 //! otherwise becomes random in each session. Packed, because a slot of its own far away would cost each library, in each
 //! process, page tables of its own.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use super::manifest::Hash;
 use super::refusal::Refusal;
@@ -61,66 +61,79 @@ pub(crate) struct Wanted {
 /// Which library lies where.
 #[derive(Clone, Default)]
 pub(crate) struct Slots {
-    by_id: HashMap<Hash, (u64, u64)>,
-    /// The end of the last slot.
-    end: u64,
+    records: Vec<u8>,
+    /// The number of each record, by the first bytes of its library: which are as good as random.
+    by_id: Vec<(u64, u32)>,
 }
 
 /// Bytes of a record: library, offset in the arena, length, and a check.
 pub(crate) const RECORD: usize = 64;
 
 impl Slots {
-    /// The slots that a registry has on record; what is no record of this session's is passed over.
-    pub(crate) fn read(records: &[u8], seed: &Seed) -> Self {
-        let mut slots = Self::default();
-        for record in records.as_chunks::<RECORD>().0.iter().take(SLOTS_MAX) {
-            let word = |at: usize| record[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-            let (offset, len) = (word(32), word(40));
-            let sound = record[48..] == check(&record[..48], seed)
-                && offset.is_multiple_of(PAGE)
-                && offset.checked_add(len).is_some_and(|end| end <= SIZE);
-            if let (true, Some(id)) = (sound, record.first_chunk::<32>()) {
-                slots.by_id.entry(*id).or_insert((offset, len));
-                slots.end = slots.end.max(offset + len);
-            }
-        }
-        slots
+    /// The slots that a registry has on record.
+    pub(crate) fn read(records: Vec<u8>) -> Self {
+        let all = records.as_chunks::<RECORD>().0.iter().take(SLOTS_MAX);
+        let mut by_id: Vec<(u64, u32)> = (0..).zip(all).map(|(number, record)| (word(record, 0), number)).collect();
+        by_id.sort_unstable();
+        Self { records, by_id }
+    }
+
+    /// The slot of a library: its offset and length. What is no record of this session's is passed over.
+    fn slot(&self, id: &Hash, seed: &Seed) -> Option<(u64, u64)> {
+        let start = word(id, 0);
+        let from = self.by_id.partition_point(|(known, _)| *known < start);
+        let same = self.by_id[from..].iter().take_while(|(known, _)| *known == start);
+        let records = self.records.as_chunks::<RECORD>().0;
+        same.filter_map(|(_, number)| records.get(*number as usize))
+            .find_map(|record| (record.starts_with(id)).then(|| sound(record, seed))?)
     }
 
     /// Where `wanted` lies, if it has a slot.
     pub(crate) fn find(&self, wanted: &Wanted, seed: &Seed) -> Option<Addr> {
-        let (offset, len) = self.by_id.get(&wanted.id)?;
+        let (offset, len) = self.slot(&wanted.id, seed)?;
         let start = seed.base() + offset;
-        (*len == wanted.len && start.is_multiple_of(wanted.align)).then_some(Addr(start as usize))
+        (len == wanted.len && start.is_multiple_of(wanted.align)).then_some(Addr(start as usize))
     }
 
     /// Gives each of `wanted` that has none a slot, and says what to put on record.
     ///
     /// In an order and with gaps that follow from the seed: whoever knows where one library is does not know the others.
     pub(crate) fn assign(&mut self, wanted: &[Wanted], seed: &Seed) -> Vec<u8> {
-        let mut new: Vec<&Wanted> = wanted.iter().filter(|wanted| !self.by_id.contains_key(&wanted.id)).collect();
+        let (mut known, mut end) = (0, 0);
+        for record in self.records.as_chunks::<RECORD>().0.iter().take(SLOTS_MAX) {
+            if let Some((offset, len)) = sound(record, seed) {
+                (known, end) = (known + 1, end.max(offset + len));
+            }
+        }
+        let mut new: Vec<&Wanted> = wanted.iter().filter(|wanted| self.slot(&wanted.id, seed).is_none()).collect();
         new.sort_by_key(|wanted| seed.number("order", u64::from_le_bytes(*wanted.id.first_chunk().unwrap_or(&[0; 8]))));
-        let mut records = Vec::with_capacity(new.len() * RECORD);
+        let (mut records, mut given) = (Vec::with_capacity(new.len() * RECORD), HashSet::new());
         for wanted in new {
             let large = if wanted.len >= LARGE { LARGE } else { PAGE };
             let align = wanted.align.max(large);
-            let gap = PAGE * (1 + seed.number("gap", self.by_id.len() as u64) % 16);
-            let start = (self.end + gap).checked_next_multiple_of(align);
-            let end = start.and_then(|start| start.checked_add(wanted.len)).filter(|end| *end <= SIZE);
+            let gap = PAGE * (1 + seed.number("gap", known) % 16);
+            let start = (end + gap).checked_next_multiple_of(align);
+            let its_end = start.and_then(|start| start.checked_add(wanted.len)).filter(|end| *end <= SIZE);
             // An alignment beyond that of the base is met by no offset.
-            let (Some(start), Some(end), true) = (start, end, align <= LARGE && self.by_id.len() < SLOTS_MAX) else {
+            let (Some(start), Some(its_end), true) = (start, its_end, align <= LARGE && known < SLOTS_MAX as u64)
+            else {
                 continue;
             };
-            if self.by_id.insert(wanted.id, (start, wanted.len)).is_none() {
+            if given.insert(wanted.id) {
                 let at = records.len();
                 records.extend(wanted.id);
                 records.extend(start.to_le_bytes());
                 records.extend(wanted.len.to_le_bytes());
                 let check = check(&records[at..], seed);
                 records.extend(check);
-                self.end = end;
+                (known, end) = (known + 1, its_end);
             }
         }
+        let mut all = std::mem::take(&mut self.records);
+        // What a writer that was killed has begun is written over.
+        all.truncate(all.len() - all.len() % RECORD);
+        all.extend(&records);
+        *self = Self::read(all);
         records
     }
 }
@@ -131,6 +144,17 @@ pub(crate) fn slots_for(wanted: &[Wanted], seed: &Seed) -> Result<Vec<Addr>, Ref
     slots.assign(wanted, seed);
     let places = wanted.iter().map(|wanted| slots.find(wanted, seed)).collect::<Option<_>>();
     places.ok_or_else(|| Refusal::Place("an arena has no room for it".into()))
+}
+
+/// Offset and length in a record, if it is one of this session's.
+fn sound(record: &[u8; RECORD], seed: &Seed) -> Option<(u64, u64)> {
+    let (offset, len) = (word(record, 32), word(record, 40));
+    let inside = offset.is_multiple_of(PAGE) && offset.checked_add(len).is_some_and(|end| end <= SIZE);
+    (inside && record[48..] == check(&record[..48], seed)).then_some((offset, len))
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 fn check(record: &[u8], seed: &Seed) -> [u8; 16] {
@@ -144,6 +168,12 @@ mod tests {
 
     fn wanted(number: u8, len: u64) -> Wanted {
         Wanted { id: [number; 32], len, align: PAGE }
+    }
+
+    fn sound_ones(records: &[u8], seed: &Seed) -> usize {
+        let slots = Slots::read(records.to_vec());
+        let libraries = records.chunks(RECORD).filter_map(|record| record.first_chunk::<32>());
+        libraries.filter(|id| slots.slot(id, seed).is_some()).count()
     }
 
     #[test]
@@ -162,14 +192,14 @@ mod tests {
         assert!(ranges.windows(2).all(|pair| pair[0].0 as u64 + pair[0].1 + PAGE <= pair[1].0 as u64));
         assert!(ranges.iter().filter(|(_, len)| *len >= LARGE).all(|(start, _)| (*start as u64).is_multiple_of(LARGE)));
 
-        let mut read = Slots::read(&records, &seed);
+        let mut read = Slots::read(records.clone());
         assert!(all.iter().all(|wanted| read.find(wanted, &seed) == slots.find(wanted, &seed)));
         assert!(read.assign(&all, &seed).is_empty());
         let more = read.assign(&[wanted(200, 0x1000)], &seed);
         assert_eq!(more.len(), RECORD);
         assert!(read.find(&wanted(200, 0x1000), &seed).unwrap().0 > ranges.last().unwrap().0);
         assert_ne!(seed.base(), other.base());
-        assert_eq!(Slots::read(&records, &other).by_id.len(), 0, "another session's records are none");
+        assert_eq!(sound_ones(&records, &other), 0, "another session's records are none");
     }
 
     #[test]
@@ -180,9 +210,9 @@ mod tests {
         for bit in 0..RECORD * 8 {
             let mut flipped = records.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Slots::read(&flipped, &seed).by_id.len(), 1, "bit {bit}");
+            assert_eq!(sound_ones(&flipped, &seed), 1, "bit {bit}");
         }
-        assert_eq!(Slots::read(&records[..RECORD + 5], &seed).by_id.len(), 1, "torn at the end");
+        assert_eq!(sound_ones(&records[..RECORD + 5], &seed), 1, "torn at the end");
     }
 
     #[test]

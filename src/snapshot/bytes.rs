@@ -79,7 +79,12 @@ impl<T: Field> Field for Vec<T> {
         if count > from.0.len() / T::LEAST {
             return Err(Cut);
         }
-        (0..count).map(|_| from.read()).collect()
+        // Room for that many, which the bytes have: not more, and in one piece.
+        let mut fields = Vec::with_capacity(count);
+        for _ in 0..count {
+            fields.push(from.read()?);
+        }
+        Ok(fields)
     }
 }
 

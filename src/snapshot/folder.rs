@@ -75,8 +75,9 @@ impl Folder {
             records =
                 read(&file, meta.len().min(REGISTRY_MAX)).map_err(|error| refused(&self.path.join(REGISTRY), error))?;
         }
-        self.slots = Slots::read(&records, &self.seed);
-        Ok(records.len() as u64)
+        let len = records.len() as u64;
+        self.slots = Slots::read(records);
+        Ok(len)
     }
 
     /// Where each of `wanted` lies in this session; a library that is new here is given its place.
@@ -311,7 +312,8 @@ fn read_seed(directory: &File, path: &Path) -> Result<Option<Seed>, Refusal> {
 
 fn this_boot() -> Vec<u8> {
     let file = File::open("/proc/sys/kernel/random/boot_id");
-    file.and_then(|file| read(&file, 64)).unwrap_or_default()
+    // The text of a UUID, and the end of its line.
+    file.and_then(|file| read(&file, 37)).unwrap_or_default()
 }
 
 /// The first `len` bytes of a small file, or all it has.

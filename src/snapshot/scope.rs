@@ -99,15 +99,21 @@ impl Fits {
 
 /// Which library it is: its build id and size or, without one, the very file.
 pub(crate) fn library_id(build_id: Option<&[u8]>, file: &FileStamp) -> Hash {
-    let mut text = Vec::new();
+    // Told from all other hashes by its key: to derive one anew each time would take as long again.
+    const KEY: &Hash = b"soload snapshot: which library. ";
+    let mut text = Vec::with_capacity(64);
     match build_id {
         Some(id) => {
-            id.to_vec().put(&mut text);
+            (id.len() as u32).put(&mut text);
+            text.extend(id);
             file.size.put(&mut text);
         }
-        None => file.put(&mut text),
+        None => {
+            u32::MAX.put(&mut text);
+            file.put(&mut text);
+        }
     }
-    blake3::derive_key("soload snapshot 1 library", &text)
+    *blake3::keyed_hash(KEY, &text).as_bytes()
 }
 
 /// Which object of the host it is: its build id, and the numbers of its headers and dynamic section.
