@@ -102,7 +102,7 @@ impl Member {
     }
 }
 
-/// The word of an array of functions is the one in the file, moved by the load bias (`DT_RELR`).
+/// The word of an array of functions is the one in the file, moved by the load bias.
 pub(crate) const IN_PLACE: u32 = u32::MAX;
 /// No relocation writes it: 0 or -1, as old linkers put around lists of functions.
 pub(crate) const AS_IT_IS: u32 = u32::MAX - 1;

@@ -113,7 +113,12 @@ impl Adopting<'_> {
         let write = |place: u64, value: u64| {
             mapped.mapping.write(Vaddr(place), 8, value).map_err(|_| senseless("the place of a word"))
         };
-        let mut outcome = Outcome { bound_to: vec![false; self.scope.sources.len()], ..Outcome::default() };
+        let mut outcome = Outcome {
+            bound_to: vec![false; self.scope.sources.len()],
+            pending: Vec::with_capacity(member.resolved.len()),
+            thread_local: Vec::with_capacity(member.thread_local.len()),
+            ..Outcome::default()
+        };
         for provider in &member.bound_to {
             outcome.bound_to[self.number(*provider)?] = true;
         }
@@ -208,32 +213,50 @@ impl Adopting<'_> {
 
     /// The functions to run, as the library's own relocations say.
     fn functions(&self, member: &Member, mapped: &Mapped) -> Result<Functions, Refusal> {
-        let words = |at: Option<u64>, size: Option<u64>, numbers: &[u32]| {
-            let count = if at.is_some() { size.unwrap_or(0) / 8 } else { 0 };
-            if numbers.len() as u64 != count {
-                return Err(senseless("an array of functions"));
-            }
-            let places = (0..count).map(|index| at.unwrap_or(0).wrapping_add(8 * index));
-            let word = |(place, number): (u64, &u32)| {
-                function(mapped, place, *number).ok_or_else(|| senseless("the relocation of a function"))
-            };
-            places.zip(numbers).map(word).collect::<Result<Vec<usize>, _>>()
-        };
         let Some(dynamic) = mapped.new.image.dynamic() else { return Ok(Functions::default()) };
+        let array = |at: Option<u64>, size: Option<u64>, numbers: &[u32]| {
+            let count = if at.is_some() { size.unwrap_or(0) / 8 } else { 0 };
+            let known = numbers.len() as u64 == count;
+            known.then_some((at.unwrap_or(0), numbers.len())).ok_or_else(|| senseless("an array of functions"))
+        };
+        let (init_at, inits) = array(dynamic.init_array, dynamic.init_arraysz, &member.init)?;
+        let (fini_at, finis) = array(dynamic.fini_array, dynamic.fini_arraysz, &member.fini)?;
+        let words = |at: u64, numbers: &[u32], in_file: &[u64]| {
+            let word = |(index, number): (usize, &u32)| {
+                let word = function(mapped, at.wrapping_add(8 * index as u64), *number, in_file.get(index));
+                word.ok_or_else(|| senseless("the relocation of a function"))
+            };
+            numbers.iter().enumerate().map(word).collect::<Result<Vec<usize>, _>>()
+        };
+        // One stands behind the other, mostly.
+        if init_at.checked_add(8 * inits as u64) == Some(fini_at) {
+            let all = words_in_file(mapped, init_at, inits + finis);
+            let (init, fini) = all.split_at(inits.min(all.len()));
+            return Ok(Functions {
+                init: words(init_at, &member.init, init)?,
+                fini: words(fini_at, &member.fini, fini)?,
+            });
+        }
         Ok(Functions {
-            init: words(dynamic.init_array, dynamic.init_arraysz, &member.init)?,
-            fini: words(dynamic.fini_array, dynamic.fini_arraysz, &member.fini)?,
+            init: words(init_at, &member.init, &words_in_file(mapped, init_at, inits))?,
+            fini: words(fini_at, &member.fini, &words_in_file(mapped, fini_at, finis))?,
         })
     }
 }
 
-/// What the library makes of the word at `place` of an array of functions, if relocation `number` writes that.
-pub(super) fn function(mapped: &Mapped, place: u64, number: u32) -> Option<usize> {
+/// The `count` words from `at` on, as they are in the library's file; none if it has not that many there.
+pub(super) fn words_in_file(mapped: &Mapped, at: u64, count: usize) -> Vec<u64> {
+    let bytes = mapped.new.image.bytes_at(Vaddr(at), 8 * count).unwrap_or_default();
+    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
+}
+
+/// What the library makes of the word at `place` of an array of functions, where its file has `in_file`, if relocation
+/// `number` writes that.
+pub(super) fn function(mapped: &Mapped, place: u64, number: u32, in_file: Option<&u64>) -> Option<usize> {
     let bias = mapped.mapping.bias();
-    let in_file = || Some(u64::from_le_bytes(mapped.new.image.bytes_at(Vaddr(place), 8)?.try_into().ok()?));
     match number {
-        IN_PLACE => Some(bias.at(Vaddr(in_file()?)).0),
-        AS_IT_IS => in_file().map(|word| word as usize).filter(|word| matches!(*word, 0 | usize::MAX)),
+        IN_PLACE => Some(bias.at(Vaddr(*in_file?)).0),
+        AS_IT_IS => in_file.map(|word| *word as usize).filter(|word| matches!(*word, 0 | usize::MAX)),
         number => {
             let relocation = mapped.relocations.get(number.into()).filter(|own| own.place.0 == place)?;
             let addend = relocation.addend? as u64;

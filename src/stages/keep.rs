@@ -261,12 +261,15 @@ impl Numbers {
     fn functions(&self, mapped: &Mapped, at: Option<u64>, size: Option<u64>) -> Result<Vec<u32>, Refusal> {
         let Some(at) = at else { return Ok(Vec::new()) };
         let words = mapped.mapping.words(at, size.unwrap_or(0));
+        let in_file = adopt::words_in_file(mapped, at, words.len());
         let number = |(index, word): (u64, &usize)| {
             let place = at.wrapping_add(8 * index);
             let relocation = self.0.get(&place).map(|(number, _)| *number);
-            // Whoever uses the snapshot works it out anew, and must come to the same.
-            let candidates = relocation.into_iter().chain([AS_IT_IS, IN_PLACE]);
-            let found = candidates.into_iter().find(|number| adopt::function(mapped, place, *number) == Some(*word));
+            // Whoever uses the snapshot works it out anew, and must come to the same: best by words that stand together.
+            let candidates = [IN_PLACE, AS_IT_IS].into_iter().chain(relocation);
+            let same =
+                |number: &u32| adopt::function(mapped, place, *number, in_file.get(index as usize)) == Some(*word);
+            let found = candidates.into_iter().find(same);
             let why = "the address of a function comes from elsewhere than its own relocations";
             found.ok_or_else(|| Refusal::unsuitable(mapped.new.image.path(), why))
         };
