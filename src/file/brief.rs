@@ -256,8 +256,7 @@ impl<'p, 'f> InPieces<'p, 'f> {
 
     /// Reads at once what will be asked for: linkers put these strings next to each other, and the versions behind them.
     fn foresee(&self, dynamic: &Dynamic, strings: &StringsInPieces<'_, '_>) {
-        let names = dynamic.needed.iter().chain(&dynamic.soname).chain(&dynamic.rpath).chain(&dynamic.runpath);
-        let Some(first) = names.map(|name| strings.start.saturating_add(*name)).min() else { return };
+        let Some(first) = dynamic.names().map(|name| strings.start.saturating_add(name)).min() else { return };
         let tables = [dynamic.verneed, dynamic.verdef].into_iter().flatten();
         let tables = tables.filter_map(|vaddr| Some(locate(self.segments, Vaddr(vaddr))?.0.0));
         let end = tables.max().map_or(first, |last| last.saturating_add(TABLE as u64 / 2));

@@ -164,6 +164,31 @@ impl Dynamic {
         symbols.into_iter().chain(relocations).flatten()
     }
 
+    /// Where its names begin in the string table.
+    pub(crate) fn names(&self) -> impl Iterator<Item = u64> {
+        let single = [self.soname, self.rpath, self.runpath, self.audit, self.depaudit];
+        let filters = self.filters.iter().map(|(_, name)| *name);
+        self.needed.iter().copied().chain(filters).chain(single.into_iter().flatten())
+    }
+
+    /// The entries that symbols are read by.
+    pub(crate) fn symbol_entries(&self) -> Box<[(u64, u64)]> {
+        let entries = [
+            (tag::DT_STRTAB, self.strtab),
+            (tag::DT_STRSZ, self.strsz),
+            (tag::DT_SYMTAB, self.symtab),
+            (tag::DT_SYMENT, self.syment),
+            (tag::DT_HASH, self.hash),
+            (tag::DT_GNU_HASH, self.gnu_hash),
+            (tag::DT_VERSYM, self.versym),
+            (tag::DT_VERNEED, self.verneed),
+            (tag::DT_VERNEEDNUM, self.verneednum),
+            (tag::DT_VERDEF, self.verdef),
+            (tag::DT_VERDEFNUM, self.verdefnum),
+        ];
+        entries.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect()
+    }
+
     pub(crate) fn nodelete(&self) -> bool {
         self.flags_1 & tag::DF_1_NODELETE != 0
     }

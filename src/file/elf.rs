@@ -173,7 +173,12 @@ impl Header {
 }
 
 impl Header {
-    /// Where the program header table ends in the file.
+    /// Where the program header table begins in the file.
+    pub(crate) fn headers_start(&self) -> u64 {
+        self.table.0
+    }
+
+    /// Where it ends.
     pub(crate) fn headers_end(&self) -> u64 {
         self.table.0 + u64::from(self.count) * Raw::size(context(self.class, self.order)) as u64
     }

@@ -1,14 +1,16 @@
 //! An opened file whose headers and dynamic section have been checked; its tables are read when they are asked for.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use super::dynamic::{Dynamic, Names};
 use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
 use super::relocations::Relocations;
-use super::segments::{FileImage, Headers, Segment};
+use super::segments::{FileImage, Headers, Segment, locate};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
-use super::{Source, frames, inspect, notes};
+use super::{Source, Strings, frames, inspect, notes};
 use crate::addr::{Addr, Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{Error, ErrorKind};
@@ -16,6 +18,9 @@ use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
 
 /// Bytes at the start of a file in which its header and program headers are, of nearly every file.
 const HEAD: usize = 1024;
+
+/// Bytes that the last name is given.
+const NAME: u64 = 128;
 
 /// Bytes of a dynamic section that are read; a larger one is refused.
 const DYNAMIC_MAX: u64 = 2 << 20;
@@ -39,9 +44,10 @@ pub struct Image {
     view: View,
     /// Where the view is, if that is where the object is going to be mapped.
     shown: Option<Shown>,
+    /// Its build id, if that was wanted before.
+    build_id: OnceLock<Option<Vec<u8>>>,
     dynamic: Option<Box<Dynamic>>,
     names: Names,
-    program_headers: Vec<ProgramHeader>,
 }
 
 impl Image {
@@ -61,7 +67,10 @@ impl Image {
         let program_headers = header.program_headers(&bytes)?;
         let headers = Headers::check(&program_headers, file.size)?;
         let entries = headers.dynamic.as_ref().map(|at| header.dynamic_entries(&bytes, at)).transpose()?;
-        Self::checked(path, file, header, program_headers, headers, entries, bytes, None)
+        let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
+        let view = View::new(bytes, header.class, header.order);
+        let (names, build_id) = (Names::default(), OnceLock::new());
+        Box::new(Self { path, file, header, headers, view, shown: None, build_id, dynamic, names }).checked(None)
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
@@ -77,11 +86,18 @@ impl Image {
         let program_headers = header.program_headers(head)?;
         let headers = Headers::check(&program_headers, file.size)?;
         let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
-        let id = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
-        let shown = file.show(room, home(&file, &id, room))?;
+        let build_id = OnceLock::new();
+        let known = || {
+            let found = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
+            // What is not in the head may be elsewhere.
+            found().inspect(|id| drop(build_id.set(Some(id.clone()))))
+        };
+        let home = home(&file, &known, room);
+        let shown = file.show(room, home)?;
         let bytes = shown.bytes();
         let entries = |at: &ProgramHeader| {
-            if headers.starts_near(at.offset) {
+            // Where relocated pages may be had, the file's own are not wanted at all.
+            if home.is_none() && headers.starts_near(at.offset) {
                 return header.dynamic_entries(&bytes, at);
             }
             // Of its page the file's content is wanted just this once.
@@ -89,32 +105,26 @@ impl Image {
             header.dynamic_entries_from(&bytes, 0, at)
         };
         let entries = headers.dynamic.as_ref().map(entries).transpose()?;
-        Self::checked(path, file, header, program_headers, headers, entries, bytes, Some(shown))
-    }
-
-    #[allow(clippy::too_many_arguments)] // the fields, which two readers fill
-    fn checked(
-        path: PathBuf,
-        file: RegularFile,
-        header: Header,
-        program_headers: Vec<ProgramHeader>,
-        headers: Headers,
-        entries: Option<Vec<(u64, u64)>>,
-        bytes: Bytes,
-        shown: Option<Shown>,
-    ) -> Result<Box<Self>, ErrorKind> {
         let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
         let view = View::new(bytes, header.class, header.order);
-        let names = Names::default();
-        let mut image = Box::new(Self { path, file, header, headers, view, shown, dynamic, names, program_headers });
-        if let Some(dynamic) = &image.dynamic {
-            image.headers.check_dynamic_place()?;
-            if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
-                image.names = Names::read(dynamic, &symbols::strings(dynamic, &image.source())?)?;
+        // Nor is anything else going to be looked at in the pages of the names.
+        let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file));
+        let (shown, names) = (Some(shown), Names::default());
+        Box::new(Self { path, file, header, headers, view, shown, build_id, dynamic, names }).checked(read)
+    }
+
+    /// `names`: those of the dynamic section, if they have been read.
+    fn checked(mut self: Box<Self>, names: Option<Names>) -> Result<Box<Self>, ErrorKind> {
+        if let Some(dynamic) = &self.dynamic {
+            self.headers.check_dynamic_place()?;
+            if let Some(names) = names {
+                self.names = names;
+            } else if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
+                self.names = Names::read(dynamic, &symbols::strings(dynamic, &self.source())?)?;
             }
-            image.headers.check_functions(dynamic)?;
+            self.headers.check_functions(dynamic)?;
         }
-        Ok(image)
+        Ok(self)
     }
 
     /// The room in which the file is shown, for its segments to be mapped; `None` if it is not. There is nothing to be
@@ -205,9 +215,19 @@ impl Image {
         &self.names
     }
 
-    /// All program headers, as `<elf.h>` lays them out.
-    pub(crate) fn raw_headers(&self) -> Vec<libc::Elf64_Phdr> {
-        self.program_headers.iter().map(ProgramHeader::raw).collect()
+    /// All program headers, as `<elf.h>` lays them out: read once more, which most objects need not.
+    pub(crate) fn raw_headers(&self) -> Result<Vec<libc::Elf64_Phdr>, ErrorKind> {
+        let head = self.file.read(0, usize::try_from(self.header.headers_end()).unwrap_or(usize::MAX))?;
+        Ok(self.header.program_headers(&head)?.iter().map(ProgramHeader::raw).collect())
+    }
+
+    /// The addresses of the program headers themselves, if they are in a segment.
+    pub(crate) fn headers_at(&self) -> Option<std::ops::Range<Vaddr>> {
+        let (at, end) = (self.header.headers_start(), self.header.headers_end());
+        let has = |segment: &&Segment| segment.offset.0 <= at && end <= segment.offset.0 + segment.file_size;
+        let segment = self.headers.segments.iter().find(has)?;
+        let start = segment.vaddr.checked_add(at - segment.offset.0)?;
+        Some(start..start.checked_add(end - at)?)
     }
 
     pub(crate) fn dynamic_header(&self) -> Option<&ProgramHeader> {
@@ -334,7 +354,7 @@ impl Image {
     /// The build id that the linker gave it (`NT_GNU_BUILD_ID`).
     #[must_use]
     pub fn build_id(&self) -> Option<Vec<u8>> {
-        notes::build_id(self)
+        self.build_id.get_or_init(|| notes::build_id(self)).clone()
     }
 
     /// The address of its unwind records, read through `source`, if they are fit to be registered.
@@ -371,6 +391,38 @@ impl Image {
     }
 }
 
+/// Names that are read out of a file in one piece: linkers put them next to each other.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    /// Where it begins in the string table, which has `size` bytes.
+    start: u64,
+    size: u64,
+}
+
+impl Strings for Piece<'_> {
+    fn string(&self, at: u64) -> Option<Cow<'_, [u8]>> {
+        let text = self.bytes.get(usize::try_from(at.checked_sub(self.start)?).ok()?..)?;
+        Some(Cow::Borrowed(&text[..text.iter().position(|byte| *byte == 0)?]))
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The names of the dynamic section, if one piece of the file has them all.
+fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
+    let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
+    let (table, follows) = locate(segments, Vaddr(dynamic.strtab?))?;
+    let size = dynamic.strsz.unwrap_or(follows);
+    let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
+    let mut piece = [0; HEAD];
+    let len = (last - first).saturating_add(NAME).min(rest);
+    let piece = piece.get_mut(..usize::try_from(len).ok()?)?;
+    let read = file.read_into(table.0.checked_add(first)?, piece).ok()?;
+    Names::read(dynamic, &Piece { bytes: &piece[..read], start: first, size }).ok()
+}
+
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Image").field("path", &self.path).field("machine", &self.machine_name()).finish_non_exhaustive()
@@ -379,4 +431,32 @@ impl std::fmt::Debug for Image {
 
 const fn native_class() -> Class {
     if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_are_read_in_one_piece_are_those_of_the_whole_table() {
+        let libraries = std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap();
+        let mut in_one_piece = 0;
+        for path in libraries.map(|entry| entry.unwrap().path()) {
+            let Ok(image) = Image::open(&path) else { continue };
+            let Some(dynamic) = image.dynamic() else { continue };
+            if let Some(names) = names_in_piece(dynamic, image.segments(), image.file()) {
+                in_one_piece += 1;
+                assert_eq!(format!("{names:?}"), format!("{:?}", image.names()), "{}", path.display());
+            }
+        }
+        assert!(in_one_piece > 20, "{in_one_piece}");
+    }
+
+    #[test]
+    fn a_name_that_a_piece_does_not_end_is_none() {
+        let piece = Piece { bytes: b"libc.so.6\0libm", start: 100, size: 1000 };
+        assert_eq!(piece.string(100).as_deref(), Some(&b"libc.so.6"[..]));
+        assert_eq!(piece.string(103).as_deref(), Some(&b"c.so.6"[..]));
+        assert_eq!((piece.string(110), piece.string(99), piece.string(200)), (None, None, None));
+    }
 }

@@ -81,7 +81,7 @@ impl Headers {
             tls: None,
             relro: None,
             eh_frame: None,
-            notes: Vec::new(),
+            notes: Vec::with_capacity(2),
             stack: None,
         };
         for header in headers {

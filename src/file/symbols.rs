@@ -10,6 +10,7 @@ pub(crate) use super::wanted::{Wanted, WantedVersion};
 use crate::addr::Vaddr;
 use crate::arch::native;
 use crate::error::{At, ErrorKind};
+use crate::sys::Bytes;
 
 const STB_LOCAL: u8 = 0;
 const STB_GLOBAL: u8 = 1;
@@ -150,6 +151,12 @@ impl Symbols {
         }
         let versions = Versions::read(dynamic, source, &strings)?;
         Ok(Self { table, strings, versions, hash })
+    }
+
+    /// Those of an object that has none.
+    pub(crate) fn none() -> Self {
+        let nothing = View::new(Bytes::from_static(&[]), Class::Elf64, ByteOrder::Little);
+        Self { table: nothing.clone(), strings: nothing, versions: Versions::default(), hash: Table::None }
     }
 
     /// Symbol number `index`; `None` past the end of the table's segment.

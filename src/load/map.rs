@@ -30,6 +30,8 @@ pub(crate) struct Mapping {
     relro: Option<Range<Vaddr>>,
     /// Segments that are not writable are writable (and not executable) now, for text relocations.
     text_is_open: AtomicBool,
+    /// It has text relocations at all.
+    writes_text: bool,
 }
 
 /// Where an image shall lie, and which of its pages are there relocated already.
@@ -37,15 +39,25 @@ pub(crate) struct Mapping {
 pub(crate) struct Place {
     /// Anywhere, if nothing is said.
     pub(crate) start: Option<Addr>,
-    /// A file and, for each mapping of the plan, where in that its pages are.
-    pub(crate) pages: Option<(Arc<File>, Vec<Option<u64>>)>,
+    pub(crate) kept: Option<Kept>,
+}
+
+/// What somebody has kept of an object's file, which is still that file.
+#[derive(Clone)]
+pub(crate) struct Kept {
+    /// Relocated pages.
+    pub(crate) pages: Arc<File>,
+    /// For each mapping of the plan, where in that its pages are.
+    pub(crate) at: Vec<Option<u64>>,
+    /// Its unwind records, if they are fit to be registered.
+    pub(crate) frames: Option<Vaddr>,
 }
 
 impl Place {
     /// The relocated pages of mapping number `index` of the plan: their file, and where in it they are.
     fn kept(&self, index: usize) -> Option<(&File, u64)> {
-        let (file, pages) = self.pages.as_ref()?;
-        Some((file, (*pages.get(index)?)?))
+        let kept = self.kept.as_ref()?;
+        Some((&kept.pages, (*kept.at.get(index)?)?))
     }
 }
 
@@ -124,6 +136,7 @@ impl Mapping {
             data,
             relro: plan.relro.clone(),
             text_is_open: AtomicBool::new(false),
+            writes_text: image.has_text_relocations(),
         };
         for zeros in &plan.zeros {
             // Kept pages are as they were left, their ends included.
@@ -165,6 +178,7 @@ impl Mapping {
             data: split..end,
             relro: Some(Vaddr(split)..Vaddr(end)),
             text_is_open: AtomicBool::new(false),
+            writes_text: false,
         })
     }
 
@@ -321,6 +335,17 @@ impl Mapping {
         Err(ErrorKind::malformed("relocated place", At::Vaddr(at), "an address in a writable segment", "none there"))
     }
 
+    /// The `len` bytes at `vaddr`, or all that follow, of a segment that is never written.
+    pub(crate) fn constant(&self, vaddr: Vaddr, len: Option<u64>) -> Option<Bytes> {
+        let part = self.parts.iter().find(|part| part.range.contains(&vaddr.0) && part.is_constant())?;
+        let follows = part.range.end - vaddr.0;
+        let len = len.unwrap_or(follows);
+        let start = NonNull::new(self.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows && !self.writes_text)?;
+        // SAFETY: that many bytes at `vaddr` are mapped readable and, being neither writable nor subject to text
+        // relocations, never written; the owner keeps them mapped.
+        Some(unsafe { Bytes::new(start, len as usize, Arc::clone(&self.reservation) as _) })
+    }
+
     /// The words of an array inside one segment, as relocation has left them.
     pub(crate) fn words(&self, at: u64, size: u64) -> Vec<usize> {
         let inside = |part: &Part| {
@@ -395,15 +420,10 @@ impl Source for MappedImage<'_> {
     fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
         let (_, follows) = self.image.source().locate(vaddr)?;
         let len = len.unwrap_or(follows);
-        let constant = |part: &Part| part.range.contains(&vaddr.0) && part.is_constant();
-        if self.image.has_text_relocations() || !self.mapping.parts.iter().any(constant) {
-            return self.image.source().table(vaddr, Some(len));
+        match self.mapping.constant(vaddr, Some(len)) {
+            Some(bytes) if len <= follows => Some(View::new(bytes, self.image.class(), self.image.byte_order())),
+            Some(_) => None,
+            None => self.image.source().table(vaddr, Some(len)),
         }
-        let start = NonNull::new(self.mapping.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows)?;
-        let owner = Arc::clone(&self.mapping.reservation);
-        // SAFETY: the file has that many bytes at `vaddr` in one segment, which is mapped readable and, being neither
-        // writable nor subject to text relocations, is never written; `owner` keeps it mapped.
-        let bytes = unsafe { Bytes::new(start, len as usize, owner) };
-        Some(View::new(bytes, self.image.class(), self.image.byte_order()))
     }
 }

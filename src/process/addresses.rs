@@ -5,7 +5,7 @@
 
 use super::current::Current;
 use super::module::Module;
-use crate::addr::{Addr, Vaddr};
+use crate::addr::Addr;
 
 /// Where a module is, and what an unwinder wants of it.
 #[derive(Clone, Copy)]
@@ -36,8 +36,7 @@ pub(crate) fn at(addr: Addr) -> Option<Place> {
 pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
     let place = |module: &Module| {
         let (range, bias) = (module.mapping.range(), module.mapping.bias());
-        let frames = module.headers.iter().find(|header| header.p_type == libc::PT_GNU_EH_FRAME);
-        let frames = frames.map(|header| bias.at(Vaddr(header.p_vaddr)));
+        let frames = module.eh_frame.map(|at| bias.at(at));
         Place { start: range.start, end: range.end, map: Addr(module.listed.map() as usize), frames }
     };
     let places: Vec<Place> = modules.map(place).collect();

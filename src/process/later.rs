@@ -6,6 +6,7 @@ use super::current::Current;
 use super::host::{HostObject, Pin};
 use super::module::{Id, Object};
 use super::namespace::Namespace;
+use super::symbols::LateSymbols;
 use crate::file::symbols::Symbols;
 use crate::load::map::Mapping;
 
@@ -14,7 +15,7 @@ use crate::load::map::Mapping;
 pub(crate) enum Fleeting {
     Module {
         id: Id,
-        symbols: Weak<Symbols>,
+        symbols: Weak<LateSymbols>,
         mapping: Weak<Mapping>,
     },
     /// Of the host; what holds it now.
@@ -25,11 +26,12 @@ impl Fleeting {
     pub(crate) fn of(object: &Object) -> Self {
         match object {
             Object::Host(host) => Self::Host(Arc::clone(host), host.held()),
-            Object::Module(module) => Self::Module {
-                id: module.id,
-                symbols: Arc::downgrade(&module.symbols),
-                mapping: Arc::downgrade(&module.mapping),
-            },
+            Object::Module(module) => {
+                // Read now: whoever must not wait cannot do it.
+                let _: &Symbols = &module.symbols;
+                let (symbols, mapping) = (Arc::downgrade(&module.symbols), Arc::downgrade(&module.mapping));
+                Self::Module { id: module.id, symbols, mapping }
+            }
         }
     }
 }

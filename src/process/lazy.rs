@@ -15,6 +15,7 @@ use super::host::{self, Host, HostObject, Pin};
 use super::later::{self, Fleeting};
 use super::module::Id;
 use super::namespace::Namespace;
+use super::symbols::LateSymbols;
 use super::{hooks, registry};
 use crate::addr::{Addr, Bias};
 use crate::arch::Machine;
@@ -47,7 +48,7 @@ pub(crate) struct Later {
 /// A member of a group.
 pub(crate) enum Member {
     /// A module on its way in, by its place in the order of initialisation.
-    New { place: u64, symbols: Weak<Symbols>, mapping: Weak<Mapping> },
+    New { place: u64, symbols: Weak<LateSymbols>, mapping: Weak<Mapping> },
     /// An object that was there.
     Known(Fleeting),
 }
@@ -57,7 +58,7 @@ pub(crate) enum Member {
 pub(crate) struct Link {
     binder: Binder,
     pub(crate) mapping: Arc<Mapping>,
-    pub(crate) symbols: Arc<Symbols>,
+    pub(crate) symbols: Arc<LateSymbols>,
     pub(crate) relocations: Relocations,
     /// Whether its own definitions come before the scope's (`DT_SYMBOLIC`).
     pub(crate) symbolic: bool,
@@ -96,7 +97,7 @@ enum Holds {
 
 impl Link {
     pub(crate) fn new(
-        (mapping, symbols, relocations): (Arc<Mapping>, Arc<Symbols>, Relocations),
+        (mapping, symbols, relocations): (Arc<Mapping>, Arc<LateSymbols>, Relocations),
         path: &std::path::Path,
         symbolic: bool,
         own: usize,

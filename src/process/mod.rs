@@ -19,6 +19,7 @@ mod reserve;
 pub(crate) mod scope;
 pub(crate) mod start;
 pub(crate) mod storage;
+pub(crate) mod symbols;
 pub(crate) mod unwind;
 mod waits;
 pub(crate) mod world;

@@ -9,8 +9,9 @@ use super::host::{HostObject, Pin};
 use super::lazy::Link;
 use super::namespace::Namespace;
 use super::storage::Storage;
+use super::symbols::LateSymbols;
 use super::unwind::Frames;
-use crate::addr::{Addr, Bias};
+use crate::addr::{Addr, Bias, Vaddr};
 use crate::error::Candidate;
 use crate::file::symbols::Symbols;
 use crate::find::Rule;
@@ -18,7 +19,7 @@ use crate::guard::Lease;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
 use crate::load::scope::{Located, Provider};
-use crate::sys::Identity;
+use crate::sys::{Bytes, Identity};
 
 /// Numbers modules in the order in which their constructors run; destructors run the other way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +34,7 @@ pub(crate) struct Module {
     pub(crate) lost: Vec<Candidate>,
     pub(crate) instance: Instance,
     pub(crate) soname: Option<Box<[u8]>>,
-    pub(crate) symbols: Arc<Symbols>,
+    pub(crate) symbols: Arc<LateSymbols>,
     /// How debuggers see it.
     pub(crate) listed: Listed,
     /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
@@ -49,7 +50,7 @@ pub(crate) struct Module {
     #[allow(dead_code)] // the trampoline has its address
     pub(crate) link: Option<Box<Link>>,
     /// Its thread-local storage, if it has any.
-    pub(crate) storage: Option<Storage>,
+    pub(crate) storage: Option<Box<Storage>>,
     /// Which library it is, if it lies where it lies in all processes of the session.
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     pub(crate) shared: Option<[u8; 32]>,
@@ -67,9 +68,34 @@ pub(crate) struct Module {
     pub(crate) runpath: Option<Box<[u8]>>,
     pub(crate) nodeflib: bool,
     /// Its program headers, for whoever goes through all objects.
-    pub(crate) headers: Vec<libc::Elf64_Phdr>,
+    pub(crate) headers: ProgramHeaders,
+    /// Its `PT_GNU_EH_FRAME`, if it has one.
+    pub(crate) eh_frame: Option<Vaddr>,
     pub(crate) constructors: Vec<Code>,
     pub(crate) destructors: Vec<Code>,
+}
+
+/// Program headers, as `<elf.h>` lays them out.
+pub(crate) enum ProgramHeaders {
+    /// In the object's own memory, which stays as it is in the file.
+    InPlace(Bytes),
+    Copied(Vec<libc::Elf64_Phdr>),
+}
+
+impl ProgramHeaders {
+    pub(crate) fn as_ptr(&self) -> *const libc::Elf64_Phdr {
+        match self {
+            Self::InPlace(bytes) => bytes.as_ptr().cast(),
+            Self::Copied(headers) => headers.as_ptr(),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::InPlace(bytes) => bytes.len() / size_of::<libc::Elf64_Phdr>(),
+            Self::Copied(headers) => headers.len(),
+        }
+    }
 }
 
 /// Which object a module is: that file's, once in each name space.

@@ -93,10 +93,10 @@ pub(crate) fn state() -> Arc<State> {
 /// `make` gives the modules in the order in which their constructors run, numbered from the id it is given on. Answers
 /// them, and whether they are the first of an isolated name space. `None` if the process has changed meanwhile so that the
 /// group does not fit any more.
-pub(crate) fn publish(
+pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
     fit: Fit,
     root: usize,
-    make: impl FnOnce(Id) -> Vec<Newcomer>,
+    make: impl FnOnce(Id) -> M,
 ) -> Option<(Vec<Arc<Module>>, bool)> {
     let mut guard = lock();
     let state = edit(&mut guard);
@@ -110,8 +110,9 @@ pub(crate) fn publish(
     let first = !fit.namespace.is_base() && !state.is_inhabited(fit.namespace);
     ANY.store(true, Ordering::Release);
     let phase = Phase::Initialising(hooks::this_thread());
-    let mut modules = Vec::new();
-    for (index, Newcomer { module, names, keep }) in make(Id(state.next)).into_iter().enumerate() {
+    let mut modules = Vec::with_capacity(fit.instances.len());
+    state.entries.reserve(fit.instances.len());
+    for (index, Newcomer { module, names, keep }) in make(Id(state.next)).enumerate() {
         state.next += 1;
         let handles = usize::from(index == root);
         let (thread_destructors, bound_later) = (0, Vec::new());

@@ -190,7 +190,7 @@ pub(crate) fn relocate(
     let symbols = |symbols: &Symbols| if symbols.exports_any() { symbols.count() as usize } else { usize::MAX };
     let of_member = |mapped: &Mapped| mapped.relocations.references().min(symbols(&mapped.symbols));
     let references = group.new_members().map(|(_, mapped)| of_member(mapped)).sum();
-    let demand = Demand { references, by: group.new_members().map(|(_, mapped)| &*mapped.symbols).collect() };
+    let demand = Demand { references, by: group.new_members().map(|(_, mapped)| &**mapped.symbols).collect() };
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());

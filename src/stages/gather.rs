@@ -194,6 +194,7 @@ mod tests {
             file,
             content: [0; 32],
             start: 0,
+            frames: 0,
             pages: Vec::new(),
             bound_to: Vec::new(),
             host: host.collect(),

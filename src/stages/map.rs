@@ -8,7 +8,6 @@ use crate::addr::Vaddr;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::image::Image;
 use crate::file::relocations::Relocations;
-use crate::file::symbols::Symbols;
 use crate::find::graph::New;
 use crate::load::group::Group;
 use crate::load::map::{MappedImage, Mapping};
@@ -16,20 +15,22 @@ use crate::load::plan::{Plan, Written};
 use crate::load::scope::Provider;
 use crate::loader::Wishes;
 use crate::process::lazy::Link;
-use crate::process::module::{Instance, Object};
+use crate::process::module::{Instance, Object, ProgramHeaders};
 use crate::process::registry;
 use crate::process::storage::Storage;
+use crate::process::symbols::LateSymbols;
 
 /// A member that has been mapped.
 pub(crate) struct Mapped {
     pub(super) new: Box<New>,
     pub(super) mapping: Arc<Mapping>,
-    pub(super) symbols: Arc<Symbols>,
+    pub(super) symbols: Arc<LateSymbols>,
     pub(super) relocations: Relocations,
+    pub(super) headers: ProgramHeaders,
     /// Its unwind records, if they are fit to be registered.
     pub(super) frames: Option<Vaddr>,
     /// Its thread-local storage, once sealing has got it.
-    pub(super) storage: Option<Storage>,
+    pub(super) storage: Option<Box<Storage>>,
     /// What binds its functions at their first call, if that is put off.
     pub(super) link: Option<Box<Link>>,
     /// Code of ours that its calls of the host go through, if they do.
@@ -55,24 +56,34 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
                 plan.align_for_huge_pages();
             }
             let place = placed.of(index);
-            let written = if place.pages.is_some() { None } else { written(&plan, &new.image) };
-            let mapping = Mapping::new(&plan, &mut new.image, &place, written.as_ref())?;
+            let written = if place.kept.is_some() { None } else { written(&plan, &new.image) };
+            let mapping = Arc::new(Mapping::new(&plan, &mut new.image, &place, written.as_ref())?);
             if wishes.huge_pages {
                 mapping.prefer_huge_pages(&plan);
             }
             let source = MappedImage { mapping: &mapping, image: &new.image };
             let no_dynamic = || ErrorKind::malformed("PT_DYNAMIC", At::Object, "a dynamic section", "none");
-            let symbols = new.image.symbols(&source)?.ok_or_else(no_dynamic)?;
+            // Nothing is looked up in an object that has been kept; its records were followed by whoever did that.
+            let kept = place.kept.as_ref();
+            let symbols = match kept.and_then(|_| later(&mapping, &new.image)) {
+                Some(symbols) => symbols,
+                None => new.image.symbols(&source)?.ok_or_else(no_dynamic)?.into(),
+            };
             let relocations = new.image.relocations(&source)?.ok_or_else(no_dynamic)?;
-            let frames = new.image.frames(&source);
-            Ok((mapping, symbols, relocations, frames))
+            let frames = match kept {
+                Some(kept) => kept.frames.filter(|start| mapping.constant(*start, Some(4)).is_some()),
+                None => new.image.frames(&source),
+            };
+            let headers = headers(&new.image, &mapping)?;
+            Ok((mapping, symbols, relocations, headers, frames))
         })();
         match mapped {
-            Ok((mapping, symbols, relocations, frames)) => Ok(Box::new(Mapped {
+            Ok((mapping, symbols, relocations, headers, frames)) => Ok(Box::new(Mapped {
                 new,
-                mapping: Arc::new(mapping),
+                mapping,
                 symbols: Arc::new(symbols),
                 relocations,
+                headers,
                 frames,
                 storage: None,
                 link: None,
@@ -82,6 +93,20 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             Err(kind) => Err(Error::new(new.image.path(), kind)),
         }
     })
+}
+
+/// Its program headers, where they lie in its own memory if they do and may be read there as they are.
+fn headers(image: &Image, mapping: &Mapping) -> Result<ProgramHeaders, ErrorKind> {
+    let own = image.headers_at().filter(|at| at.start.0.is_multiple_of(align_of::<libc::Elf64_Phdr>() as u64));
+    match own.and_then(|at| mapping.constant(at.start, Some(at.end.0 - at.start.0))) {
+        Some(bytes) => Ok(ProgramHeaders::InPlace(bytes)),
+        None => image.raw_headers().map(ProgramHeaders::Copied),
+    }
+}
+
+/// Its symbols, to be read when they are asked for.
+fn later(mapping: &Arc<Mapping>, image: &Image) -> Option<LateSymbols> {
+    LateSymbols::later(mapping, image.dynamic()?, image.class(), image.byte_order())
 }
 
 /// Which pages relocation is going to write to, as its tables in the file say.

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::bind::{Scope, Source};
-use super::seal::SealedGroup;
+use super::seal::{Sealed, SealedGroup};
 use crate::addr::Vaddr;
 use crate::file::image::Image;
-use crate::load::group::Slot;
+use crate::load::group::{Group, Slot};
 use crate::loader::Wishes;
 use crate::process::debugger::{self, Listed};
 use crate::process::module::{Dependency, Id, Instance, Module, Object};
@@ -29,7 +29,11 @@ pub(crate) struct Published {
 pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
     let SealedGroup { group, scope: Scope { sources, pins, .. }, unique } = sealed;
     let order = group.init_order().to_vec();
-    let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0);
+    let mut places = vec![0; group.members.len()];
+    for (place, index) in order.iter().enumerate() {
+        places[*index] = place;
+    }
+    let place = |index: usize| places[index];
     let rests_on: Vec<Id> = sources
         .iter()
         .filter_map(|source| match source {
@@ -58,61 +62,71 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             Slot::New(_) => None,
         })
         .collect();
-    let make = |first: Id| {
+    let Group { members, needed: needs, .. } = group;
+    let newcomer = |first: Id, index: usize, sealed: Sealed| {
         let id = |index: usize| Id(first.0 + place(index) as u64);
         let dependency = |index: &usize| match &known[*index] {
             Some(object) => object.dependency(),
             None => Dependency::Module(id(*index)),
         };
-        let mut newcomers: Vec<Option<Newcomer>> = order.iter().map(|_| None).collect();
-        for (index, (member, needed)) in group.members.into_iter().zip(&group.needed).enumerate() {
-            let Slot::New(sealed) = member else { continue };
-            let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
-            let bound_to = (0..sources.len()).filter(uses).filter_map(|number| match &sources[number] {
-                Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
-                Source::Object(object) => object.id(),
-            });
-            let needs = |number: &usize| match &sources[*number] {
-                Source::Object(object) => needed.iter().any(|need| known[*need].as_ref() == Some(object)),
-                Source::Member(_) => false,
-            };
-            let pins = pins.iter().filter(|(number, _)| uses(number) || needs(number));
-            let new = sealed.mapped.new;
-            let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
-            let dynamic = new.image.dynamic_header().map_or(Vaddr(0), |header| header.vaddr);
-            let dynamic = sealed.mapped.mapping.bias().at(dynamic);
-            let module = Arc::new(Module {
-                id: id(index),
-                path: new.image.path().to_owned(),
-                headers: new.image.raw_headers(),
-                rpath: new.image.rpath().map(Into::into),
-                runpath: new.image.runpath().map(Into::into),
-                nodeflib: new.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
-                loaded_by: new.loaded_by.map(id),
-                origin: new.origin,
-                rule: new.rule,
-                lost: new.lost,
-                instance: instance(&new.image),
-                soname: new.image.soname().map(Into::into),
-                needed: needed.iter().map(dependency).collect(),
-                bound_to: bound_to.collect(),
-                pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
-                symbols: sealed.mapped.symbols,
-                listed: Listed::new(new.image.path(), sealed.mapped.mapping.bias(), dynamic),
-                frames: sealed.frames,
-                lease: sealed.lease,
-                mapping: sealed.mapped.mapping,
-                stubs: sealed.mapped.stubs,
-                link: sealed.mapped.link.inspect(|link| link.publish(first)),
-                storage: sealed.mapped.storage,
-                shared: sealed.mapped.shared,
-                constructors: sealed.constructors,
-                destructors: sealed.destructors,
-            });
-            let keep = (stays || (index == 0 && wishes.no_delete)).then_some(Keep::NoDelete);
-            newcomers[place(index)] = Some(Newcomer { module, names: new.names, keep });
-        }
-        newcomers.into_iter().flatten().collect()
+        let needed = &needs[index];
+        let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
+        let bound_to = (0..sources.len()).filter(uses).filter_map(|number| match &sources[number] {
+            Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
+            Source::Object(object) => object.id(),
+        });
+        let needs = |number: &usize| match &sources[*number] {
+            Source::Object(object) => needed.iter().any(|need| known[*need].as_ref() == Some(object)),
+            Source::Member(_) => false,
+        };
+        let pins = pins.iter().filter(|(number, _)| uses(number) || needs(number));
+        let new = sealed.mapped.new;
+        let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
+        let dynamic = new.image.dynamic_header().map_or(Vaddr(0), |header| header.vaddr);
+        let dynamic = sealed.mapped.mapping.bias().at(dynamic);
+        let module = Arc::new(Module {
+            id: id(index),
+            path: new.image.path().to_owned(),
+            headers: sealed.mapped.headers,
+            eh_frame: new.image.eh_frame_header().map(|header| header.vaddr),
+            rpath: new.image.rpath().map(Into::into),
+            runpath: new.image.runpath().map(Into::into),
+            nodeflib: new.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
+            loaded_by: new.loaded_by.map(id),
+            origin: new.origin,
+            rule: new.rule,
+            lost: new.lost,
+            instance: instance(&new.image),
+            soname: new.image.soname().map(Into::into),
+            needed: needed.iter().map(dependency).collect(),
+            bound_to: bound_to.collect(),
+            pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
+            symbols: sealed.mapped.symbols,
+            listed: Listed::new(new.image.path(), sealed.mapped.mapping.bias(), dynamic),
+            frames: sealed.frames,
+            lease: sealed.lease,
+            mapping: sealed.mapped.mapping,
+            stubs: sealed.mapped.stubs,
+            link: sealed.mapped.link.inspect(|link| link.publish(first)),
+            storage: sealed.mapped.storage,
+            shared: sealed.mapped.shared,
+            constructors: sealed.constructors,
+            destructors: sealed.destructors,
+        });
+        let keep = (stays || (index == 0 && wishes.no_delete)).then_some(Keep::NoDelete);
+        Newcomer { module, names: new.names, keep }
+    };
+    let make = |first: Id| {
+        let mut sealed: Vec<Option<Sealed>> = members
+            .into_iter()
+            .map(|member| match member {
+                Slot::New(sealed) => Some(sealed),
+                Slot::Known(_) => None,
+            })
+            .collect();
+        let newcomer = &newcomer;
+        // One after another: there is never a second copy of what each consists of.
+        order.iter().filter_map(move |index| Some(newcomer(first, *index, sealed[*index].take()?)))
     };
     let (modules, first) = registry::publish(fit, root, make)?;
     debugger::show(modules.iter().map(|module| &module.listed));

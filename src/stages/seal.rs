@@ -162,7 +162,7 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
     let group = group.advance(|_, (mut mapped, outcome)| {
         if mapped.thread_local().is_some() {
             let storage = storages.next().transpose();
-            mapped.storage = storage.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
+            mapped.storage = storage.map_err(|kind| Error::new(mapped.new.image.path(), kind))?.map(Box::new);
         }
         Ok((mapped, outcome))
     })?;
@@ -229,10 +229,10 @@ impl<'a> Block<'a> {
             Source::Object(Object::Host(_)) => None,
             Source::Object(Object::Module(module)) => {
                 place = Some(places[word.provider].as_ref());
-                module.storage.as_ref()
+                module.storage.as_deref()
             }
             Source::Member(index) => match &group.members[*index] {
-                Slot::New((mapped, _)) => mapped.storage.as_ref(),
+                Slot::New((mapped, _)) => mapped.storage.as_deref(),
                 Slot::Known(_) => None,
             },
         };
@@ -280,8 +280,8 @@ impl Mapped {
     /// The pages that come from the file, as they are mapped now.
     fn parts_of_file(&self) -> impl Iterator<Item = Part> {
         let (image, bias) = (&self.new.image, self.mapping.bias());
-        let plan = Plan::of_segments(image.segments(), image.relro(), sys::page_size());
-        let parts = plan.map(|plan| plan.file_parts()).unwrap_or_default().into_iter();
+        let plan = || Plan::of_segments(image.segments(), image.relro(), sys::page_size());
+        let parts = std::iter::once_with(plan).flatten().flat_map(|plan| plan.file_parts());
         parts.map(move |(range, protection)| Part { range: bias.at(range.start)..bias.at(range.end), protection })
     }
 

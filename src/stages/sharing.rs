@@ -17,16 +17,14 @@ use crate::addr::{Addr, Vaddr};
 use crate::error::{Error, ErrorKind, shown};
 use crate::file::image::Image;
 use crate::load::group::Group;
-use crate::load::map::Place;
+use crate::load::map::{Kept, Place};
 use crate::load::plan::Plan;
 use crate::loader::Wishes;
 use crate::process::hooks;
 use crate::process::host::HostObject;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{
-    FileStamp, Fits, Folder, Member, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
-};
+use crate::snapshot::{FileStamp, Fits, Folder, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted};
 use crate::snapshot::{content_hash, file_name, library_id, object_id, slots_for};
 use crate::sys::{self, RegularFile};
 
@@ -159,7 +157,7 @@ impl Sharing {
             let what = "the C library's loader has opened objects that may define what nobody else does";
             return Err(Refusal::Unsuitable(what.into()));
         }
-        let mut members = Vec::new();
+        let mut members = Vec::with_capacity(group.members.len());
         for (index, (new, plan)) in group.new_members() {
             members.push(Shareable::of(index, &new.image, plan)?);
         }
@@ -212,11 +210,8 @@ impl Sharing {
         };
         let mut all = vec![Place::default(); group.members.len()];
         for (number, (member, start)) in members.iter().zip(&places).enumerate() {
-            let pages = match &opened {
-                Some(opened) => Some((Arc::clone(&opened.file), member.pages(opened.manifest.members.get(number))?)),
-                None => None,
-            };
-            all[member.index] = Place { start: Some(*start), pages };
+            let kept = opened.as_ref().map(|opened| member.kept(opened, number)).transpose()?;
+            all[member.index] = Place { start: Some(*start), kept };
         }
         Ok(Placed { places: all, deal: Some(Deal { fits, numbers, members, opened }) })
     }
@@ -336,17 +331,22 @@ impl Shareable {
         Ok(Self { index, path: image.path().to_owned(), wanted, stamp, writable })
     }
 
-    /// For each mapping of the plan where its pages are in the snapshot: all that are written to, and no other.
-    fn pages(&self, member: Option<&Member>) -> Result<Vec<Option<u64>>, Refusal> {
+    /// What the snapshot has of it as member `number`: the pages of the mappings that are written to, and no others.
+    fn kept(&self, opened: &Opened, number: usize) -> Result<Kept, Refusal> {
         let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
-        let stated = &member.ok_or_else(senseless)?.pages;
-        let mut pages = Vec::new();
+        let member = opened.manifest.members.get(number).ok_or_else(senseless)?;
+        let stated = &member.pages;
+        let mut pages = Vec::with_capacity(self.writable.last().map_or(0, |(number, _)| *number as usize + 1));
         for (number, range) in &self.writable {
             let own = stated.iter().find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
             pages.resize(*number as usize, None);
             pages.push(Some(own.ok_or_else(senseless)?.offset));
         }
-        if stated.len() == self.writable.len() { Ok(pages) } else { Err(senseless()) }
+        if stated.len() != self.writable.len() {
+            return Err(senseless());
+        }
+        let frames = Some(Vaddr(member.frames)).filter(|start| start.0 != 0);
+        Ok(Kept { pages: Arc::clone(&opened.file), at: pages, frames })
     }
 }
 

@@ -1,0 +1,75 @@
+//! The symbols of a module: read when it is loaded or, where nothing had to be looked up for that, when they are first asked for.
+
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use super::hooks;
+use crate::addr::Vaddr;
+use crate::file::Source;
+use crate::file::dynamic::Dynamic;
+use crate::file::symbols::Symbols;
+use crate::file::view::{ByteOrder, Class, View};
+use crate::load::map::Mapping;
+
+/// Symbols that may not have been read yet.
+pub(crate) struct LateSymbols {
+    read: OnceLock<Box<Symbols>>,
+    unread: Option<Unread>,
+}
+
+/// What they are read by.
+struct Unread {
+    mapping: Arc<Mapping>,
+    entries: Box<[(u64, u64)]>,
+    class: Class,
+    order: ByteOrder,
+}
+
+impl LateSymbols {
+    /// To be read when they are asked for, out of the object's own memory; `None` if not all of that stays as it is in the
+    /// file.
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    pub(crate) fn later(mapping: &Arc<Mapping>, dynamic: &Dynamic, class: Class, order: ByteOrder) -> Option<Self> {
+        let constant = dynamic.tables().all(|table| mapping.constant(Vaddr(table), None).is_some());
+        let unread = || Unread { mapping: Arc::clone(mapping), entries: dynamic.symbol_entries(), class, order };
+        constant.then(|| Self { read: OnceLock::new(), unread: Some(unread()) })
+    }
+}
+
+impl From<Symbols> for LateSymbols {
+    fn from(symbols: Symbols) -> Self {
+        Self { read: Box::new(symbols).into(), unread: None }
+    }
+}
+
+impl Deref for LateSymbols {
+    type Target = Symbols;
+
+    #[inline]
+    fn deref(&self) -> &Symbols {
+        match self.read.get() {
+            Some(symbols) => symbols,
+            None => self.read_now(),
+        }
+    }
+}
+
+impl LateSymbols {
+    #[cold]
+    fn read_now(&self) -> &Symbols {
+        let read = |unread: &Unread| {
+            let dynamic = Dynamic::collect(unread.entries.iter().copied()).ok()?;
+            Symbols::read(&dynamic, unread, unread.class).ok()
+        };
+        // They have been read of this very file before, by whoever vouches for it. Should it be another one nevertheless,
+        // it has no symbols.
+        let read = || Box::new(self.unread.as_ref().and_then(read).unwrap_or_else(Symbols::none));
+        hooks::undisturbed(|| self.read.get_or_init(read))
+    }
+}
+
+impl Source for Unread {
+    fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
+        Some(View::new(self.mapping.constant(vaddr, len)?, self.class, self.order))
+    }
+}
