@@ -215,6 +215,15 @@ impl Image {
         &self.names
     }
 
+    /// The names of what it needs, to be looked for while others are changed; to be given back.
+    pub(crate) fn take_needed(&mut self) -> Vec<Box<[u8]>> {
+        std::mem::take(&mut self.names.needed)
+    }
+
+    pub(crate) fn give_needed_back(&mut self, names: Vec<Box<[u8]>>) {
+        self.names.needed = names;
+    }
+
     /// All program headers, as `<elf.h>` lays them out: read once more, which most objects need not.
     pub(crate) fn raw_headers(&self) -> Result<Vec<libc::Elf64_Phdr>, ErrorKind> {
         let head = self.file.read(0, usize::try_from(self.header.headers_end()).unwrap_or(usize::MAX))?;

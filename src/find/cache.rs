@@ -1,7 +1,7 @@
 //! `/etc/ld.so.cache`, the index `ldconfig` writes: reads it as untrusted bytes and looks a name up as glibc does.
 
 use std::cmp::Ordering;
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -154,7 +154,8 @@ impl Cache {
 
     /// The bytes from `offset`, which must lie in the file, to the next NUL or the end of the file.
     fn string(&self, offset: usize) -> Option<&[u8]> {
-        self.from(offset)?.split(|&byte| byte == 0).next()
+        let tail = self.from(offset)?;
+        Some(CStr::from_bytes_until_nul(tail).map_or(tail, CStr::to_bytes))
     }
 
     fn from(&self, offset: usize) -> Option<&[u8]> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -103,8 +103,8 @@ pub(crate) struct Request<'a> {
     pub(crate) home: &'a Home<'a>,
 }
 
-/// Files that an attempt before this one has opened, by the paths under which they were found.
-pub(crate) type OpenedBefore = BTreeMap<PathBuf, Box<Image>>;
+/// Files that an attempt before this one has opened, in the order in which they were found: the next one finds them so, too.
+pub(crate) type OpenedBefore = VecDeque<Box<Image>>;
 
 impl<O> Graph<O> {
     /// The files it has opened, for another attempt.
@@ -113,7 +113,7 @@ impl<O> Graph<O> {
             Object::New(new) => Some(new.image),
             Object::Known(_) => None,
         });
-        new.map(|image| (image.path().to_owned(), image)).collect()
+        new.collect()
     }
 }
 
@@ -167,23 +167,26 @@ enum Opened<O> {
 impl<W: World> Discovery<'_, W> {
     fn needs_of(&mut self, index: usize) -> Result<(), Error> {
         let mut needed = Vec::new();
-        match &self.graph.members[index].object {
+        match &mut self.graph.members[index].object {
             Object::Known(object) => {
                 for object in self.world.needed(object) {
                     needed.push(self.known(object));
                 }
             }
             Object::New(new) => {
-                let names: Vec<Box<[u8]>> = new.image.names().needed.clone();
-                for name in names {
-                    let found = self.name(&name, Some(index)).map_err(|(object, kind)| {
+                let names = new.image.take_needed();
+                needed.reserve_exact(names.len());
+                for name in &names {
+                    needed.extend(self.name(name, Some(index)).map_err(|(object, kind)| {
                         let error = Error::new(object, kind);
                         match &self.graph.members[index].object {
                             Object::New(new) => error.with_needed_by(new.image.path().to_owned()),
                             Object::Known(_) => error,
                         }
-                    });
-                    needed.extend(found?);
+                    })?);
+                }
+                if let Object::New(new) = &mut self.graph.members[index].object {
+                    new.image.give_needed_back(names);
                 }
             }
         }
@@ -327,8 +330,15 @@ impl<W: World> Discovery<'_, W> {
         Image::read(path.to_owned(), guard::snapshot(image.file())?)
     }
 
+    /// The file at `path`, if the attempt before this one has opened it.
+    fn opened_before(&self, path: &Path) -> Option<Box<Image>> {
+        let mut opened = self.opened.borrow_mut();
+        let known = opened.iter().position(|image| image.path().as_os_str() == path.as_os_str())?;
+        opened.remove(known)
+    }
+
     fn probe(&self, path: &Path) -> Result<Opened<W::Object>, Refusal> {
-        if let Some(image) = self.opened.borrow_mut().remove(path) {
+        if let Some(image) = self.opened_before(path) {
             // What it is was found out; whether it is there by now, or joins by another path, was not.
             return Ok(match self.by_identity.get(&image.identity()) {
                 Some(index) => Opened::Member(*index),
