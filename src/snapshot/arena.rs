@@ -4,6 +4,7 @@
 //! otherwise becomes random in each session. Packed, because a slot of its own far away would cost each library, in each
 //! process, page tables of its own.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 
 use super::manifest::Hash;
@@ -64,6 +65,8 @@ pub(crate) struct Slots {
     records: Vec<u8>,
     /// The number of each record, by the first bytes of its library: which are as good as random.
     by_id: Vec<(u64, u32)>,
+    /// Where the arena begins, once that has been asked for.
+    base: OnceCell<u64>,
 }
 
 /// Bytes of a record: library, offset in the arena, length, and a check.
@@ -75,7 +78,7 @@ impl Slots {
         let all = records.as_chunks::<RECORD>().0.iter().take(SLOTS_MAX);
         let mut by_id: Vec<(u64, u32)> = (0..).zip(all).map(|(number, record)| (word(record, 0), number)).collect();
         by_id.sort_unstable();
-        Self { records, by_id }
+        Self { records, by_id, base: OnceCell::new() }
     }
 
     /// The slot of a library: its offset and length. What is no record of this session's is passed over.
@@ -91,7 +94,7 @@ impl Slots {
     /// Where `wanted` lies, if it has a slot.
     pub(crate) fn find(&self, wanted: &Wanted, seed: &Seed) -> Option<Addr> {
         let (offset, len) = self.slot(&wanted.id, seed)?;
-        let start = seed.base() + offset;
+        let start = self.base.get_or_init(|| seed.base()) + offset;
         (len == wanted.len && start.is_multiple_of(wanted.align)).then_some(Addr(start as usize))
     }
 
