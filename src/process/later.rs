@@ -7,7 +7,6 @@ use super::host::{HostObject, Pin};
 use super::module::{Id, Object};
 use super::namespace::Namespace;
 use super::symbols::LateSymbols;
-use crate::file::symbols::Symbols;
 use crate::load::map::Mapping;
 
 /// An object that may go at any moment, as look-ups at a first call know it.
@@ -27,8 +26,8 @@ impl Fleeting {
         match object {
             Object::Host(host) => Self::Host(Arc::clone(host), host.held()),
             Object::Module(module) => {
-                // Read now: whoever must not wait cannot do it.
-                let _: &Symbols = &module.symbols;
+                // Whoever must not wait cannot read them.
+                module.symbols.read_now();
                 let (symbols, mapping) = (Arc::downgrade(&module.symbols), Arc::downgrade(&module.mapping));
                 Self::Module { id: module.id, symbols, mapping }
             }

@@ -161,6 +161,13 @@ pub(crate) fn is_kept(module: &Module) -> bool {
 
 /// Adds objects to the global scope of a name space, for all loads to come.
 pub(crate) fn make_global(namespace: Namespace, objects: impl IntoIterator<Item = Object>) {
+    let objects: Vec<Object> = objects.into_iter().collect();
+    // Symbols are read before the lock is taken: a fork holds that off, and takes the lock itself.
+    for object in &objects {
+        if let Object::Module(module) = object {
+            module.symbols.read_now();
+        }
+    }
     let mut guard = lock();
     let state = edit(&mut guard);
     for object in objects {

@@ -49,14 +49,19 @@ impl Deref for LateSymbols {
     fn deref(&self) -> &Symbols {
         match self.read.get() {
             Some(symbols) => symbols,
-            None => self.read_now(),
+            None => self.read_late(),
         }
     }
 }
 
 impl LateSymbols {
+    /// Reads them, if nobody has asked for them yet.
+    pub(crate) fn read_now(&self) {
+        let _: &Symbols = self;
+    }
+
     #[cold]
-    fn read_now(&self) -> &Symbols {
+    fn read_late(&self) -> &Symbols {
         let read = |unread: &Unread| {
             let dynamic = Dynamic::collect(unread.entries.iter().copied()).ok()?;
             Symbols::read(&dynamic, unread, unread.class).ok()
