@@ -72,6 +72,34 @@ fn constructors_thread_local_storage_resolvers_and_exceptions_are_as_ever_made_u
 }
 
 #[test]
+fn symbols_that_are_read_late_are_those_that_are_read_at_once() {
+    on_ours(|_| {
+        let listed = |library: &Library| -> Vec<_> {
+            let named = |export: soload::Export<'_>| {
+                (export.name().to_vec(), export.version().map(<[u8]>::to_vec), export.is_default(), export.size())
+            };
+            library.exports().map(named).collect()
+        };
+        for name in ["demo", "versions_provider", "tls_general", "ifunc_outer"] {
+            let at_once = listed(&ours(name).unwrap());
+            assert!(!at_once.is_empty(), "{name}");
+            let library = open_in(&directory(), &fixture(name)).unwrap();
+            assert!(matches!(library.snapshot(), SnapshotUse::Used { .. }), "{name}: {}", library.snapshot());
+            // Whoever comes first reads them, the others wait for that.
+            let late: Vec<_> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| listed(&library))).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(late.iter().all(|late| *late == at_once), "{name}");
+        }
+        // What becomes global is there for libraries that refer to it.
+        let global =
+            unsafe { OpenOptions::new().snapshots(directory()).global(true).open(fixture("versions_provider")) };
+        assert_eq!(global.unwrap().snapshot(), USED);
+    });
+}
+
+#[test]
 fn constructors_and_destructors_run_in_order_in_every_round() {
     let printed = on_ours(|_| {
         let journal = shared("journal");
