@@ -71,7 +71,8 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         };
         let needed = &needs[index];
         let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
-        let bound_to = (0..sources.len()).filter(uses).filter_map(|number| match &sources[number] {
+        let used = sealed.bound_to.iter().zip(&sources).filter(|(used, _)| **used);
+        let bound_to = used.filter_map(|(_, source)| match source {
             Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
             Source::Object(object) => object.id(),
         });
