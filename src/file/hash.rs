@@ -448,6 +448,25 @@ impl Gnu<'_> {
         Some(u32::from_le_bytes(self.buckets[bucket as usize])).filter(|start| *start >= self.first)
     }
 
+    /// Prefetches what [`Self::start`] reads.
+    #[inline(always)]
+    pub(crate) fn prefetch_bucket(&self, hash: u32) {
+        let bucket = hash.checked_rem(self.buckets.len() as u32).unwrap_or(0);
+        self.buckets.get(bucket as usize).into_iter().for_each(native::prefetch);
+    }
+
+    /// Prefetches the hash of symbol number `index`.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, index: u32) {
+        self.chain.get(index.wrapping_sub(self.first) as usize).into_iter().for_each(native::prefetch);
+    }
+
+    /// The first symbol of that hash from `start` on, in the same chain.
+    #[inline(always)]
+    pub(crate) fn first(&self, start: u32, hash: u32) -> Option<u32> {
+        self.find_from(start, &Cell::new(false), hash, |_| true)
+    }
+
     /// Calls `matches` with the index of each symbol of that hash from `start` on, until it answers. Gives up, and sets
     /// `too_long`, as [`Table::find`] does.
     #[inline(always)]

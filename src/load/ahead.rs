@@ -1,21 +1,31 @@
-//! What a run of look-ups is about to read is asked of memory beforehand, for all of them at once.
+//! Look-ups that come next are prepared together: what they are going to read is asked of memory for all of them at once.
 //!
 //! A look-up reads some six places, each found by the one before and far from it. One look-up after another mostly waits
 //! for memory; here the first places of all are asked for, then the second of all, and so on, so that memory answers many
-//! at once. Nothing is decided: what is asked for in vain costs a moment. It pays where there is a table over a wide
-//! scope, and costs more than it brings where less is read than the caches hold.
+//! at once. Objects are gone through one by one, each with all the names, so that the filter of each is read in one go. What
+//! is learnt on the way is who need not be asked; everything else is decided by the look-ups themselves.
 
 use super::scope::{Own, Providers};
 use crate::file::relocations::AHEAD;
 
+/// A name that will be looked for, by its hash.
+pub(super) struct Expected {
+    hash: u32,
+    /// The rank of the first object that can have it, of those that no table is about.
+    first: usize,
+}
+
+/// Nobody has been found yet.
+const NOBODY: usize = usize::MAX;
+
 impl Providers<'_> {
-    /// Prefetches what look-ups of these symbols of object `own` will read, [`AHEAD`] of them at most.
-    pub(super) fn prefetch(&self, own: &Own<'_>, numbers: &[u32]) {
+    /// Prepares the look-ups of these symbols of object `own`, [`AHEAD`] of them at most.
+    pub(super) fn expect(&mut self, own: &Own<'_>, numbers: &[u32]) {
         let symbols = own.symbols;
         numbers.iter().for_each(|number| symbols.prefetch(*number));
         // Of its own definitions the hash is known, and is all that is read as a rule.
         let (mut others, mut count) = ([0; AHEAD], 0);
-        for number in numbers {
+        for number in numbers.iter().take(AHEAD) {
             match own.hash(*number) {
                 Some(hash) => self.prefetch_slots(hash),
                 None => {
@@ -25,14 +35,70 @@ impl Providers<'_> {
                 }
             }
         }
-        let mut hashes = [0; AHEAD];
-        for (hash, number) in hashes.iter_mut().zip(&others[..count]) {
-            let name = symbols.get(*number).and_then(|symbol| symbols.name(&symbol));
-            *hash = name.map_or(0, |name| name.gnu_hash());
-            self.prefetch_slots(*hash);
+        let mut expected = std::mem::take(&mut self.expected);
+        expected.clear();
+        for number in &others[..count] {
+            if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
+                self.prefetch_slots(name.gnu_hash());
+                expected.push(Expected { hash: name.gnu_hash(), first: NOBODY });
+            }
         }
-        let found = hashes.map(|hash| if hash == 0 { None } else { self.likely(hash) });
+        let mut found = [None; AHEAD];
+        for (found, expected) in found.iter_mut().zip(&mut expected) {
+            *found = self.likely(expected.hash);
+            if found.is_some() {
+                expected.first = self.leading();
+            }
+        }
+        if self.index.is_none() {
+            self.ask_filters(&mut expected);
+            let first = |expected: &Expected| {
+                let asked = self.asked.get(expected.first)?;
+                Some((self.all[asked.number].symbols, asked.table.as_ref()?))
+            };
+            let mut starts = [None; AHEAD];
+            for (start, expected) in starts.iter_mut().zip(&expected) {
+                if let Some((_, table)) = first(expected) {
+                    *start = table.start(expected.hash).inspect(|start| table.prefetch(*start));
+                }
+            }
+            for ((found, start), expected) in found.iter_mut().zip(starts).zip(&expected) {
+                let here = || {
+                    let (symbols, table) = first(expected)?;
+                    Some((symbols, table.first(start?, expected.hash)?))
+                };
+                *found = found.or_else(here);
+            }
+        }
         found.iter().flatten().for_each(|(symbols, number)| symbols.prefetch(*number));
         found.iter().flatten().for_each(|(symbols, number)| symbols.prefetch_name(*number));
+        (self.expected, self.next) = (expected, 0);
+    }
+
+    /// Finds the first object that can have each name.
+    fn ask_filters(&self, expected: &mut [Expected]) {
+        for (rank, asked) in self.asked.iter().enumerate().skip(self.leading()) {
+            for expected in expected.iter_mut().filter(|expected| expected.first == NOBODY) {
+                // One without a filter has to be asked.
+                if asked.table.as_ref().is_none_or(|table| table.may_have(expected.hash)) {
+                    expected.first = rank;
+                    asked.table.as_ref().inspect(|table| table.prefetch_bucket(expected.hash));
+                }
+            }
+        }
+    }
+
+    /// The rank of the first object to be asked for a name of that hash, of those that no table is about.
+    #[inline(always)]
+    pub(super) fn first_asked(&mut self, hash: u32) -> usize {
+        // They are looked for in the order in which they were expected.
+        let rest = self.expected.get(self.next..).unwrap_or_default();
+        match rest.iter().position(|expected| expected.hash == hash) {
+            Some(at) => {
+                self.next += at;
+                rest[at].first
+            }
+            None => self.leading(),
+        }
     }
 }

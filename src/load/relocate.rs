@@ -144,9 +144,6 @@ impl Apply for Work<'_, '_, '_> {
     type Error = ErrorKind;
 
     fn expect(&mut self, entries: &[Entry]) {
-        if !self.providers.is_wide() {
-            return;
-        }
         let (mut numbers, mut count) = ([0; AHEAD], 0);
         for [_, info, _] in entries.iter().take(AHEAD) {
             let symbol = (u64::from_le_bytes(*info) >> 32) as u32;
@@ -156,7 +153,7 @@ impl Apply for Work<'_, '_, '_> {
                 count += 1;
             }
         }
-        self.providers.prefetch(&self.own, &numbers[..count]);
+        self.providers.expect(&self.own, &numbers[..count]);
     }
 
     #[inline(always)]

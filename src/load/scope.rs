@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::ahead::Expected;
 use super::index::{Demand, Index};
 use crate::addr::{Addr, Bias};
 use crate::file::hash::Gnu;
@@ -65,15 +66,18 @@ pub(crate) type Imports = fn(&[u8]) -> Option<Addr>;
 
 /// All objects that references of one group may bind to.
 pub(crate) struct Providers<'a> {
-    all: Vec<Provider<'a>>,
+    pub(super) all: Vec<Provider<'a>>,
     /// In the order in which they are asked.
-    asked: Vec<Asked<'a>>,
+    pub(super) asked: Vec<Asked<'a>>,
     /// Where each of them stands in that order.
     ranks: Vec<usize>,
     /// The table over the first objects of that order, and how many they are.
     leading: Option<(&'a Index, usize)>,
     /// The table over the others.
-    index: Option<Index>,
+    pub(super) index: Option<Index>,
+    /// The names that are looked for next, and which of them that begins with.
+    pub(super) expected: Vec<Expected>,
+    pub(super) next: usize,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: BTreeMap<Box<[u8]>, Definition>,
     /// Unique symbols that it uses and earlier groups have settled: what it would have been bound to, and whether that
@@ -84,7 +88,7 @@ pub(crate) struct Providers<'a> {
 
 /// A provider in its place in the order.
 pub(super) struct Asked<'a> {
-    number: usize,
+    pub(super) number: usize,
     /// What tells quickly that it does not define a name.
     pub(super) table: Option<Gnu<'a>>,
 }
@@ -140,7 +144,7 @@ impl<'a> Providers<'a> {
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
         let asked: Vec<_> = asked.collect();
         let (unique, settled) = (BTreeMap::new(), BTreeMap::new());
-        Self { all, asked, ranks, leading, index, unique, settled, rules }
+        Self { all, asked, ranks, leading, index, expected: Vec::new(), next: 0, unique, settled, rules }
     }
 
     /// The provider of that number.
@@ -161,6 +165,7 @@ impl<'a> Providers<'a> {
     #[inline]
     fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
         let hash = wanted.gnu_hash();
+        let first_asked = self.first_asked(hash);
         let may_have = |asked: &&Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
         let ask_any = |asked: &Asked<'_>| {
             let symbols = self.all[asked.number].symbols;
@@ -187,7 +192,7 @@ impl<'a> Providers<'a> {
         let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
         let known = || self.tables().find_map(|table| table.matches(hash).find_map(ask_known));
         let is_known = self.index.as_ref().is_some_and(|index| index.knows(hash));
-        let rest = if is_known { &[] } else { &self.asked[self.leading()..] };
+        let rest = if is_known { None } else { self.asked.get(first_asked..) }.unwrap_or_default();
         let others = || rest.iter().filter(may_have).find_map(ask_any);
         let (provider, index) = itself().or_else(known).or_else(others)?;
         let object = &self.all[provider];
@@ -215,14 +220,9 @@ impl<'a> Providers<'a> {
         Some((self.all[self.asked[rank].number].symbols, symbol))
     }
 
-    /// Whether so much is looked for in so many objects that there is a table over them.
-    pub(super) fn is_wide(&self) -> bool {
-        self.index.is_some()
-    }
-
     /// How many objects `leading` is about.
     #[inline(always)]
-    fn leading(&self) -> usize {
+    pub(super) fn leading(&self) -> usize {
         self.leading.map_or(0, |(_, objects)| objects)
     }
 
