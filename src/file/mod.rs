@@ -4,6 +4,7 @@ pub(crate) mod brief;
 pub(crate) mod dynamic;
 pub(crate) mod elf;
 pub(crate) mod frames;
+pub(crate) mod gnu;
 pub(crate) mod hardening;
 pub(crate) mod hash;
 pub(crate) mod image;

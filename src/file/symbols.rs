@@ -2,7 +2,8 @@
 
 use super::Source;
 use super::dynamic::Dynamic;
-use super::hash::{self, Gnu, HashQuality, Table};
+use super::gnu::Gnu;
+use super::hash::{self, HashQuality, Table};
 use super::versions::{Version, Versions};
 use super::view::{ByteOrder, Class, View};
 use super::wanted::Name;

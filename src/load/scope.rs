@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::ahead::Expected;
 use super::index::{Demand, Index};
 use crate::addr::{Addr, Bias};
-use crate::file::hash::Gnu;
+use crate::file::gnu::Gnu;
 use crate::file::image::Image;
 use crate::file::symbols::{Symbol, Symbols, Wanted};
 

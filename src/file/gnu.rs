@@ -1,0 +1,101 @@
+//! `DT_GNU_HASH` in the layout that is loaded, as look-ups by the thousand want it.
+
+use std::cell::Cell;
+
+use super::hash::CHAIN_MAX;
+use crate::arch::native;
+
+/// A GNU hash table of the layout that is loaded: what can be told by it without reading a name.
+#[derive(Clone, Copy)]
+pub(crate) struct Gnu<'a> {
+    pub(super) bloom: &'a [[u8; 8]],
+    pub(super) mask: u32,
+    pub(super) shift: u32,
+    pub(super) buckets: &'a [[u8; 4]],
+    pub(super) first: u32,
+    pub(super) chain: &'a [[u8; 4]],
+}
+
+impl Gnu<'_> {
+    /// Whether a name of that hash may be in the table: nearly all questions end here with a no.
+    #[inline(always)]
+    pub(crate) fn may_have(&self, hash: u32) -> bool {
+        let (word, second) = self.word_for(hash);
+        (word >> (hash % 64)) & second & 1 != 0
+    }
+
+    /// The same for a hash whose lowest bit is not known.
+    #[inline(always)]
+    pub(crate) fn may_have_either(&self, hash: u32) -> bool {
+        let (word, second) = self.word_for(hash);
+        (word >> ((hash % 64) & !1)) & 3 != 0 && second & 1 != 0
+    }
+
+    /// The word of the bloom filter for a hash, and the same with the second bit that counts in the lowest place.
+    #[inline(always)]
+    fn word_for(&self, hash: u32) -> (u64, u64) {
+        let word = self.bloom.get(((hash / 64) & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
+        (word, word >> ((u64::from(hash) >> self.shift) % 64))
+    }
+
+    /// The first symbol of the chain that a name of that hash is in, if there is one.
+    #[inline(always)]
+    pub(crate) fn start(&self, hash: u32) -> Option<u32> {
+        let bucket = hash.checked_rem(self.buckets.len() as u32)?;
+        Some(u32::from_le_bytes(self.buckets[bucket as usize])).filter(|start| *start >= self.first)
+    }
+
+    /// Prefetches what [`Self::start`] reads.
+    #[inline(always)]
+    pub(crate) fn prefetch_bucket(&self, hash: u32) {
+        let bucket = hash.checked_rem(self.buckets.len() as u32).unwrap_or(0);
+        self.buckets.get(bucket as usize).into_iter().for_each(native::prefetch);
+    }
+
+    /// Prefetches the hash of symbol number `index`.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, index: u32) {
+        self.chain.get(index.wrapping_sub(self.first) as usize).into_iter().for_each(native::prefetch);
+    }
+
+    /// The first symbol of that hash from `start` on, in the same chain.
+    #[inline(always)]
+    pub(crate) fn first(&self, start: u32, hash: u32) -> Option<u32> {
+        self.find_from(start, &Cell::new(false), hash, |_| true)
+    }
+
+    /// Calls `matches` with the index of each symbol of that hash from `start` on, until it answers. Gives up, and sets
+    /// `too_long`, as [`Table::find`] does.
+    #[inline(always)]
+    pub(crate) fn find_from(
+        &self,
+        start: u32,
+        too_long: &Cell<bool>,
+        hash: u32,
+        mut matches: impl FnMut(u32) -> bool,
+    ) -> Option<u32> {
+        let rest = self.chain.get(start.checked_sub(self.first)? as usize..)?;
+        for (index, entry) in (start..).zip(rest.iter().take(CHAIN_MAX as usize)) {
+            let entry = u32::from_le_bytes(*entry);
+            if entry | 1 == hash | 1 && matches(index) {
+                return Some(index);
+            }
+            if entry & 1 == 1 {
+                return None;
+            }
+        }
+        too_long.set(rest.len() >= CHAIN_MAX as usize);
+        None
+    }
+
+    /// The hashes of all symbols in the table, but for their lowest bit, as little-endian words.
+    pub(crate) fn hashes(&self) -> &[[u8; 4]] {
+        self.chain
+    }
+
+    /// The hash of symbol number `index`, but for its lowest bit, if it is in the table.
+    #[inline(always)]
+    pub(crate) fn hash_of(&self, index: u32) -> Option<u32> {
+        self.chain.get(index.checked_sub(self.first)? as usize).map(|hash| u32::from_le_bytes(*hash))
+    }
+}
