@@ -7,12 +7,23 @@ use std::sync::Arc;
 use super::bind::Bound;
 use crate::error::{Error, ErrorKind};
 use crate::file::hash;
-use crate::file::symbols::{Wanted, WantedVersion};
+use crate::file::symbols::{Symbol, Wanted, WantedVersion};
 use crate::process::hooks;
 use crate::process::host::{self, Host, HostObject, Pin};
 
 /// A symbol's name, and the version that is asked for.
 pub(super) type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
+
+/// Objects that are asked here whether they define a name at all, before the C library's look-up is: if that finds nothing, it
+/// makes a message of it, which takes as long as asking some hundred symbols.
+const FEW: usize = 4;
+
+/// The definition that an object of the host has, which is pinned.
+fn defines(object: &HostObject, (name, version): &Versioned) -> Option<Symbol> {
+    let version = version.as_deref().map(|name| WantedVersion { name, hash: hash::sysv(name), exact: true });
+    let wanted = Wanted::by_name(name, version)?;
+    hooks::undisturbed(|| object.symbols())?.find(&wanted).map(|(_, symbol)| symbol)
+}
 
 /// What the host's own loader has to do for a load: bring parts of the C library, and find what only it sees, the
 /// definitions of objects that it opened `RTLD_GLOBAL` after the start. Both are asked for between two attempts, when
@@ -63,9 +74,13 @@ impl HostHelp {
                 _ => Vec::new(),
             },
         };
+        // One that cannot be pinned has gone.
+        let pinned = |object: &Arc<HostObject>| object.pin().ok().map(|pin| (Arc::clone(object), pin));
+        let few = host.later().nth(FEW).is_none().then(|| host.later().filter_map(pinned).collect::<Vec<_>>());
         let mut found = false;
         for symbol in missing {
-            if self.asked.insert(symbol.clone()) {
+            let mut any = few.iter().flatten().map(|(object, _)| defines(object, &symbol));
+            if (few.is_none() || any.any(|found| found.is_some())) && self.asked.insert(symbol.clone()) {
                 found |= self.find(&symbol, &host);
             }
         }
@@ -73,16 +88,12 @@ impl HostHelp {
     }
 
     /// Adds the object that has the host's definition of `symbol`; `false` if there is none.
-    fn find(&mut self, (name, version): &Versioned, host: &Host) -> bool {
-        let Some(addr) = host::global_symbol(name, version.as_deref()) else { return false };
-        let version = version.as_deref().map(|name| WantedVersion { name, hash: hash::sysv(name), exact: true });
-        let Some(wanted) = Wanted::by_name(name, version) else { return false };
+    fn find(&mut self, symbol: &Versioned, host: &Host) -> bool {
+        let Some(addr) = host::global_symbol(&symbol.0, symbol.1.as_deref()) else { return false };
         // Which object that is, glibc does not say for thread-local variables: the address is in nobody's segments.
         for object in host.later() {
             let Ok(pin) = object.pin() else { continue };
-            let Some((_, symbol)) = hooks::undisturbed(|| object.symbols()).and_then(|own| own.find(&wanted)) else {
-                continue;
-            };
+            let Some(symbol) = defines(object, symbol) else { continue };
             let here = match symbol.is_tls() {
                 true => host::thread_local_address(object.tls_module, symbol.value) == addr,
                 false => host.by_address(addr).is_some_and(|at| Arc::ptr_eq(at, object)),
