@@ -102,3 +102,57 @@ impl Providers<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::addr::Bias;
+    use crate::file::image::Image;
+    use crate::file::symbols::{Symbols, Wanted};
+    use crate::load::index::Demand;
+    use crate::load::scope::{Provider, Rules};
+
+    /// The tables of an object that this process has.
+    fn symbols(name: &str) -> Symbols {
+        let object = crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap();
+        let image = Image::open(object.path.as_ref()).unwrap();
+        image.symbols(&image.source()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn what_was_prepared_is_found_as_if_it_had_not_been_and_who_has_it_not_is_not_asked() {
+        let all = ["/libgcc_s.so.1", "/ld-linux-x86-64.so.2", "/libc.so.6"].map(symbols);
+        let file = PathBuf::new();
+        let providers = || {
+            let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+            let rules = Rules { settled: &|_| None, own: &|_| None };
+            let demand = Demand { references: 0, by: Vec::new() };
+            Providers::new(all.iter().map(provider).collect(), &[0, 1, 2], &demand, None, rules)
+        };
+        let (mut prepared, mut plain) = (providers(), providers());
+        let referring = &all[0];
+        let undefined = (1..referring.count()).filter(|number| !referring.get(*number).unwrap().is_defined());
+        let undefined: Vec<u32> = undefined.collect();
+        let own = prepared.own(0, false);
+        let (mut found, mut skipped) = (0, 0);
+        for run in undefined.chunks(AHEAD) {
+            prepared.expect(&own, run);
+            for number in run {
+                let symbol = referring.get(*number).unwrap();
+                let name = referring.name(&symbol).unwrap();
+                skipped += usize::from(prepared.first_asked(name.gnu_hash()) > 0);
+                let version = referring.version_of(*number).and_then(|version| referring.wanted(version));
+                let bind = |providers: &mut Providers<'_>| {
+                    let definition = providers.bind(0, &symbol, &Wanted::reference(name, version, true), false)?;
+                    Some((definition.provider, definition.value))
+                };
+                let definition = bind(&mut prepared);
+                assert_eq!(definition, bind(&mut plain), "{}", String::from_utf8_lossy(name.text));
+                found += usize::from(definition.is_some());
+            }
+        }
+        assert!(found > 10 && skipped >= found, "{found} found, {skipped} led past the first object");
+    }
+}
