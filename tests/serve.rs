@@ -74,7 +74,7 @@ impl Server {
         Pid::from_raw(self.process.id() as i32)
     }
 
-    /// The descriptors it has of one kind, as `/proc` names them. What it opens for a moment is of other kinds.
+    /// The descriptors it has of one kind, as `/proc` begins their names.
     fn open(&self, kind: &str) -> usize {
         let all = fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap();
         all.filter(|fd| {
@@ -217,9 +217,11 @@ fn send(socket: &UnixStream, bytes: &[u8], fds: &[RawFd]) {
 #[test]
 fn a_request_that_is_none_is_refused_with_a_reason_and_holds_nobody_up() {
     let server = Server::start(&[]);
-    // Before the first request: a client has its answer a moment before the server lets go of it.
+    // A client has its answer a moment before the server lets go of it.
     let sockets = server.open("socket:");
     server.serves();
+    becomes("at rest", || server.open("socket:") == sockets && server.open("anon_inode:[pidfd]") == 0);
+    let before = server.open("");
     let null = File::open("/dev/null").unwrap();
     let (null, folder) = (null.as_raw_fd(), File::open("/").unwrap());
     let given = [null, null, null, folder.as_raw_fd()];
@@ -262,7 +264,7 @@ fn a_request_that_is_none_is_refused_with_a_reason_and_holds_nobody_up() {
     client.read_to_end(&mut answer).unwrap();
     assert_eq!(answer, [&[0][..], &0x100_i32.to_ne_bytes()].concat());
     drop((silent, half));
-    becomes("no descriptor stays", || server.open("socket:") == sockets && server.open("anon_inode:[pidfd]") == 0);
+    becomes("no descriptor stays", || server.open("") == before);
     server.serves();
 }
 

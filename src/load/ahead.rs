@@ -37,10 +37,12 @@ impl Providers<'_> {
         }
         let mut expected = std::mem::take(&mut self.expected);
         expected.clear();
+        // Where there is a table of the whole scope, who need not be asked is not learnt: a name that it has not is asked of all.
+        let first = if self.index.is_some() { self.leading() } else { NOBODY };
         for number in &others[..count] {
             if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
                 self.prefetch_slots(name.gnu_hash());
-                expected.push(Expected { hash: name.gnu_hash(), first: NOBODY });
+                expected.push(Expected { hash: name.gnu_hash(), first });
             }
         }
         let mut found = [None; AHEAD];
@@ -109,17 +111,10 @@ mod tests {
 
     use super::*;
     use crate::addr::Bias;
-    use crate::file::image::Image;
-    use crate::file::symbols::{Symbols, Wanted};
+    use crate::file::symbols::Wanted;
     use crate::load::index::Demand;
+    use crate::load::index::tests::symbols;
     use crate::load::scope::{Provider, Rules};
-
-    /// The tables of an object that this process has.
-    fn symbols(name: &str) -> Symbols {
-        let object = crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap();
-        let image = Image::open(object.path.as_ref()).unwrap();
-        image.symbols(&image.source()).unwrap().unwrap()
-    }
 
     #[test]
     fn what_was_prepared_is_found_as_if_it_had_not_been_and_who_has_it_not_is_not_asked() {
@@ -154,5 +149,32 @@ mod tests {
             }
         }
         assert!(found > 10 && skipped >= found, "{found} found, {skipped} led past the first object");
+    }
+
+    #[test]
+    fn a_name_that_the_table_of_what_is_wanted_has_not_is_found_all_the_same() {
+        let own = std::env::current_exe().unwrap();
+        let all = ["/libgcc_s.so.1", own.to_str().unwrap(), "/libc.so.6"].map(symbols);
+        let file = PathBuf::new();
+        let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+        let rules = Rules { settled: &|_| None, own: &|_| None };
+        // Made for what the first object looks for; the second looks for other names.
+        let demand = Demand { references: usize::MAX, by: vec![&all[0]] };
+        let mut providers = Providers::new(all.iter().map(provider).collect(), &[0, 1, 2], &demand, None, rules);
+        let own = providers.own(1, false);
+        let (mut unknown, mut found) = (0, 0);
+        for number in 1..all[1].count() {
+            let symbol = all[1].get(number).unwrap();
+            let name = all[1].name(&symbol).unwrap();
+            if symbol.is_defined() || providers.index.as_ref().unwrap().knows(name.gnu_hash()) {
+                continue;
+            }
+            providers.expect(&own, &[number]);
+            let definition = providers.bind(1, &symbol, &Wanted::reference(name, None, true), false);
+            let there = all[2].find(&Wanted::reference(name, None, true)).is_some();
+            assert!(definition.is_some() || !there, "{}", String::from_utf8_lossy(name.text));
+            (unknown, found) = (unknown + 1, found + usize::from(definition.is_some()));
+        }
+        assert!(found > 10, "{found} of {unknown}");
     }
 }

@@ -1,4 +1,4 @@
-//! Which objects of a scope may define a name: tables over all their hashes, so that not every object is asked.
+//! Which objects of a scope may define a name: tables over the hashes of their names, so that not every object is asked.
 //!
 //! A reference in a closure of two hundred objects would otherwise ask some fifty of them before one answers. The table
 //! only chooses whom to ask; the object itself decides, by names and versions, as ever.
@@ -16,7 +16,7 @@ use crate::sys;
 /// Open addressing: where several objects export a name, the first one was entered first and is met first.
 pub(crate) struct Index {
     /// In the upper bits some of the hash, in the lower ones one more than the number of the export; 0 is a free slot. A
-    /// table is written once for many a load, and each page of it costs as much as a hundred look-ups: so a slot is small,
+    /// table is written for one load, and each page of it costs as much as some ten look-ups: so a slot is small,
     /// and what it leads to may have another hash.
     slots: Vec<u32>,
     /// Whose exports have the numbers of each block.
@@ -257,13 +257,13 @@ pub(crate) fn exports<'a>(mut objects: impl Iterator<Item = &'a Symbols>) -> Opt
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::file::image::Image;
     use crate::file::symbols::Wanted;
 
     /// The tables of an object that this process has.
-    fn symbols(name: &str) -> Symbols {
+    pub(in crate::load) fn symbols(name: &str) -> Symbols {
         let object = crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap();
         let image = Image::open(object.path.as_ref()).unwrap();
         image.symbols(&image.source()).unwrap().unwrap()
