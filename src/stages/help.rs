@@ -15,7 +15,7 @@ use crate::process::host::{self, Host, HostObject, Pin};
 pub(super) type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
 
 /// Objects that are asked here whether they define a name at all, before the C library's look-up is: if that finds nothing, it
-/// makes a message of it, which takes as long as asking some hundred symbols.
+/// makes a message of it, which takes longer than asking so few objects.
 const FEW: usize = 4;
 
 /// The definition that an object of the host has, which is pinned.

@@ -434,7 +434,7 @@ fn fits(scope: &Scope, look: &Look, members: &[Shareable]) -> Result<(Fits, Vec<
 }
 
 fn has_no_exports(object: &Object) -> bool {
-    object.symbols().is_some_and(|symbols| symbols.hashes().is_some_and(|hashes| hashes.len() == 0))
+    object.symbols().is_some_and(|symbols| !symbols.exports_any())
 }
 
 /// Which object of the host it is: by what is in memory, whatever its path leads to by now.
