@@ -66,7 +66,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/process/lazy.rs", "what the trampoline calls"),
     ("src/process/hooks.rs", "the process's start, fork and exit, and when foreign code runs"),
     ("src/process/imports.rs", "the functions that libraries get in place of the C library's"),
-    ("src/process/unwind.rs", "what the unwinder is told"),
+    ("src/process/unwind.rs", "what the unwinder is told, and the slot by which it asks"),
     ("src/process/debugger.rs", "what the debugger reads"),
     ("src/stages/seal.rs", "handing mapped frames to the unwinder"),
     ("src/share/experiment.rs", "the mappings and second processes that `soload prove` tries things with"),

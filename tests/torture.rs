@@ -8,7 +8,6 @@ mod drop_in;
 
 use std::cell::Cell;
 use std::ffi::c_int;
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -88,21 +87,14 @@ fn work(loader: Loader, throws: &Lib, random: &Random) {
         match random.below(10) {
             0..=3 => {
                 let index = random.below(LIBRARIES.len());
-                let name = LIBRARIES[index].0;
-                // Its constructor throws.
-                let _no_fork = if name == "throws" { no_fork(loader) } else { None };
-                open.push((index, open_somewhere(loader, name, random)));
+                open.push((index, open_somewhere(loader, LIBRARIES[index].0, random)));
             }
             4..=5 if !open.is_empty() => drop(open.swap_remove(random.below(open.len()))),
             6..=7 if !open.is_empty() => {
                 let (index, library) = &open[random.below(open.len())];
-                let _no_fork = if LIBRARIES[*index].0 == "throws" { no_fork(loader) } else { None };
                 use_it(*index, library);
             }
-            8 => {
-                let _no_fork = no_fork(loader);
-                throws.throws_and_catches();
-            }
+            8 => throws.throws_and_catches(),
             9 if random.below(8) == 0 => fork_and_open(loader, throws, random.below(2)),
             _ => {}
         }
@@ -131,26 +123,10 @@ fn use_it(index: usize, library: &Lib) {
     assert!(expected == 0 || answer == expected, "{name}: {function}() is {answer}");
 }
 
-/// Read by who throws, written by who forks, where a child could find a lock of the unwinder's that nobody will free.
-static UNWINDER: RwLock<()> = RwLock::new(());
-
-/// Keeps other threads from forking while this one throws, where that is a limit.
-fn no_fork(loader: Loader) -> Option<RwLockReadGuard<'static, ()>> {
-    let limited = loader.diverges(&DIVERGENCE_UNWINDER_LOCKS);
-    limited.then(|| UNWINDER.read().unwrap_or_else(PoisonError::into_inner))
-}
-
-/// Waits until no other thread throws, where that is a limit.
-fn no_throw(loader: Loader) -> Option<RwLockWriteGuard<'static, ()>> {
-    let limited = loader.diverges(&DIVERGENCE_UNWINDER_LOCKS);
-    limited.then(|| UNWINDER.write().unwrap_or_else(PoisonError::into_inner))
-}
-
 /// In a child: throws, opens one of two libraries, and ends.
 fn fork_and_open(loader: Loader, throws: &Lib, which: usize) {
     // glibc does not promise that a child can open anything.
     let is_ours = loader == Loader::Ours || std::env::var_os("LD_PRELOAD").is_some();
-    let alone = no_throw(loader);
     let child = unsafe { libc::fork() };
     if child == 0 {
         unsafe { libc::alarm(20) };
@@ -165,7 +141,6 @@ fn fork_and_open(loader: Loader, throws: &Lib, which: usize) {
             });
         unsafe { libc::_exit(if right { 0 } else { 1 }) };
     }
-    drop(alone);
     let mut status = 0;
     assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
     assert_eq!(status, 0, "the child's end (14: it hung)");

@@ -2,12 +2,12 @@
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 
-use super::objects::{self, Found};
+use super::objects;
 use super::{clear_error, close, error, fail, handles, open, symbol};
 use crate::addr::Addr;
 use crate::process::namespace::Namespace;
 use crate::process::real::real;
-use crate::process::registry;
+use crate::process::{registry, unwind};
 
 /// The address of our function of that C name.
 pub(super) fn address(name: &[u8]) -> Option<Addr> {
@@ -358,7 +358,7 @@ unsafe extern "C-unwind" fn iterate_from(
 pub unsafe extern "C" fn find_object(address: *const c_void, answer: *mut c_void) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        match (objects::find(address, answer.cast::<Found>()), real().find_object) {
+        match (unwind::find(address, answer.cast()), real().find_object) {
             (Some(()), _) => 0,
             (None, Some(find)) => find(address, answer),
             (None, None) => -1,

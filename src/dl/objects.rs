@@ -8,24 +8,12 @@ use std::sync::Arc;
 use super::fail;
 use crate::addr::Addr;
 use crate::loader;
-use crate::process::addresses;
 use crate::process::host::thread_local_address;
 use crate::process::module::Module;
 use crate::process::namespace::Namespace;
 use crate::process::parts::is_part_of_libc;
 use crate::process::real::{LinkMap, real};
 use crate::process::registry;
-
-/// `struct dl_find_object` (<dlfcn.h>).
-#[repr(C)]
-pub(super) struct Found {
-    flags: u64,
-    start: *mut c_void,
-    end: *mut c_void,
-    map: *mut LinkMap,
-    frames: *mut c_void,
-    reserved: [u64; 7],
-}
 
 /// `dladdr`, and what `dladdr1` gives besides: the module's entry in the debugger's list, the symbol's in its table.
 ///
@@ -230,25 +218,4 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void, caller: *con
         }
     }
     0
-}
-
-/// `_dl_find_object`: the object at an address, for unwinders.
-///
-/// # Safety
-/// `answer` can be written.
-pub(super) unsafe fn find(address: *const c_void, answer: *mut Found) -> Option<()> {
-    // Neither a lock nor memory is taken on this way: the caller may be a signal handler.
-    let place = addresses::at(Addr(address as usize))?;
-    // SAFETY: the caller's promise.
-    unsafe {
-        *answer = Found {
-            flags: 0,
-            start: place.start.0 as *mut c_void,
-            end: place.end.0 as *mut c_void,
-            map: place.map.0 as *mut LinkMap,
-            frames: place.frames?.0 as *mut c_void,
-            reserved: [0; 7],
-        };
-    }
-    Some(())
 }

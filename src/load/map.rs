@@ -49,8 +49,6 @@ pub(crate) struct Kept {
     pub(crate) pages: Arc<File>,
     /// For each mapping of the plan, where in that its pages are.
     pub(crate) at: Vec<Option<u64>>,
-    /// Its unwind records, if they are fit to be registered.
-    pub(crate) frames: Option<Vaddr>,
 }
 
 impl Place {

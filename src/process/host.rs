@@ -17,10 +17,12 @@ use super::hooks;
 use super::parts::{is_allocator, is_part_of_libc};
 use super::real::real;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
+use crate::arch::Machine;
 use crate::error::ErrorKind;
 use crate::file::Source;
 use crate::file::dynamic::{Dynamic, Names, is_address};
 use crate::file::image::Image;
+use crate::file::relocations::Relocations;
 use crate::file::symbols::{self, Symbols, Wanted};
 use crate::file::view::{ByteOrder, Class, View};
 use crate::sys::{Bytes, Identity};
@@ -47,6 +49,8 @@ pub(crate) struct HostObject {
     pub(crate) at_start: bool,
     /// Its thread-local storage, as `__tls_get_addr` knows it; 0 if it has none.
     pub(crate) tls_module: usize,
+    /// What is read-only since it was relocated (`PT_GNU_RELRO`), by its addresses in the file.
+    pub(crate) relro: Range<u64>,
     /// The initial image of that storage, by its addresses in the file.
     pub(crate) tls_image: Option<Range<u64>>,
     pin: Mutex<Weak<Pin>>,
@@ -203,6 +207,11 @@ impl HostObject {
         self.symbols.get_or_init(read).as_ref()
     }
 
+    /// What its loader applied. Only to be asked while it is sure to stay.
+    pub(crate) fn relocations(&self) -> Option<Relocations> {
+        Relocations::read(&self.dynamic, self, native_class(), Machine::native()?.number).ok()
+    }
+
     /// Keeps it loaded; `None` if it is there for good. An error means that it has gone meanwhile.
     pub(crate) fn pin(&self) -> Result<Option<Arc<Pin>>, ErrorKind> {
         if self.at_start {
@@ -216,6 +225,12 @@ impl HostObject {
         let made = Arc::new(dlopen(&self.name, libc::RTLD_NOW | libc::RTLD_NOLOAD)?);
         hooks::undisturbed(|| *last() = Arc::downgrade(&made));
         Ok(Some(made))
+    }
+
+    /// Keeps it loaded for good. Answers whether it will be.
+    pub(crate) fn keep(&self) -> bool {
+        let flags = libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_NODELETE;
+        self.at_start || dlopen(&self.name, flags).is_ok()
     }
 
     /// What keeps it loaded at this moment, if something of ours does.
@@ -364,6 +379,10 @@ impl HostObject {
             identity: OnceLock::new(),
             at_start: false,
             tls_module: info.dlpi_tls_modid,
+            relro: headers
+                .iter()
+                .find(|header| header.p_type == libc::PT_GNU_RELRO)
+                .map_or(0..0, |header| header.p_vaddr..header.p_vaddr + header.p_memsz),
             tls_image: headers
                 .iter()
                 .find(|header| header.p_type == libc::PT_TLS)

@@ -19,7 +19,7 @@ use super::bytes::{Cut, Field, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 const HEADER: usize = 128;
 const SEAL_AT: usize = 96;
 
@@ -60,8 +60,6 @@ pub(crate) struct Member {
     pub(crate) content: Hash,
     /// Where its reservation starts.
     pub(crate) start: u64,
-    /// The address in the file of its unwind records, if they are fit to be registered; 0 if they are not.
-    pub(crate) frames: u64,
     pub(crate) pages: Vec<Pages>,
     /// Providers that its words refer to.
     pub(crate) bound_to: Vec<u16>,
@@ -80,7 +78,6 @@ fields!(Member {
     file: FileStamp,
     content: Hash,
     start: u64,
-    frames: u64,
     pages: Vec<Pages>,
     bound_to: Vec<u16>,
     host: Vec<HostWord>,
@@ -369,7 +366,6 @@ mod tests {
             file: stamp,
             content: [9; 32],
             start: 0x1234_0000,
-            frames: 0x300,
             pages: vec![Pages { map: 3, offset: 4096, len: 4096 }],
             bound_to: vec![0, 2],
             host: vec![HostWord { place: 0x1000, value: 0x2000, provider: 1 }],

@@ -194,7 +194,6 @@ mod tests {
             file,
             content: [0; 32],
             start: 0,
-            frames: 0,
             pages: Vec::new(),
             bound_to: Vec::new(),
             host: host.collect(),

@@ -72,7 +72,6 @@ impl<'a> Keeping<'a> {
             file: own.stamp,
             content: content_hash(&image.file().fd).map_err(unread)?,
             start: mapped.mapping.range().start.0 as u64,
-            frames: mapped.frames.map_or(0, |start| start.0),
             pages: Vec::new(),
             bound_to: Vec::new(),
             host: Vec::new(),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::Placed;
 use super::enter::Planned;
-use crate::addr::Vaddr;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::image::Image;
 use crate::file::relocations::Relocations;
@@ -27,8 +26,6 @@ pub(crate) struct Mapped {
     pub(super) symbols: Arc<LateSymbols>,
     pub(super) relocations: Relocations,
     pub(super) headers: ProgramHeaders,
-    /// Its unwind records, if they are fit to be registered.
-    pub(super) frames: Option<Vaddr>,
     /// Its thread-local storage, once sealing has got it.
     pub(super) storage: Option<Box<Storage>>,
     /// What binds its functions at their first call, if that is put off.
@@ -63,28 +60,22 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             }
             let source = MappedImage { mapping: &mapping, image: &new.image };
             let no_dynamic = || ErrorKind::malformed("PT_DYNAMIC", At::Object, "a dynamic section", "none");
-            // Nothing is looked up in an object that has been kept; its records were followed by whoever did that.
-            let kept = place.kept.as_ref();
-            let symbols = match kept.and_then(|_| later(&mapping, &new.image)) {
+            // Nothing is looked up in an object that has been kept.
+            let symbols = match place.kept.as_ref().and_then(|_| later(&mapping, &new.image)) {
                 Some(symbols) => symbols,
                 None => new.image.symbols(&source)?.ok_or_else(no_dynamic)?.into(),
             };
             let relocations = new.image.relocations(&source)?.ok_or_else(no_dynamic)?;
-            let frames = match kept {
-                Some(kept) => kept.frames.filter(|start| mapping.constant(*start, Some(4)).is_some()),
-                None => new.image.frames(&source),
-            };
             let headers = headers(&new.image, &mapping)?;
-            Ok((mapping, symbols, relocations, headers, frames))
+            Ok((mapping, symbols, relocations, headers))
         })();
         match mapped {
-            Ok((mapping, symbols, relocations, headers, frames)) => Ok(Box::new(Mapped {
+            Ok((mapping, symbols, relocations, headers)) => Ok(Box::new(Mapped {
                 new,
                 mapping,
                 symbols: Arc::new(symbols),
                 relocations,
                 headers,
-                frames,
                 storage: None,
                 link: None,
                 stubs: None,

@@ -12,13 +12,14 @@ use crate::file::elf::ProgramHeader;
 use crate::guard::{Lease, Part};
 use crate::load::call::Code;
 use crate::load::group::{Group, Slot};
+use crate::load::map::MappedImage;
 use crate::load::plan::Plan;
 use crate::load::relocate::{Functions, Outcome, ThreadLocal};
 use crate::load::scope::Definition;
 use crate::load::seal as sealing;
 use crate::process::module::Object;
 use crate::process::storage::{Place, Storage, Template};
-use crate::process::unwind::Frames;
+use crate::process::unwind::{self, Frames};
 use crate::process::{hooks, host};
 use crate::sys;
 
@@ -72,9 +73,16 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
     Ok(SealedGroup { group: tell_the_unwinder(group), scope, unique })
 }
 
-/// Has the unwinder know the frames of all members. Nothing fails any more that would unmap them first.
+/// Has the unwinder know the frames of all members, unless it asks us. Nothing fails any more that would unmap them first.
 fn tell_the_unwinder(mut group: Group<Object, Sealed>) -> Group<Object, Sealed> {
-    let begin = |sealed: &Sealed| Some(sealed.mapped.mapping.bias().at(sealed.mapped.frames?));
+    if unwind::asks_us() {
+        return group;
+    }
+    let begin = |sealed: &Sealed| {
+        let Mapped { new, mapping, .. } = &*sealed.mapped;
+        let start = new.image.frames(&MappedImage { mapping, image: &new.image })?;
+        Some(mapping.bias().at(start))
+    };
     let all: Vec<_> = group.new_members().map(|(_, sealed)| begin(sealed)).collect();
     // SAFETY: they are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
     let mut registered = unsafe { Frames::register(&all) }.into_iter();

@@ -345,8 +345,7 @@ impl Shareable {
         if stated.len() != self.writable.len() {
             return Err(senseless());
         }
-        let frames = Some(Vaddr(member.frames)).filter(|start| start.0 != 0);
-        Ok(Kept { pages: Arc::clone(&opened.file), at: pages, frames })
+        Ok(Kept { pages: Arc::clone(&opened.file), at: pages })
     }
 }
 

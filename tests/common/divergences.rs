@@ -26,9 +26,6 @@ pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
 pub(crate) const DIVERGENCE_STATIC_CHAIN: Divergence = Divergence(
     "glibc's trampoline may change r10, the static chain of nested functions, when a function is bound by its first call; ours keeps it",
 );
-pub(crate) const DIVERGENCE_UNWINDER_LOCKS: Divergence = Divergence(
-    "without the drop-in the frames of our libraries are registered with the unwinder, and libgcc takes memory and a lock when it looks them up: there a signal handler that may interrupt anything must not look at the stack, and a child forked while another thread throws may wait for that lock for ever",
-);
 pub(crate) const DIVERGENCE_ONE_C_LIBRARY: Divergence = Divergence(
     "glibc loads the C library anew into each name space, with its own standard output, malloc and static storage; ours has one for all, so that threads, files and memory pass between name spaces, and so that there is no limit to their number",
 );
