@@ -3,105 +3,172 @@
 //! A look-up reads some six places, each found by the one before and far from it. One look-up after another mostly waits
 //! for memory; here the first places of all are asked for, then the second of all, and so on, so that memory answers many
 //! at once. Objects are gone through one by one, each with all the names, so that the filter of each is read in one go. What
-//! is learnt on the way is who need not be asked; everything else is decided by the look-ups themselves.
+//! is learnt on the way is the addresses of the object's own definitions, which need no name, and who need not be asked for
+//! the others; everything else is decided by the look-ups themselves.
+
+use std::ops::Range;
 
 use super::scope::{Own, Providers};
 use crate::file::relocations::AHEAD;
+use crate::file::wanted::Name;
 
-/// A name that will be looked for, by its hash.
-pub(super) struct Expected {
-    hash: u32,
-    /// The rank of the first object that can have it, of those that no table is about.
-    first: usize,
+/// Look-ups that come next, by the numbers of the symbols.
+#[derive(Default)]
+pub(super) struct Expected<'a> {
+    all: Vec<(u32, Known<'a>)>,
+    /// They are asked for in the order in which they were expected: where that begins.
+    next: usize,
+}
+
+/// What has been learnt of a symbol.
+#[derive(Clone, Copy)]
+pub(super) enum Known<'a> {
+    /// Its address: it is a plain definition of the object's own, and nobody who is asked before has such a name.
+    Own(u64),
+    Name {
+        name: Name<'a>,
+        first: First,
+    },
+}
+
+/// Where the search for a name begins.
+#[derive(Clone, Copy)]
+pub(super) struct First {
+    /// The rank of the first object that can have it, of those that are asked by filters of their own.
+    pub(super) rank: usize,
+    /// That object's first symbol of the name's hash, if that is known.
+    pub(super) symbol: Option<u32>,
+}
+
+/// Names that are looked for at once, [`AHEAD`] at most.
+struct Names {
+    count: usize,
+    /// Which of those that are expected each of them is.
+    at: [usize; AHEAD],
+    hashes: [u32; AHEAD],
+    first: [First; AHEAD],
 }
 
 /// Nobody has been found yet.
-const NOBODY: usize = usize::MAX;
+const NOBODY: First = First { rank: usize::MAX, symbol: None };
 
-impl Providers<'_> {
+impl<'a> Providers<'a> {
     /// Prepares the look-ups of these symbols of object `own`, [`AHEAD`] of them at most.
-    pub(super) fn expect(&mut self, own: &Own<'_>, numbers: &[u32]) {
+    pub(super) fn expect(&mut self, own: &Own<'a>, numbers: &[u32]) {
         let symbols = own.symbols;
         numbers.iter().for_each(|number| symbols.prefetch(*number));
         // Of its own definitions the hash is known, and is all that is read as a rule.
-        let (mut others, mut count) = ([0; AHEAD], 0);
-        for number in numbers.iter().take(AHEAD) {
-            match own.hash(*number) {
-                Some(hash) => self.prefetch_slots(hash),
-                None => {
-                    symbols.prefetch_name(*number);
-                    others[count] = *number;
-                    count += 1;
-                }
+        let mut definitions = [None; AHEAD];
+        for (definition, number) in definitions.iter_mut().zip(numbers) {
+            *definition = own.definition(*number);
+            match definition {
+                Some((hash, _)) => self.prefetch(*hash),
+                None => symbols.prefetch_name(*number),
             }
         }
-        let mut expected = std::mem::take(&mut self.expected);
-        expected.clear();
-        // Where there is a table of the whole scope, who need not be asked is not learnt: a name that it has not is asked of all.
-        let first = if self.index.is_some() { self.leading() } else { NOBODY };
-        for number in &others[..count] {
-            if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
-                self.prefetch_slots(name.gnu_hash());
-                expected.push(Expected { hash: name.gnu_hash(), first });
+        let mut all = std::mem::take(&mut self.expected).all;
+        all.clear();
+        all.reserve(numbers.len());
+        let mut names = Names { count: 0, at: [0; AHEAD], hashes: [0; AHEAD], first: [NOBODY; AHEAD] };
+        for (definition, number) in definitions.iter().zip(numbers) {
+            if let Some((_, address)) = definition.filter(|(hash, _)| self.none_before(own.before, *hash)) {
+                all.push((*number, Known::Own(address)));
+            } else if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
+                self.prefetch(name.gnu_hash());
+                (names.at[names.count], names.hashes[names.count]) = (all.len(), name.gnu_hash());
+                names.count += 1;
+                all.push((*number, Known::Name { name, first: NOBODY }));
             }
         }
-        let mut found = [None; AHEAD];
-        for (found, expected) in found.iter_mut().zip(&mut expected) {
-            *found = self.likely(expected.hash);
-            if found.is_some() {
-                expected.first = self.leading();
+        self.find_first(&mut names);
+        for (at, found) in names.at.iter().zip(&names.first).take(names.count) {
+            if let (_, Known::Name { first, .. }) = &mut all[*at] {
+                *first = *found;
             }
         }
-        if self.index.is_none() {
-            self.ask_filters(&mut expected);
-            let first = |expected: &Expected| {
-                let asked = self.asked.get(expected.first)?;
-                Some((self.all[asked.number].symbols, asked.table.as_ref()?))
-            };
-            let mut starts = [None; AHEAD];
-            for (start, expected) in starts.iter_mut().zip(&expected) {
-                if let Some((_, table)) = first(expected) {
-                    *start = table.start(expected.hash).inspect(|start| table.prefetch(*start));
-                }
-            }
-            for ((found, start), expected) in found.iter_mut().zip(starts).zip(&expected) {
-                let here = || {
-                    let (symbols, table) = first(expected)?;
-                    Some((symbols, table.first(start?, expected.hash)?))
-                };
-                *found = found.or_else(here);
-            }
-        }
-        found.iter().flatten().for_each(|(symbols, number)| symbols.prefetch(*number));
-        found.iter().flatten().for_each(|(symbols, number)| symbols.prefetch_name(*number));
-        (self.expected, self.next) = (expected, 0);
+        self.expected = Expected { all, next: 0 };
     }
 
-    /// Finds the first object that can have each name.
-    fn ask_filters(&self, expected: &mut [Expected]) {
-        for (rank, asked) in self.asked.iter().enumerate().skip(self.leading()) {
-            for expected in expected.iter_mut().filter(|expected| expected.first == NOBODY) {
-                // One without a filter has to be asked.
-                if asked.table.as_ref().is_none_or(|table| table.may_have(expected.hash)) {
-                    expected.first = rank;
-                    asked.table.as_ref().inspect(|table| table.prefetch_bucket(expected.hash));
-                }
-            }
-        }
-    }
-
-    /// The rank of the first object to be asked for a name of that hash, of those that no table is about.
+    /// Prefetches where a table says who has a name of that hash.
     #[inline(always)]
-    pub(super) fn first_asked(&mut self, hash: u32) -> usize {
-        // They are looked for in the order in which they were expected.
-        let rest = self.expected.get(self.next..).unwrap_or_default();
-        match rest.iter().position(|expected| expected.hash == hash) {
-            Some(at) => {
-                self.next += at;
-                rest[at].first
+    fn prefetch(&self, hash: u32) {
+        self.index.iter().for_each(|table| table.prefetch(hash));
+    }
+
+    /// Finds the first object that can have each name, and asks memory for what it has of it.
+    fn find_first(&self, names: &mut Names) {
+        let leading = self.leading();
+        self.ask_filters(0..leading, names, |hash| self.may_lead(hash));
+        let mut likely = [None; AHEAD];
+        match &self.index {
+            // Who need not be asked is not learnt by it: a name that it has not is asked of all.
+            Some(index) => {
+                for ((first, hash), likely) in
+                    names.first.iter_mut().zip(names.hashes).zip(&mut likely).take(names.count)
+                {
+                    if first.rank == NOBODY.rank {
+                        first.rank = leading;
+                        *likely = index.matches(hash).next();
+                    }
+                }
             }
-            None => self.leading(),
+            None => self.ask_filters(leading..self.asked.len(), names, |_| true),
         }
+        let table = |rank: usize| self.asked.get(rank)?.table.as_ref();
+        let mut starts = [None; AHEAD];
+        for at in (0..names.count).filter(|at| likely[*at].is_none()) {
+            if let Some(table) = table(names.first[at].rank) {
+                starts[at] = table.start(names.hashes[at]).inspect(|start| table.prefetch(*start));
+            }
+        }
+        for at in 0..names.count {
+            let first = &mut names.first[at];
+            if let (Some(table), Some(start)) = (table(first.rank), starts[at]) {
+                first.symbol = table.first(start, names.hashes[at]);
+                likely[at] = first.symbol.map(|symbol| (first.rank, symbol));
+            }
+        }
+        let symbols = |rank: usize| self.all[self.asked[rank].number].symbols;
+        likely.iter().flatten().for_each(|(rank, number)| symbols(*rank).prefetch(*number));
+        likely.iter().flatten().for_each(|(rank, number)| symbols(*rank).prefetch_name(*number));
+    }
+
+    /// Asks the filters of the objects of these ranks for the names that nobody has been found for and that they `may` have.
+    #[inline(always)]
+    fn ask_filters(&self, ranks: Range<usize>, names: &mut Names, may: impl Fn(u32) -> bool) {
+        let mut asking = [0; AHEAD];
+        let mut count = 0;
+        for at in 0..names.count {
+            if names.first[at].rank == NOBODY.rank && may(names.hashes[at]) {
+                asking[count] = at;
+                count += 1;
+            }
+        }
+        for (rank, asked) in ranks.clone().zip(&self.asked[ranks]) {
+            let mut left = 0;
+            for next in 0..count {
+                let at = asking[next];
+                // One without a filter has to be asked.
+                if asked.table.as_ref().is_none_or(|table| table.may_have(names.hashes[at])) {
+                    asked.table.as_ref().inspect(|table| table.prefetch_bucket(names.hashes[at]));
+                    names.first[at].rank = rank;
+                } else {
+                    asking[left] = at;
+                    left += 1;
+                }
+            }
+            count = left;
+        }
+    }
+
+    /// What has been learnt of that symbol, if its look-up has been prepared.
+    #[inline(always)]
+    pub(super) fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
+        let Expected { all, next } = &mut self.expected;
+        let rest = all.get(*next..)?;
+        let at = rest.iter().position(|(number, _)| *number == symbol)?;
+        *next += at;
+        Some(rest[at].1)
     }
 }
 
@@ -114,7 +181,7 @@ mod tests {
     use crate::file::symbols::Wanted;
     use crate::load::index::Demand;
     use crate::load::index::tests::symbols;
-    use crate::load::scope::{Provider, Rules};
+    use crate::load::scope::{Definition, Provider, Rules};
 
     #[test]
     fn what_was_prepared_is_found_as_if_it_had_not_been_and_who_has_it_not_is_not_asked() {
@@ -136,15 +203,15 @@ mod tests {
             prepared.expect(&own, run);
             for number in run {
                 let symbol = referring.get(*number).unwrap();
-                let name = referring.name(&symbol).unwrap();
-                skipped += usize::from(prepared.first_asked(name.gnu_hash()) > 0);
+                let Some(Known::Name { name, first }) = prepared.prepared(*number) else { panic!("{number}") };
+                assert_eq!(Some(name.text), referring.string(symbol.name));
+                skipped += usize::from(first.rank > 0);
                 let version = referring.version_of(*number).and_then(|version| referring.wanted(version));
-                let bind = |providers: &mut Providers<'_>| {
-                    let definition = providers.bind(0, &symbol, &Wanted::reference(name, version, true), false)?;
-                    Some((definition.provider, definition.value))
-                };
-                let definition = bind(&mut prepared);
-                assert_eq!(definition, bind(&mut plain), "{}", String::from_utf8_lossy(name.text));
+                let wanted = Wanted::reference(name, version, true);
+                let found_as = |found: Definition| (found.provider, found.value);
+                let definition = prepared.bind_from(0, &symbol, &wanted, false, first).map(found_as);
+                let other = plain.bind(0, &symbol, &wanted, false).map(found_as);
+                assert_eq!(definition, other, "{}", String::from_utf8_lossy(name.text));
                 found += usize::from(definition.is_some());
             }
         }
@@ -170,7 +237,9 @@ mod tests {
                 continue;
             }
             providers.expect(&own, &[number]);
-            let definition = providers.bind(1, &symbol, &Wanted::reference(name, None, true), false);
+            let Some(Known::Name { first, .. }) = providers.prepared(number) else { panic!("{number}") };
+            let wanted = Wanted::reference(name, None, true);
+            let definition = providers.bind_from(1, &symbol, &wanted, false, first);
             let there = all[2].find(&Wanted::reference(name, None, true)).is_some();
             assert!(definition.is_some() || !there, "{}", String::from_utf8_lossy(name.text));
             (unknown, found) = (unknown + 1, found + usize::from(definition.is_some()));

@@ -31,8 +31,8 @@ pub(crate) struct Demand<'a> {
     pub(crate) by: Vec<&'a Symbols>,
 }
 
-/// Hashes that somebody may look for, and a few others: a bit for each.
-struct Filter {
+/// Hashes, and a few others: a bit for each.
+pub(crate) struct Filter {
     bits: Vec<u64>,
     shift: u32,
 }
@@ -213,15 +213,30 @@ impl Filter {
         let is_known = |one: &&Symbols| one.exports_any() && one.gnu().is_some();
         let names = all.iter().try_fold(0, |names, one| is_known(one).then(|| names + one.count() as usize));
         let names = names.filter(|names| (1..exports / 2).contains(names))?;
-        let bits = (names * BITS).next_power_of_two().max(64);
-        let mut filter = Self { bits: vec![0; bits / 64], shift: 32 - bits.trailing_zeros() };
+        let mut filter = Self::for_names(names);
         for one in all {
-            one.each_hash(|hash| {
-                let (word, bit) = filter.place(hash);
-                filter.bits[word] |= bit;
-            });
+            one.each_hash(|hash| filter.add(hash));
         }
         Some(filter)
+    }
+
+    /// The names that `objects` have for others; `None` if one of them has the old hash table only.
+    pub(crate) fn of_exports<'a>(objects: impl Iterator<Item = &'a Symbols> + Clone) -> Option<Self> {
+        let mut filter = Self::for_names(exports(objects.clone())?);
+        objects.flat_map(Symbols::hashes).for_each(|hashes| hashes.for_each(|hash| filter.add(hash)));
+        Some(filter)
+    }
+
+    /// One for so many names.
+    fn for_names(names: usize) -> Self {
+        let bits = (names * BITS).next_power_of_two().max(64);
+        Self { bits: vec![0; bits / 64], shift: 32 - bits.trailing_zeros() }
+    }
+
+    #[inline(always)]
+    fn add(&mut self, hash: u32) {
+        let (word, bit) = self.place(hash);
+        self.bits[word] |= bit;
     }
 
     #[inline(always)]
@@ -230,8 +245,9 @@ impl Filter {
         (bit as usize / 64, 1 << (bit % 64))
     }
 
+    /// Whether a name of that hash may be among them; its lowest bit does not count.
     #[inline(always)]
-    fn has(&self, hash: u32) -> bool {
+    pub(super) fn has(&self, hash: u32) -> bool {
         let (word, bit) = self.place(hash);
         self.bits.get(word).is_some_and(|bits| bits & bit != 0)
     }

@@ -1,5 +1,6 @@
 //! Relocation: every plain word of a group is computed and written; what needs foreign code to run is put off.
 
+use super::ahead::{First, Known};
 use super::map::Mapping;
 use super::scope::{Definition, Own, Providers};
 use crate::addr::{Addr, Vaddr};
@@ -8,6 +9,7 @@ use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
 use crate::file::relocations::{AHEAD, Apply, Entry, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
+use crate::file::wanted::Name;
 
 /// Undefined symbols listed in one error.
 const UNDEFINED_MAX: usize = 256;
@@ -204,12 +206,13 @@ impl<'a> Work<'a, '_, '_> {
             Some((reference, value)) if reference == (symbol, for_call) => return Some(value),
             _ => {}
         }
-        let value = match self.own.plain(self.providers, symbol) {
-            Some(value) => {
+        let value = match self.providers.prepared(symbol) {
+            Some(Known::Own(value)) => {
                 self.bound_to_itself = true;
                 value
             }
-            None => self.plain_elsewhere(symbol, for_call)?,
+            Some(Known::Name { name, first }) => self.plain_elsewhere(symbol, for_call, name, first)?,
+            None => return None,
         };
         self.plain = Some(((symbol, for_call), value));
         Some(value)
@@ -217,14 +220,13 @@ impl<'a> Work<'a, '_, '_> {
 
     /// The same for a symbol that has to be looked for.
     #[inline(never)]
-    fn plain_elsewhere(&mut self, symbol: u32, for_call: bool) -> Option<u64> {
+    fn plain_elsewhere(&mut self, symbol: u32, for_call: bool, name: Name<'_>, first: First) -> Option<u64> {
         if self.unit.elsewhere.is_some() || self.last.is_some_and(|(reference, _)| reference == (symbol, for_call)) {
             return None;
         }
-        let symbols = self.unit.symbols;
-        let own = symbols.get(symbol)?;
-        let wanted = Wanted::reference(symbols.name(&own)?, self.version(symbol), for_call);
-        let found = self.providers.bind(self.unit.provider, &own, &wanted, self.unit.symbolic)?;
+        let own = self.unit.symbols.get(symbol)?;
+        let wanted = Wanted::reference(name, self.version(symbol), for_call);
+        let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first)?;
         if wanted.given_up.get() {
             return None;
         }

@@ -4,8 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::ahead::Expected;
-use super::index::{Demand, Index};
+use super::ahead::{Expected, First};
+use super::index::{Demand, Filter, Index};
 use crate::addr::{Addr, Bias};
 use crate::file::gnu::Gnu;
 use crate::file::image::Image;
@@ -71,13 +71,11 @@ pub(crate) struct Providers<'a> {
     pub(super) asked: Vec<Asked<'a>>,
     /// Where each of them stands in that order.
     ranks: Vec<usize>,
-    /// The table over the first objects of that order, and how many they are.
-    leading: Option<(&'a Index, usize)>,
+    /// What tells quickly that none of the first objects of that order has a name, and how many they are.
+    leading: Option<(&'a Filter, usize)>,
     /// The table over the others.
     pub(super) index: Option<Index>,
-    /// The names that are looked for next, and which of them that begins with.
-    pub(super) expected: Vec<Expected>,
-    pub(super) next: usize,
+    pub(super) expected: Expected<'a>,
     /// Unique symbols that this group is the first to use.
     pub(crate) unique: BTreeMap<Box<[u8]>, Definition>,
     /// Unique symbols that it uses and earlier groups have settled: what it would have been bound to, and whether that
@@ -108,34 +106,26 @@ pub(crate) struct Own<'a> {
     base: u64,
     table: Option<Gnu<'a>>,
     /// How many objects are asked before it.
-    before: usize,
+    pub(super) before: usize,
 }
 
 impl Own<'_> {
-    /// The hash of symbol number `index`, if it is a definition of its own.
+    /// The hash of symbol number `index`, but for its lowest bit, and the address that a reference by it binds to if nobody
+    /// who is asked before has a name of that hash. That is told without the name, for a plain definition of the object's own.
     #[inline(always)]
-    pub(super) fn hash(&self, index: u32) -> Option<u32> {
-        self.symbols.get(index).filter(Symbol::is_defined).and(self.table.as_ref()?.hash_of(index))
-    }
-
-    /// The address that a reference by symbol number `index` binds to where that is the object's own definition, and that
-    /// can be told without its name: its hash stands in the object's own table, and nobody who is asked before has such
-    /// a one.
-    #[inline(always)]
-    pub(crate) fn plain(&self, providers: &Providers<'_>, index: u32) -> Option<u64> {
+    pub(super) fn definition(&self, index: u32) -> Option<(u32, u64)> {
         let value = self.symbols.plain_own(index)?;
-        let hash = self.table.as_ref()?.hash_of(index)?;
-        providers.none_before(self.before, hash).then(|| self.base.wrapping_add(value))
+        Some((self.table.as_ref()?.hash_of(index)?, self.base.wrapping_add(value)))
     }
 }
 
 impl<'a> Providers<'a> {
-    /// A scope of which `demand` is made. Of the objects that are asked first there may be a table (`leading`).
+    /// A scope of which `demand` is made. Of the objects that are asked first there may be a filter (`leading`).
     pub(crate) fn new(
         all: Vec<Provider<'a>>,
         order: &[usize],
         demand: &Demand<'_>,
-        leading: Option<(&'a Index, usize)>,
+        leading: Option<(&'a Filter, usize)>,
         rules: Rules<'a>,
     ) -> Self {
         let index = Index::of(&all, order, leading.map_or(0, |(_, objects)| objects), demand);
@@ -144,7 +134,7 @@ impl<'a> Providers<'a> {
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
         let asked: Vec<_> = asked.collect();
         let (unique, settled) = (BTreeMap::new(), BTreeMap::new());
-        Self { all, asked, ranks, leading, index, expected: Vec::new(), next: 0, unique, settled, rules }
+        Self { all, asked, ranks, leading, index, expected: Expected::default(), unique, settled, rules }
     }
 
     /// The provider of that number.
@@ -161,11 +151,10 @@ impl<'a> Providers<'a> {
         self.asked.iter().map(|asked| self.all[asked.number].file.path())
     }
 
-    /// The first definition of `wanted`: in object `first`, if there is one, then in the order of the scope.
+    /// The first definition of `wanted`: in object `itself`, if there is one, then in the order of the scope from `first` on.
     #[inline]
-    fn find(&mut self, wanted: &Wanted<'_>, first: Option<usize>) -> Option<Definition> {
+    fn find(&mut self, wanted: &Wanted<'_>, itself: Option<usize>, first: First) -> Option<Definition> {
         let hash = wanted.gnu_hash();
-        let first_asked = self.first_asked(hash);
         let may_have = |asked: &&Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
         let ask_any = |asked: &Asked<'_>| {
             let symbols = self.all[asked.number].symbols;
@@ -189,41 +178,37 @@ impl<'a> Providers<'a> {
             let found = self.all[asked.number].symbols.find_in(table, known, wanted)?;
             Some((asked.number, found))
         };
-        let itself = || first.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
-        let known = || self.tables().find_map(|table| table.matches(hash).find_map(ask_known));
+        let leading = self.leading();
+        let ask = |some: Option<&[Asked<'_>]>| some.unwrap_or_default().iter().filter(may_have).find_map(ask_any);
+        let itself = || itself.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
+        // Where the first symbol of that hash is known, the object is asked from there on.
+        let prepared = || {
+            let asked = self.asked.get(first.rank)?;
+            let found = self.all[asked.number].symbols.find_in(asked.table.as_ref()?, Some(first.symbol?), wanted)?;
+            Some((asked.number, found))
+        };
+        let next = first.rank + usize::from(first.symbol.is_some());
+        let early = || ask(self.asked.get(next..leading));
+        let known = || self.index.as_ref().and_then(|table| table.matches(hash).find_map(ask_known));
         let is_known = self.index.as_ref().is_some_and(|index| index.knows(hash));
-        let rest = if is_known { None } else { self.asked.get(first_asked..) }.unwrap_or_default();
-        let others = || rest.iter().filter(may_have).find_map(ask_any);
-        let (provider, index) = itself().or_else(known).or_else(others)?;
+        let others = || if is_known { None } else { ask(self.asked.get(next.max(leading)..)) };
+        let (provider, index) = itself().or_else(prepared).or_else(early).or_else(known).or_else(others)?;
         let object = &self.all[provider];
         let symbol = object.symbols.get(index)?;
         let found = Definition { provider, symbol, value: object.address(&symbol) };
         Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
     }
 
-    /// The tables over names that there are.
-    #[inline(always)]
-    fn tables(&self) -> impl Iterator<Item = &Index> {
-        [self.leading.map(|(table, _)| table), self.index.as_ref()].into_iter().flatten()
-    }
-
-    /// Prefetches where a name of that hash is looked for first.
-    #[inline(always)]
-    pub(super) fn prefetch_slots(&self, hash: u32) {
-        self.tables().for_each(|table| table.prefetch(hash));
-    }
-
-    /// The symbol that a name of that hash most likely is.
-    #[inline(always)]
-    pub(super) fn likely(&self, hash: u32) -> Option<(&'a Symbols, u32)> {
-        let (rank, symbol) = self.tables().find_map(|table| table.matches(hash).next())?;
-        Some((self.all[self.asked[rank].number].symbols, symbol))
-    }
-
     /// How many objects `leading` is about.
     #[inline(always)]
     pub(super) fn leading(&self) -> usize {
         self.leading.map_or(0, |(_, objects)| objects)
+    }
+
+    /// Whether one of those may have a name of that hash, whose lowest bit does not count.
+    #[inline(always)]
+    pub(super) fn may_lead(&self, hash: u32) -> bool {
+        self.leading.is_some_and(|(filter, _)| filter.has(hash))
     }
 
     /// The definition that everybody uses: the one found first, now or at an earlier load.
@@ -247,18 +232,18 @@ impl<'a> Providers<'a> {
     /// Whether none of the first `before` objects has a name of that hash, which the next one has. The lowest bit of a hash is
     /// not known.
     #[inline(always)]
-    fn none_before(&self, before: usize, hash: u32) -> bool {
+    pub(super) fn none_before(&self, before: usize, hash: u32) -> bool {
         let leading = self.leading();
-        let first = |table: &Index| table.matches(hash).next().map(|(rank, _)| rank);
-        if self.leading.and_then(|(table, _)| first(table)).is_some_and(|first| first < before) {
+        let none = |mut objects: std::slice::Iter<'_, Asked<'_>>| {
+            objects.all(|asked| asked.table.as_ref().is_some_and(|table| !table.may_have_either(hash)))
+        };
+        if self.may_lead(hash) && !none(self.asked[..leading.min(before)].iter()) {
             return false;
         }
         match &self.index {
-            Some(table) => before <= leading || (table.knows(hash) && first(table) == Some(before)),
-            None => {
-                let mut others = self.asked[..before].get(leading..).unwrap_or_default().iter();
-                others.all(|asked| asked.table.is_some_and(|table| !table.may_have_either(hash)))
-            }
+            Some(_) if before <= leading => true,
+            Some(table) => table.knows(hash) && table.matches(hash).next().is_some_and(|(rank, _)| rank == before),
+            None => none(self.asked[..before].get(leading..).unwrap_or_default().iter()),
         }
     }
 
@@ -271,6 +256,20 @@ impl<'a> Providers<'a> {
         wanted: &Wanted<'_>,
         symbolic: bool,
     ) -> Option<Definition> {
+        let rank = if self.may_lead(wanted.gnu_hash()) { 0 } else { self.leading() };
+        self.bind_from(from, own, wanted, symbolic, First { rank, symbol: None })
+    }
+
+    /// The same where the objects before the `first` are known not to have such a name, but for those that the table is about.
+    #[inline]
+    pub(super) fn bind_from(
+        &mut self,
+        from: usize,
+        own: &Symbol,
+        wanted: &Wanted<'_>,
+        symbolic: bool,
+        first: First,
+    ) -> Option<Definition> {
         let itself = |all: &[Provider<'_>]| Definition { provider: from, symbol: *own, value: all[from].address(own) };
         if own.binds_locally() {
             return Some(itself(&self.all));
@@ -280,7 +279,7 @@ impl<'a> Providers<'a> {
         {
             return Some(Definition { provider: from, symbol: *own, value });
         }
-        let found = self.find(wanted, symbolic.then_some(from));
+        let found = self.find(wanted, symbolic.then_some(from), first);
         // A protected definition serves its own object, except that the address of a function is the one that an
         // executable's PLT entry has made its address for everybody.
         match found {

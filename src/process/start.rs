@@ -1,4 +1,4 @@
-//! The names of what the program started with, as one table: nearly every reference is looked for there first.
+//! The names of what the program started with, as one filter: nearly every reference is looked for there first, mostly in vain.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -6,20 +6,18 @@ use std::sync::{Arc, OnceLock};
 use super::host::HostObject;
 use super::world::Look;
 use crate::file::symbols::Symbols;
-use crate::load::index::{self, Index};
+use crate::load::index::{self, Filter};
 
 /// The objects that the program started with, in the order in which they are asked.
 pub(crate) struct Start {
-    pub(crate) index: Index,
+    pub(crate) names: Filter,
     pub(crate) objects: Vec<Arc<HostObject>>,
 }
 
-/// Exports that are entered for each reference that is bound by the table, at most. SQLite's references took 260 instructions
-/// less each with the table, and entering an export 14; but the hashes of most exports come from far, and few of them are
-/// ever asked for.
+/// Exports that are entered for each reference that is bound by the filter, at most.
 const PAYS: usize = 4;
 
-/// The table, made once so many references have been bound in the process, `references` of this time included, that it
+/// The filter, made once so many references have been bound in the process, `references` of this time included, that it
 /// pays. Only libraries of the base name space are bound to these objects.
 pub(crate) fn names(look: &Look, references: usize) -> Option<&'static Start> {
     static BOUND: AtomicUsize = AtomicUsize::new(0);
@@ -37,8 +35,8 @@ pub(crate) fn names(look: &Look, references: usize) -> Option<&'static Start> {
             if bound < index::exports(symbols.iter().copied())? / PAYS {
                 return None;
             }
-            let index = Index::over(symbols.iter().copied(), 0);
-            START.get_or_init(|| Some(Start { index: index?, objects }))
+            let names = Filter::of_exports(symbols.iter().copied());
+            START.get_or_init(|| Some(Start { names: names?, objects }))
         }
     };
     start.as_ref()

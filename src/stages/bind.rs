@@ -195,7 +195,7 @@ pub(crate) fn relocate(
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
     let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
-    let leading = start.map(|start| (&start.index, start.objects.len()));
+    let leading = start.map(|start| (&start.names, start.objects.len()));
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
     let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
     for &index in group.init_order() {
