@@ -24,11 +24,22 @@ impl Gnu<'_> {
         (word >> (hash % 64)) & second & 1 != 0
     }
 
-    /// The same for a hash whose lowest bit is not known.
+    /// Whether there is a name of that hash, the lowest bit of which is not known.
     #[inline(always)]
-    pub(crate) fn may_have_either(&self, hash: u32) -> bool {
+    pub(crate) fn has_either(&self, hash: u32) -> bool {
         let (word, second) = self.word_for(hash);
-        (word >> ((hash % 64) & !1)) & 3 != 0 && second & 1 != 0
+        let may_have = (word >> ((hash % 64) & !1)) & 3 != 0 && second & 1 != 0;
+        may_have && self.has_in_chain(hash)
+    }
+
+    /// The same where the filter has not said no: one of two chains would have it.
+    #[inline(never)]
+    fn has_in_chain(&self, hash: u32) -> bool {
+        [hash & !1, hash | 1].into_iter().any(|hash| {
+            let too_long = Cell::new(false);
+            let first = || self.find_from(self.start(hash)?, &too_long, hash, |_| true);
+            self.may_have(hash) && (first().is_some() || too_long.get())
+        })
     }
 
     /// The word of the bloom filter for a hash, and the same with the second bit that counts in the lowest place.

@@ -36,8 +36,8 @@ pub(super) enum Known<'a> {
 pub(super) struct First {
     /// The rank of the first object that can have it, of those that are asked by filters of their own.
     pub(super) rank: usize,
-    /// That object's first symbol of the name's hash, if that is known.
-    pub(super) symbol: Option<u32>,
+    /// The rank of the first object that has a symbol of the name's hash, and the first of those, if that is known.
+    pub(super) likely: Option<(usize, u32)>,
 }
 
 /// Names that are looked for at once, [`AHEAD`] at most.
@@ -50,7 +50,7 @@ struct Names {
 }
 
 /// Nobody has been found yet.
-const NOBODY: First = First { rank: usize::MAX, symbol: None };
+const NOBODY: First = First { rank: usize::MAX, likely: None };
 
 impl<'a> Providers<'a> {
     /// Prepares the look-ups of these symbols of object `own`, [`AHEAD`] of them at most.
@@ -99,16 +99,12 @@ impl<'a> Providers<'a> {
     fn find_first(&self, names: &mut Names) {
         let leading = self.leading();
         self.ask_filters(0..leading, names, |hash| self.may_lead(hash));
-        let mut likely = [None; AHEAD];
         match &self.index {
             // Who need not be asked is not learnt by it: a name that it has not is asked of all.
             Some(index) => {
-                for ((first, hash), likely) in
-                    names.first.iter_mut().zip(names.hashes).zip(&mut likely).take(names.count)
-                {
+                for (first, hash) in names.first.iter_mut().zip(names.hashes).take(names.count) {
                     if first.rank == NOBODY.rank {
-                        first.rank = leading;
-                        *likely = index.matches(hash).next();
+                        *first = First { rank: leading, likely: index.matches(hash).next() };
                     }
                 }
             }
@@ -116,21 +112,20 @@ impl<'a> Providers<'a> {
         }
         let table = |rank: usize| self.asked.get(rank)?.table.as_ref();
         let mut starts = [None; AHEAD];
-        for at in (0..names.count).filter(|at| likely[*at].is_none()) {
+        for at in (0..names.count).filter(|at| names.first[*at].likely.is_none()) {
             if let Some(table) = table(names.first[at].rank) {
                 starts[at] = table.start(names.hashes[at]).inspect(|start| table.prefetch(*start));
             }
         }
-        for at in 0..names.count {
-            let first = &mut names.first[at];
-            if let (Some(table), Some(start)) = (table(first.rank), starts[at]) {
-                first.symbol = table.first(start, names.hashes[at]);
-                likely[at] = first.symbol.map(|symbol| (first.rank, symbol));
+        for ((first, hash), start) in names.first.iter_mut().zip(names.hashes).zip(starts).take(names.count) {
+            if let (Some(table), Some(start)) = (table(first.rank), start) {
+                first.likely = table.first(start, hash).map(|symbol| (first.rank, symbol));
             }
         }
+        let found = || names.first.iter().filter_map(|first| first.likely);
         let symbols = |rank: usize| self.all[self.asked[rank].number].symbols;
-        likely.iter().flatten().for_each(|(rank, number)| symbols(*rank).prefetch(*number));
-        likely.iter().flatten().for_each(|(rank, number)| symbols(*rank).prefetch_name(*number));
+        found().for_each(|(rank, symbol)| symbols(rank).prefetch(symbol));
+        found().for_each(|(rank, symbol)| symbols(rank).prefetch_name(symbol));
     }
 
     /// Asks the filters of the objects of these ranks for the names that nobody has been found for and that they `may` have.

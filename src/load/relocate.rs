@@ -226,6 +226,13 @@ impl<'a> Work<'a, '_, '_> {
         }
         let own = self.unit.symbols.get(symbol)?;
         let wanted = Wanted::reference(name, self.version(symbol), for_call);
+        // A symbolic object asks itself first.
+        let may_have =
+            || self.unit.symbolic && self.unit.symbols.gnu().is_none_or(|own| own.has_either(wanted.gnu_hash()));
+        if let Some((provider, value)) = if may_have() { None } else { self.providers.plain(&own, &wanted, first) } {
+            self.outcome.bound_to[provider] = true;
+            return Some(value);
+        }
         let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first)?;
         if wanted.given_up.get() {
             return None;

@@ -182,17 +182,18 @@ impl<'a> Providers<'a> {
         let ask = |some: Option<&[Asked<'_>]>| some.unwrap_or_default().iter().filter(may_have).find_map(ask_any);
         let itself = || itself.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
         // Where the first symbol of that hash is known, the object is asked from there on.
+        let known = first.likely.filter(|(rank, _)| *rank == first.rank).map(|(_, symbol)| symbol);
         let prepared = || {
             let asked = self.asked.get(first.rank)?;
-            let found = self.all[asked.number].symbols.find_in(asked.table.as_ref()?, Some(first.symbol?), wanted)?;
+            let found = self.all[asked.number].symbols.find_in(asked.table.as_ref()?, Some(known?), wanted)?;
             Some((asked.number, found))
         };
-        let next = first.rank + usize::from(first.symbol.is_some());
+        let next = first.rank + usize::from(known.is_some());
         let early = || ask(self.asked.get(next..leading));
-        let known = || self.index.as_ref().and_then(|table| table.matches(hash).find_map(ask_known));
+        let by_table = || self.index.as_ref().and_then(|table| table.matches(hash).find_map(ask_known));
         let is_known = self.index.as_ref().is_some_and(|index| index.knows(hash));
         let others = || if is_known { None } else { ask(self.asked.get(next.max(leading)..)) };
-        let (provider, index) = itself().or_else(prepared).or_else(early).or_else(known).or_else(others)?;
+        let (provider, index) = itself().or_else(prepared).or_else(early).or_else(by_table).or_else(others)?;
         let object = &self.all[provider];
         let symbol = object.symbols.get(index)?;
         let found = Definition { provider, symbol, value: object.address(&symbol) };
@@ -235,7 +236,7 @@ impl<'a> Providers<'a> {
     pub(super) fn none_before(&self, before: usize, hash: u32) -> bool {
         let leading = self.leading();
         let none = |mut objects: std::slice::Iter<'_, Asked<'_>>| {
-            objects.all(|asked| asked.table.as_ref().is_some_and(|table| !table.may_have_either(hash)))
+            objects.all(|asked| asked.table.as_ref().is_some_and(|table| !table.has_either(hash)))
         };
         if self.may_lead(hash) && !none(self.asked[..leading.min(before)].iter()) {
             return false;
@@ -257,7 +258,19 @@ impl<'a> Providers<'a> {
         symbolic: bool,
     ) -> Option<Definition> {
         let rank = if self.may_lead(wanted.gnu_hash()) { 0 } else { self.leading() };
-        self.bind_from(from, own, wanted, symbolic, First { rank, symbol: None })
+        self.bind_from(from, own, wanted, symbolic, First { rank, likely: None })
+    }
+
+    /// The same where what is likely is right and there is nothing special about it: the number of the provider, and the address.
+    #[inline(always)]
+    pub(super) fn plain(&self, own: &Symbol, wanted: &Wanted<'_>, first: First) -> Option<(usize, u64)> {
+        let (rank, symbol) = first.likely?;
+        if own.binds_locally() || own.is_protected() || (!own.is_defined() && (self.rules.own)(wanted.name).is_some()) {
+            return None;
+        }
+        let provider = self.asked[rank].number;
+        let Provider { symbols, bias, .. } = self.all[provider];
+        Some((provider, symbols.plain_at(symbol, wanted)?.wrapping_add(bias.get() as u64)))
     }
 
     /// The same where the objects before the `first` are known not to have such a name, but for those that the table is about.
