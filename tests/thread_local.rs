@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 use std::fs;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -250,6 +250,46 @@ fn a_fixed_offset_is_there_for_all_who_come_later_and_goes_with_the_block() {
             owner.close();
             old.end();
         }
+    });
+}
+
+/// How many objects the C library has loaded since the start.
+fn loaded_by_the_host() -> u64 {
+    unsafe extern "C" fn added(info: *mut libc::dl_phdr_info, _: usize, added: *mut c_void) -> c_int {
+        unsafe { *added.cast() = (*info).dlpi_adds };
+        1
+    }
+    let mut count = 0u64;
+    unsafe { libc::dl_iterate_phdr(Some(added), (&raw mut count).cast()) };
+    count
+}
+
+#[test]
+fn variables_without_an_image_are_zero_in_every_thread_however_often_their_library_comes() {
+    on_both_loaders(|loader| {
+        let old = Old::thread();
+        let mut by_the_host = loaded_by_the_host();
+        // Until what is had for nothing has come to an end, and then some.
+        let (mut for_nothing, mut asked) = (0, 0);
+        for round in 0..100 {
+            for model in ["zeroes_general", "zeroes_local", "zeroes_initial", "zeroes_descriptor"] {
+                let library = loader.open(model);
+                let count = library.address("count");
+                assert_eq!(in_all_threads(&old, count), [1; 3], "{model}, {round}");
+                assert_eq!((library.call("count"), old.run(move || function(count)())), (3, 3), "{model}, {round}");
+                let address: extern "C" fn() -> usize =
+                    unsafe { std::mem::transmute(library.address("address_of_counter")) };
+                assert_eq!(library.address("zeroes_counter"), address(), "{model}, {round}");
+                library.close();
+                let now = loaded_by_the_host();
+                *if now == by_the_host { &mut for_nothing } else { &mut asked } += 1;
+                by_the_host = now;
+            }
+        }
+        // The C library loads every one itself.
+        let expected = if loader == Loader::Ours { for_nothing > 10 && asked > 10 } else { asked == 400 };
+        assert!(expected, "{for_nothing} for nothing, {asked} asked for");
+        old.end();
     });
 }
 

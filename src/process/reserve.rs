@@ -5,6 +5,9 @@
 //! in static TLS block"). This crate brings a block of its own, which is part of the program's storage and so lies at
 //! one offset in every thread, those to come included: they start with the program's initial image, which is changed here.
 //!
+//! What nobody has had yet of it is zero in every thread. A small block that starts as zeroes is found there at once, whatever
+//! code it is for, and nothing need be asked of glibc. That goes once: what a library has left is not zero any more.
+//!
 //! # Safety
 //! System calls that read where a thread keeps a list, and for how long it has run. All writing goes through `/proc/self/mem`, which refuses what
 //! is not mapped: a thread may end at any moment.
@@ -12,17 +15,30 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::hooks;
-use super::host::{Host, thread_local_address};
+use super::host::{Host, HostObject, thread_local_address};
 use super::storage::Template;
 use crate::addr::Addr;
 use crate::arch::native;
 
-/// Parts of the reserve that are in use: where each starts, and how long it is.
-static PARTS: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+/// What has been given out of the reserve.
+struct Given {
+    /// Parts that are in use: where each starts, and how long it is.
+    parts: Vec<(usize, usize)>,
+    /// Nobody has had what lies between these: parts with an image are taken from below, such of zeroes from above.
+    below: usize,
+    above: usize,
+}
+
+static GIVEN: Mutex<Given> = Mutex::new(Given { parts: Vec::new(), below: 0, above: native::RESERVE });
+
+/// The largest block of zeroes that is taken from the reserve, and where parts of zeroes end: the rest is for those that
+/// glibc has no room for.
+const ZEROES_MAX: u64 = 256;
+const ZEROES_FROM: usize = native::RESERVE / 2;
 
 /// A part of the reserve. Dropping it gives it back.
 pub(super) struct Part {
@@ -38,27 +54,61 @@ pub(super) struct Part {
 impl Drop for Part {
     fn drop(&mut self) {
         hooks::undisturbed(|| {
-            PARTS.lock().unwrap_or_else(PoisonError::into_inner).retain(|(at, _)| *at != self.at);
+            GIVEN.lock().unwrap_or_else(PoisonError::into_inner).parts.retain(|(at, _)| *at != self.at);
         });
     }
 }
 
-/// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
-pub(super) fn take(template: &Template) -> Option<Part> {
-    let (host, here) = (hooks::undisturbed(Host::look), native::reserve());
-    // The reserve is aligned to that in every thread, not to more.
-    if template.align > native::RESERVE_ALIGN {
+/// The reserve as this thread has it.
+struct Reserve {
+    program: Arc<HostObject>,
+    /// Where it starts: its address, counted from the thread pointer, and in the program's storage.
+    here: usize,
+    offset: usize,
+    shift: usize,
+}
+
+impl Reserve {
+    /// `None` if it is not at one offset in all threads.
+    fn find() -> Option<Self> {
+        let (host, here) = (hooks::undisturbed(Host::look), native::reserve());
+        // A crate that came in with a library opened later has no block at one offset itself.
+        let program = host.by_address(Addr(native::static_descriptor())).filter(|own| own.at_start)?;
+        let shift = here.wrapping_sub(thread_local_address(program.tls_module, 0).0);
+        Some(Self { program: Arc::clone(program), here, offset: here.wrapping_sub(native::thread_pointer()), shift })
+    }
+
+    /// Whether a block may start at `at`.
+    fn fits(&self, template: &Template, at: usize) -> bool {
+        // It is aligned to that in every thread, not to more.
+        template.align <= native::RESERVE_ALIGN
+            && (self.here.wrapping_add(at) as u64) % template.align.max(1) == template.skew
+    }
+
+    fn part(&self, at: usize) -> Part {
+        let (shift, offset) = ((self.shift + at) as u64, self.offset.wrapping_add(at) as u64);
+        Part { at, module: self.program.tls_module, shift, offset }
+    }
+}
+
+/// A part for a small block that starts as zeroes, where that is had for nothing.
+pub(super) fn take_zeroes(template: &Template) -> Option<Part> {
+    if template.size > ZEROES_MAX || template.image.iter().any(|byte| *byte != 0) {
         return None;
     }
-    // A crate that came in with a library opened later has no block at one offset itself.
-    let program = host.by_address(Addr(native::static_descriptor())).filter(|own| own.at_start)?;
+    let reserve = Reserve::find()?;
+    let at = find_zeroes(template.size as usize, |at| reserve.fits(template, at))?;
+    Some(reserve.part(at))
+}
+
+/// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
+pub(super) fn take(template: &Template) -> Option<Part> {
+    let reserve = Reserve::find()?;
+    let size = usize::try_from(template.size).ok()?;
+    let at = find_room(size, |at| reserve.fits(template, at))?;
+    let part = reserve.part(at);
+    let Reserve { program, offset, shift, .. } = reserve;
     let image = program.tls_image.clone()?;
-    let offset = here.wrapping_sub(native::thread_pointer());
-    let shift = here.wrapping_sub(thread_local_address(program.tls_module, 0).0);
-    let (size, align) = (usize::try_from(template.size).ok()?, usize::try_from(template.align.max(1)).ok()?);
-    let at = find_room(size, |at| here.wrapping_add(at) % align == template.skew as usize)?;
-    let part =
-        Part { at, module: program.tls_module, shift: (shift + at) as u64, offset: offset.wrapping_add(at) as u64 };
     let mut bytes = template.image.clone();
     bytes.resize(size, 0);
     let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").ok()?;
@@ -127,11 +177,24 @@ fn sleeps(thread: i32) -> bool {
 /// Takes the first place of `size` bytes that is free and fits.
 fn find_room(size: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     hooks::undisturbed(|| {
-        let mut parts = PARTS.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = |at: usize| parts.iter().all(|(start, len)| at + size <= *start || at >= start + len);
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = |at: usize| given.parts.iter().all(|(start, len)| at + size <= *start || at >= start + len);
         let last = native::RESERVE.checked_sub(size)?;
         let at = (0..=last).find(|at| fits(*at) && free(*at))?;
-        parts.push((at, size));
+        given.parts.push((at, size));
+        given.below = given.below.max(at + size);
+        Some(at)
+    })
+}
+
+/// Takes the last place of `size` bytes that nobody has had and that fits.
+fn find_zeroes(size: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    hooks::undisturbed(|| {
+        let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, last) = (given.below.max(ZEROES_FROM), given.above.checked_sub(size)?);
+        let at = (first..=last).rev().find(|at| fits(*at))?;
+        given.parts.push((at, size));
+        given.above = at;
         Some(at)
     })
 }

@@ -109,13 +109,19 @@ impl Drop for Handle {
 
 impl Storage {
     /// What `templates` say, in their order. Small blocks of which nothing is asked but that they are there are one to
-    /// glibc: having it load an object is what storage costs.
+    /// glibc: having it load an object is what storage costs. Where they start as zeroes it need not even do that.
     pub(crate) fn for_all(templates: &[Template]) -> Vec<Result<Self, ErrorKind>> {
+        let zeroes: Vec<Option<Part>> = templates.iter().map(reserve::take_zeroes).collect();
         let mut all = Template { align: 1, ..Template::default() };
-        let shifts: Vec<Option<u64>> = templates.iter().map(|template| all.append(template)).collect();
+        let append = |(template, zeroes): (&Template, &Option<Part>)| match zeroes {
+            Some(_) => None,
+            None => all.append(template),
+        };
+        let shifts: Vec<Option<u64>> = templates.iter().zip(&zeroes).map(append).collect();
         let several = shifts.iter().flatten().nth(1).is_some();
         let together = if several { Self::new(&all).ok().map(Arc::new) } else { None };
-        let storage = |(template, shift): (&Template, Option<u64>)| match (&together, shift) {
+        let storage = |((template, zeroes), shift): ((&Template, Option<Part>), Option<u64>)| match (&together, shift) {
+            _ if let Some(part) = zeroes => Ok(Self::of_reserve(part)),
             (Some(all), Some(shift)) => Ok(Self {
                 source: Source::Part(Arc::clone(all)),
                 module: all.module,
@@ -124,20 +130,20 @@ impl Storage {
             }),
             _ => Self::new(template),
         };
-        templates.iter().zip(shifts).map(storage).collect()
+        templates.iter().zip(zeroes).zip(shifts).map(storage).collect()
     }
 
     /// What `template` says: of glibc's, or else of the reserve.
     fn new(template: &Template) -> Result<Self, ErrorKind> {
         match Self::of_glibc(template) {
-            Err(refused) if template.needs_static => {
-                let part = reserve::take(template).ok_or(refused)?;
-                let (module, shift) = (part.module, part.shift);
-                let place = Place { offset: Some(part.offset), ..Place::default() };
-                Ok(Self { source: Source::Reserve(part), module, shift, place })
-            }
+            Err(refused) if template.needs_static => reserve::take(template).ok_or(refused).map(Self::of_reserve),
             storage => storage,
         }
+    }
+
+    fn of_reserve(part: Part) -> Self {
+        let place = Place { offset: Some(part.offset), ..Place::default() };
+        Self { module: part.module, shift: part.shift, place, source: Source::Reserve(part) }
     }
 
     fn of_glibc(template: &Template) -> Result<Self, ErrorKind> {
