@@ -100,7 +100,9 @@ impl Slot {
         // SAFETY: a relocation of an object that we are linked to, and which so stays as long as we do. Its loader writes
         // whole words there, and whoever calls by it reads them.
         let word = at.is_aligned().then(|| unsafe { AtomicUsize::from_ptr(at) })?;
-        Some(Self { word, sealed: unwinder.relro.contains(&place.0), unwinder })
+        let (page, relro) = (sys::page_size(), &unwinder.relro);
+        let sealed = (page.down(relro.start)..page.down(relro.end)).contains(&place.0);
+        Some(Self { word, sealed, unwinder })
     }
 
     /// Has the unwinder ask us. Answers whether it does.
