@@ -294,6 +294,30 @@ fn variables_without_an_image_are_zero_in_every_thread_however_often_their_libra
 }
 
 #[test]
+fn a_process_with_one_thread_has_the_initial_image_there_and_in_threads_to_come() {
+    on_both_loaders(|loader| {
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let (mut right, by_the_host) = (true, loaded_by_the_host());
+            for model in MODELS.iter().cycle().take(20) {
+                let library = loader.open(model);
+                let next = library.address("next_value");
+                let here = (function(next)(), function(next)());
+                let there = thread::spawn(move || (function(next)(), function(next)())).join();
+                right &= here == (42, 43) && there.is_ok_and(|there| there == here);
+                library.close();
+            }
+            // Ours need not have it load anything for that.
+            right &= loader == Loader::Host || loaded_by_the_host() == by_the_host;
+            unsafe { libc::_exit(c_int::from(!right)) };
+        }
+        let mut status = 0;
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert_eq!(status, 0);
+    });
+}
+
+#[test]
 fn a_dependencys_block_is_there_for_all_who_need_it_in_every_thread() {
     on_both_loaders(|loader| {
         let old = Old::thread();

@@ -6,7 +6,8 @@
 //! one offset in every thread, those to come included: they start with the program's initial image, which is changed here.
 //!
 //! What nobody has had yet of it is zero in every thread. A small block that starts as zeroes is found there at once, whatever
-//! code it is for, and nothing need be asked of glibc. That goes once: what a library has left is not zero any more.
+//! code it is for, and nothing need be asked of glibc. That goes once: what a library has left is not zero any more. Where
+//! there is one thread only, a small block with an image is there nearly as soon.
 //!
 //! # Safety
 //! System calls that read where a thread keeps a list, and for how long it has run. All writing goes through `/proc/self/mem`, which refuses what
@@ -35,10 +36,11 @@ struct Given {
 
 static GIVEN: Mutex<Given> = Mutex::new(Given { parts: Vec::new(), below: 0, above: native::RESERVE });
 
-/// The largest block of zeroes that is taken from the reserve, and where parts of zeroes end: the rest is for those that
-/// glibc has no room for.
-const ZEROES_MAX: u64 = 256;
+/// The largest block that is taken from the reserve though glibc may have room for it; where such parts of zeroes begin, and
+/// where such with an image end. The rest is for those that glibc has no room for.
+const SMALL_MAX: u64 = 256;
 const ZEROES_FROM: usize = native::RESERVE / 2;
+const IMAGES_TO: usize = native::RESERVE / 4;
 
 /// A part of the reserve. Dropping it gives it back.
 pub(super) struct Part {
@@ -91,21 +93,26 @@ impl Reserve {
     }
 }
 
-/// A part for a small block that starts as zeroes, where that is had for nothing.
-pub(super) fn take_zeroes(template: &Template) -> Option<Part> {
-    if template.size > ZEROES_MAX || template.image.iter().any(|byte| *byte != 0) {
-        return None;
+/// A part for a small block, where that is had for less than asking glibc.
+pub(super) fn take_small(template: &Template) -> Option<Part> {
+    let size = Some(template.size).filter(|size| *size <= SMALL_MAX)? as usize;
+    if template.image.iter().any(|byte| *byte != 0) {
+        return if is_alone() { take_up_to(IMAGES_TO, template) } else { None };
     }
     let reserve = Reserve::find()?;
-    let at = find_zeroes(template.size as usize, |at| reserve.fits(template, at))?;
+    let at = find_zeroes(size, |at| reserve.fits(template, at))?;
     Some(reserve.part(at))
 }
 
 /// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
 pub(super) fn take(template: &Template) -> Option<Part> {
+    take_up_to(native::RESERVE, template)
+}
+
+fn take_up_to(end: usize, template: &Template) -> Option<Part> {
     let reserve = Reserve::find()?;
     let size = usize::try_from(template.size).ok()?;
-    let at = find_room(size, |at| reserve.fits(template, at))?;
+    let at = find_room(size, end, |at| reserve.fits(template, at))?;
     let part = reserve.part(at);
     let Reserve { program, offset, shift, .. } = reserve;
     let image = program.tls_image.clone()?;
@@ -117,6 +124,10 @@ pub(super) fn take(template: &Template) -> Option<Part> {
     let start = program.bias.at(crate::addr::Vaddr(image.start)).0.checked_add(shift + at)?;
     if (image.end - image.start) < (shift + at + size) as u64 || write(&memory, start, &bytes).is_none() {
         return None;
+    }
+    if is_alone() {
+        let own = native::thread_pointer().wrapping_add(offset).wrapping_add(at);
+        return write(&memory, own, &bytes).map(|()| part);
     }
     // How far from its thread pointer glibc keeps the list that each thread has told the kernel (of locks to free if it
     // dies).
@@ -132,6 +143,11 @@ pub(super) fn take(template: &Template) -> Option<Part> {
     wait_for_creations(&before);
     fill(&(&threads()? - &before));
     Some(part)
+}
+
+/// Whether there is no other thread, and so nobody who could create one.
+fn is_alone() -> bool {
+    count_threads() == Some(1)
 }
 
 /// Waits until these threads are past whatever thread each was creating when this began.
@@ -174,12 +190,12 @@ fn sleeps(thread: i32) -> bool {
     stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('S'))
 }
 
-/// Takes the first place of `size` bytes that is free and fits.
-fn find_room(size: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+/// Takes the first place of `size` bytes before `end` that is free and fits.
+fn find_room(size: usize, end: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     hooks::undisturbed(|| {
         let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
         let free = |at: usize| given.parts.iter().all(|(start, len)| at + size <= *start || at >= start + len);
-        let last = native::RESERVE.checked_sub(size)?;
+        let last = end.checked_sub(size)?;
         let at = (0..=last).find(|at| fits(*at) && free(*at))?;
         given.parts.push((at, size));
         given.below = given.below.max(at + size);
@@ -226,14 +242,17 @@ fn threads() -> Option<BTreeSet<i32>> {
         for task in fs::read_dir("/proc/self/task").ok()? {
             now.extend(task.ok()?.file_name().to_str().and_then(|number| number.parse::<i32>().ok()));
         }
-        // A directory has two links, and one for each directory in it.
-        let count = fs::metadata("/proc/self/task").ok()?.nlink().checked_sub(2)?;
-        if now == last && now.len() as u64 == count {
+        if now == last && Some(now.len() as u64) == count_threads() {
             return Some(now);
         }
         last = now;
     }
     None
+}
+
+/// How many threads there are. A directory has two links, and one for each directory in it.
+fn count_threads() -> Option<u64> {
+    fs::metadata("/proc/self/task").ok()?.nlink().checked_sub(2)
 }
 
 /// Where a thread (0: this one) keeps its list.

@@ -109,19 +109,19 @@ impl Drop for Handle {
 
 impl Storage {
     /// What `templates` say, in their order. Small blocks of which nothing is asked but that they are there are one to
-    /// glibc: having it load an object is what storage costs. Where they start as zeroes it need not even do that.
+    /// glibc: having it load an object is what storage costs. For small ones the reserve mostly does.
     pub(crate) fn for_all(templates: &[Template]) -> Vec<Result<Self, ErrorKind>> {
-        let zeroes: Vec<Option<Part>> = templates.iter().map(reserve::take_zeroes).collect();
+        let small: Vec<Option<Part>> = templates.iter().map(reserve::take_small).collect();
         let mut all = Template { align: 1, ..Template::default() };
-        let append = |(template, zeroes): (&Template, &Option<Part>)| match zeroes {
+        let append = |(template, small): (&Template, &Option<Part>)| match small {
             Some(_) => None,
             None => all.append(template),
         };
-        let shifts: Vec<Option<u64>> = templates.iter().zip(&zeroes).map(append).collect();
+        let shifts: Vec<Option<u64>> = templates.iter().zip(&small).map(append).collect();
         let several = shifts.iter().flatten().nth(1).is_some();
         let together = if several { Self::new(&all).ok().map(Arc::new) } else { None };
-        let storage = |((template, zeroes), shift): ((&Template, Option<Part>), Option<u64>)| match (&together, shift) {
-            _ if let Some(part) = zeroes => Ok(Self::of_reserve(part)),
+        let storage = |((template, small), shift): ((&Template, Option<Part>), Option<u64>)| match (&together, shift) {
+            _ if let Some(part) = small => Ok(Self::of_reserve(part)),
             (Some(all), Some(shift)) => Ok(Self {
                 source: Source::Part(Arc::clone(all)),
                 module: all.module,
@@ -130,7 +130,7 @@ impl Storage {
             }),
             _ => Self::new(template),
         };
-        templates.iter().zip(zeroes).zip(shifts).map(storage).collect()
+        templates.iter().zip(small).zip(shifts).map(storage).collect()
     }
 
     /// What `template` says: of glibc's, or else of the reserve.
