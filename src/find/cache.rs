@@ -11,7 +11,7 @@ use super::hwcaps::Hwcaps;
 use super::root::Root;
 use crate::error::ErrorKind;
 use crate::file::view::ByteOrder;
-use crate::sys::{Changed, Identity};
+use crate::sys::{Bytes, Changed, Identity};
 
 /// The largest cache that is read. A real one has some hundred bytes for each library.
 const SIZE_LIMIT: u64 = 16 << 20;
@@ -34,7 +34,7 @@ const LEVEL_MASK: u64 = 0x3ff;
 
 /// A cache file that was read and has a sound header.
 pub(super) struct Cache {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     order: ByteOrder,
     entries: Entries,
     /// String offsets of the `glibc-hwcaps` names: where they stand, and how many.
@@ -60,7 +60,7 @@ pub(super) struct Hit<'a> {
 }
 
 impl Cache {
-    pub(super) fn parse(bytes: Vec<u8>, order: ByteOrder) -> Result<Self, &'static str> {
+    pub(super) fn parse(bytes: Bytes, order: ByteOrder) -> Result<Self, &'static str> {
         let (entries, new) = if bytes.starts_with(MAGIC) {
             (new_entries(&bytes, 0, order)?, Some(0))
         } else if bytes.starts_with(OLD_MAGIC) {
@@ -244,10 +244,10 @@ fn number(text: &[u8], index: &mut usize) -> i32 {
     value
 }
 
-/// A cache file, read when it is first asked for.
+/// A cache file, mapped when it is first asked for.
 #[derive(Default)]
 pub(super) struct CacheFile {
-    /// What was read, and what the file looked like then.
+    /// What is mapped, and what the file looked like then.
     read: Option<Loaded>,
     /// Whether it still looked so since [`CacheFile::recheck`].
     checked: bool,
@@ -260,17 +260,11 @@ type Loaded = (Option<Stamp>, Result<Arc<Cache>, &'static str>);
 type Stamp = (Identity, u64, Changed);
 
 impl CacheFile {
-    /// The cache as it was read last, whatever became of the file.
-    pub(super) fn read_before(&self) -> Option<Arc<Cache>> {
-        self.read.as_ref()?.1.as_ref().ok().cloned()
-    }
-
     /// The cache at `path` as it is now; the error says why there is none.
     pub(super) fn get(&mut self, path: &Path, root: &Root, order: ByteOrder) -> Result<Arc<Cache>, &'static str> {
-        if !self.checked {
+        if !std::mem::replace(&mut self.checked, true) && self.read.is_some() {
             let now = root.metadata(path).ok().as_ref().map(stamp);
             self.read.take_if(|(then, _)| *then != now);
-            self.checked = true;
         }
         self.read.get_or_insert_with(|| load(path, root, order)).1.clone()
     }
@@ -297,8 +291,12 @@ fn load(path: &Path, root: &Root, order: ByteOrder) -> Loaded {
     let cache = if file.size > SIZE_LIMIT {
         Err("larger than any cache")
     } else {
-        let bytes = file.read(0, SIZE_LIMIT as usize).map_err(|_| "cannot be read");
-        bytes.and_then(|bytes| Cache::parse(bytes, order).map(Arc::new))
+        // A search looks at a few of its pages. What stands below another root may be anybody's to cut off meanwhile.
+        let bytes = match root.is_own() {
+            true => file.map(),
+            false => file.read(0, SIZE_LIMIT as usize).map(Bytes::from),
+        };
+        bytes.map_err(|_| "cannot be read").and_then(|bytes| Cache::parse(bytes, order).map(Arc::new))
     };
     (Some(looked), cache)
 }
@@ -422,7 +420,7 @@ pub(super) mod tests {
 
     /// What the cache says for a processor of a level from 1 to 4.
     fn path(bytes: &[u8], name: &str, level: usize) -> Option<String> {
-        let cache = Cache::parse(bytes.to_vec(), ByteOrder::Little).unwrap();
+        let cache = Cache::parse(bytes.to_vec().into(), ByteOrder::Little).unwrap();
         let hit = cache.lookup(name.as_bytes(), X86_64, &&Hwcaps::x86_64(level, false, Some(b"x86_64")))?;
         Some(String::from_utf8(hit.path.to_vec()).unwrap())
     }
@@ -463,7 +461,7 @@ pub(super) mod tests {
             assert_eq!(path(&bytes, "libh.so", 3).as_deref(), Some("/h/x86-64-v3/libh.so"));
             assert_eq!(path(&bytes, "libh.so", 4).as_deref(), Some("/h/x86-64-v4/libh.so"));
         }
-        let cache = Cache::parse(sample().write(), ByteOrder::Little).unwrap();
+        let cache = Cache::parse(sample().write().into(), ByteOrder::Little).unwrap();
         let hit = cache.lookup(b"libh.so", X86_64, &&Hwcaps::x86_64(3, false, None)).unwrap();
         assert_eq!(hit.level, Some(b"x86-64-v3".as_slice()));
     }
@@ -481,7 +479,7 @@ pub(super) mod tests {
     #[test]
     fn an_entry_for_older_capabilities_counts_only_where_they_are() {
         let bytes = sample().write();
-        let cache = Cache::parse(bytes, ByteOrder::Little).unwrap();
+        let cache = Cache::parse(bytes.into(), ByteOrder::Little).unwrap();
         let find = |hwcaps| cache.lookup(b"liba.so", X86_64, &&hwcaps).map(|hit| hit.path);
         assert_eq!(find(Hwcaps::x86_64(4, false, None)), Some(b"/a/liba.so".as_slice()));
         assert_eq!(find(Hwcaps::x86_64(4, true, None)), Some(b"/a/avx512_1/liba.so".as_slice()));
@@ -489,7 +487,7 @@ pub(super) mod tests {
 
     #[test]
     fn entries_of_other_machines_do_not_count() {
-        let cache = Cache::parse(sample().write(), ByteOrder::Little).unwrap();
+        let cache = Cache::parse(sample().write().into(), ByteOrder::Little).unwrap();
         let hwcaps = Hwcaps::x86_64(1, false, None);
         assert_eq!(cache.lookup(b"lib32.so", X86_64, &&hwcaps), None);
         assert!(cache.lookup(b"lib32.so", 3, &&hwcaps).is_some());
@@ -507,7 +505,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_header_that_lies_is_refused_with_the_reason() {
-        let refused = |bytes: &[u8]| Cache::parse(bytes.to_vec(), ByteOrder::Little).err();
+        let refused = |bytes: &[u8]| Cache::parse(bytes.to_vec().into(), ByteOrder::Little).err();
         let good = sample().write();
         assert_eq!(refused(b""), Some("not a cache of shared libraries"));
         assert_eq!(refused(&good[..40]), Some("shorter than its header"));
@@ -550,7 +548,7 @@ pub(super) mod tests {
                     _ => bytes.truncate(at.max(1)),
                 }
             }
-            let Ok(cache) = Cache::parse(bytes, ByteOrder::Little) else { continue };
+            let Ok(cache) = Cache::parse(bytes.into(), ByteOrder::Little) else { continue };
             for name in ["libh.so", "libn.so.10", "liba.so", "libc.so.6", "z", "", "\u{fffd}"] {
                 found += usize::from(cache.lookup(name.as_bytes(), X86_64, &&hwcaps).is_some());
             }

@@ -22,6 +22,11 @@ impl Root {
         Ok(Self(Some(Arc::new((fd, real)))))
     }
 
+    /// Whether it is this process's own.
+    pub(crate) fn is_own(&self) -> bool {
+        self.0.is_none()
+    }
+
     pub(crate) fn open(&self, path: &Path) -> Result<RegularFile, ErrorKind> {
         match &self.0 {
             Some(root) => RegularFile::open_below(&root.0, path),

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use super::cache::Hit;
 use super::rule::{Place, Rule, lost};
@@ -147,27 +146,13 @@ impl<T> Walk<'_, '_, T> {
         Continue(how)
     }
 
-    /// What the cache has for the name. As it was read once, if that leads to the library; otherwise as it is now.
+    /// What the cache has for the name.
     fn cached(&mut self, nodeflib: bool) -> Step<T> {
         if self.noted.is_some() {
             return Continue(());
         }
-        let search = self.search;
-        let settings = &search.settings;
-        let read_before = search.memory().cache.read_before();
-        let mut tried = None;
-        if let Some(cache) = read_before
-            && let Some(hit) = cache.lookup(self.name, settings.cache_flags, &settings.hwcaps)
-        {
-            self.hit(&hit, nodeflib)?;
-            tried = Some(Arc::clone(&cache));
-        }
-        let cache = search.memory().cache.get(&settings.cache, &settings.root, settings.order);
-        if let (Ok(cache), Some(tried)) = (&cache, tried)
-            && Arc::ptr_eq(cache, &tried)
-        {
-            return Continue(());
-        }
+        let settings = &self.search.settings;
+        let cache = self.search.memory().cache.get(&settings.cache, &settings.root, settings.order);
         let hit = cache.as_ref().map_err(|reason| *reason).and_then(|cache| {
             cache.lookup(self.name, settings.cache_flags, &settings.hwcaps).ok_or("the cache has no such name")
         });
