@@ -14,11 +14,12 @@ pub(crate) mod socket;
 use std::any::Any;
 use std::ffi::c_void;
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, Range};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -89,48 +90,54 @@ impl RegularFile {
             // A socket cannot be opened at all; say what it is instead of ENXIO.
             Errno::ENXIO => std::fs::metadata(path)
                 .ok()
-                .and_then(|meta| not_regular(meta.file_type()))
+                .and_then(|meta| not_regular(meta.mode()))
                 .map_or(ErrorKind::Open { errno: errno as i32 }, |found| ErrorKind::NotMappable { found }),
             errno => ErrorKind::Open { errno: errno as i32 },
         })?;
-        let file = File::from(fd);
-        let meta = file.metadata().map_err(|e| ErrorKind::Open { errno: e.raw_os_error().unwrap_or(libc::EIO) })?;
-        match not_regular(meta.file_type()) {
-            Some(found) => Err(ErrorKind::NotMappable { found }),
-            None => Ok(Self {
-                fd: file.into(),
-                identity: Identity { device: meta.dev(), inode: meta.ino() },
-                size: meta.len(),
-                mode: meta.mode(),
-                leased: false,
-                huge: false,
-                changed: Changed {
-                    content: (meta.mtime(), meta.mtime_nsec()),
-                    anything: (meta.ctime(), meta.ctime_nsec()),
-                },
-            }),
+        let stat = nix::sys::stat::fstat(&fd).map_err(|errno| ErrorKind::Open { errno: errno as i32 })?;
+        if let Some(found) = not_regular(stat.st_mode) {
+            return Err(ErrorKind::NotMappable { found });
         }
+        let (content, anything) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
+        Ok(Self {
+            fd,
+            identity: Identity { device: stat.st_dev, inode: stat.st_ino },
+            size: stat.st_size as u64,
+            mode: stat.st_mode,
+            leased: false,
+            huge: false,
+            changed: Changed { content, anything },
+        })
     }
 
     /// At most `len` bytes of the file from `offset` on: fewer where it ends.
     pub(crate) fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, ErrorKind> {
         let rest = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
-        let mut bytes = vec![0; len.min(rest)];
-        let read = self.read_into(offset, &mut bytes)?;
-        bytes.truncate(read);
+        let mut bytes = Vec::with_capacity(len.min(rest));
+        let read = self.fill(offset, &mut bytes.spare_capacity_mut()[..len.min(rest)])?;
+        // SAFETY: so many of them have been written.
+        unsafe { bytes.set_len(read) };
         Ok(bytes)
     }
 
     /// Fills `bytes` from `offset` on, or as much of it as the file has; answers how much.
     pub(crate) fn read_into(&self, offset: u64, bytes: &mut [u8]) -> Result<usize, ErrorKind> {
+        // SAFETY: the same bytes; `fill` writes nothing else than bytes.
+        self.fill(offset, unsafe { &mut *(std::ptr::from_mut(bytes) as *mut [MaybeUninit<u8>]) })
+    }
+
+    fn fill(&self, offset: u64, room: &mut [MaybeUninit<u8>]) -> Result<usize, ErrorKind> {
         let mut done = 0;
-        while done < bytes.len() {
+        while done < room.len() {
             let at = offset.checked_add(done as u64).and_then(|at| libc::off_t::try_from(at).ok());
-            let read = fault::point("pread")
-                .and_then(|()| nix::sys::uio::pread(&self.fd, &mut bytes[done..], at.ok_or(Errno::EOVERFLOW)?));
+            let (rest, fd) = (&mut room[done..], self.fd.as_raw_fd());
+            let read = fault::point("pread").and(at.ok_or(Errno::EOVERFLOW)).and_then(|at| {
+                // SAFETY: the kernel writes to `rest` alone.
+                Errno::result(unsafe { libc::pread(fd, rest.as_mut_ptr().cast(), rest.len(), at) })
+            });
             match read {
                 Ok(0) => break,
-                Ok(count) => done += count,
+                Ok(count) => done += count as usize,
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(ErrorKind::System { call: "pread", errno: errno as i32 }),
             }
@@ -229,20 +236,17 @@ fn open_below(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd>
     nix::fcntl::openat2(root, path, how)
 }
 
-/// What a file is, unless it is a regular one.
-fn not_regular(kind: std::fs::FileType) -> Option<&'static str> {
-    let kinds = [
-        (kind.is_dir(), "a directory"),
-        (kind.is_fifo(), "a FIFO"),
-        (kind.is_socket(), "a socket"),
-        (kind.is_char_device(), "a character device (a terminal or the like)"),
-        (kind.is_block_device(), "a block device"),
-    ];
-    if kind.is_file() {
-        None
-    } else {
-        Some(kinds.iter().find(|(is, _)| *is).map_or("something else", |(_, name)| name))
-    }
+/// What a file of that `st_mode` is, unless it is a regular one.
+fn not_regular(mode: u32) -> Option<&'static str> {
+    Some(match mode & libc::S_IFMT {
+        libc::S_IFREG => return None,
+        libc::S_IFDIR => "a directory",
+        libc::S_IFIFO => "a FIFO",
+        libc::S_IFSOCK => "a socket",
+        libc::S_IFCHR => "a character device (a terminal or the like)",
+        libc::S_IFBLK => "a block device",
+        _ => "something else",
+    })
 }
 
 /// Bytes that do not move or change while they are held, shared with whoever keeps them mapped.

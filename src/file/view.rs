@@ -1,6 +1,5 @@
 //! Bounded reading: numbers and strings of either class and byte order out of bytes that may end anywhere.
 
-use std::ffi::CStr;
 use std::ops::Range;
 
 use crate::sys::Bytes;
@@ -116,7 +115,7 @@ impl View {
     #[inline]
     pub(crate) fn str_at(&self, at: u64) -> Option<&[u8]> {
         let rest = self.bytes.get(usize::try_from(at).ok()?..)?;
-        CStr::from_bytes_until_nul(rest).ok().map(CStr::to_bytes)
+        Some(&rest[..rest.iter().position(|byte| *byte == 0)?])
     }
 
     pub(crate) fn slice(&self, range: Range<u64>) -> Option<Self> {

@@ -248,7 +248,7 @@ impl<W: World> Discovery<'_, W> {
             self.by_name.entry(soname.into()).or_insert(index);
         }
         self.by_identity.insert(image.identity(), index);
-        let origin = absolute(&path).parent().map(Path::to_owned);
+        let origin = directory(&absolute(&path)).map(Path::to_owned);
         let new = New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker };
         self.graph.members.push(Member { object: Object::New(Box::new(new)), needed: Vec::new() });
         Ok(Some(index))
@@ -382,10 +382,34 @@ pub(crate) fn absolute(path: &Path) -> Cow<'_, Path> {
     }
 }
 
+/// The directory of a file, as its path is written.
+fn directory(path: &Path) -> Option<&Path> {
+    let path = path.as_os_str().as_bytes();
+    let name = path.iter().rposition(|byte| *byte == b'/')?;
+    // Of the root, and of slashes that follow one another, the first stays.
+    let end = path[..name].iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
+    Some(Path::new(OsStr::from_bytes(&path[..end])))
+}
+
 /// Why a candidate is not the one.
 enum Refusal {
     /// The next one may be.
     Passing(ErrorKind),
     /// It ends the search.
     Final(ErrorKind),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_directory_of_a_file_is_its_path_up_to_the_last_slash() {
+        for (path, expected) in
+            [("/a/b.so", "/a"), ("/a//b.so", "/a"), ("/b.so", "/"), ("//b.so", "/"), ("/a/./b.so", "/a/.")]
+        {
+            assert_eq!(directory(Path::new(path)), Some(Path::new(expected)), "{path}");
+        }
+        assert_eq!(directory(Path::new("b.so")), None);
+    }
 }
