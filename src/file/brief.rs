@@ -68,7 +68,7 @@ impl Brief {
         };
         // What is no ELF file is told by its first bytes, and most files are none.
         let start = pieces.with(0, file.size.min(PIECE as u64), read_start).transpose()?;
-        let headers = start.and_then(|(header, program)| Some((header, Headers::check(&program?, file.size).ok()?)));
+        let headers = start.and_then(|(header, program)| Some((header, Headers::check(program?, file.size).ok()?)));
         match headers.and_then(|(header, headers)| Self::in_pieces(header, &headers, &pieces)) {
             Some(brief) => Ok(brief),
             None => Self::of(&*Image::read(std::path::PathBuf::new(), file)?),
@@ -93,7 +93,7 @@ impl Brief {
         let dynamic = match &headers.dynamic {
             Some(at) => {
                 let entries =
-                    pieces.with(at.offset, at.file_size, |bytes| header.dynamic_entries_from(bytes, 0, at).ok())??;
+                    pieces.with(at.offset, at.file_size, |bytes| header.dynamic_entries(bytes, 0, at).ok())??;
                 Some(Dynamic::collect(entries).ok()?)
             }
             None => None,

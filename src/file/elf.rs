@@ -129,27 +129,26 @@ impl Header {
     }
 
     /// The program headers of the file this is the header of.
-    pub(crate) fn program_headers(&self, bytes: &[u8]) -> Result<Vec<ProgramHeader>, ErrorKind> {
+    pub(crate) fn program_headers(
+        &self,
+        bytes: &[u8],
+    ) -> Result<impl Iterator<Item = ProgramHeader> + use<>, ErrorKind> {
         let context = context(self.class, self.order);
         let raw = Raw::parse(bytes, self.table.0 as usize, self.count.into(), context).map_err(|_| {
             ErrorKind::malformed("program header table", At::File(self.table), "a table within the file", "its end")
         })?;
-        let place = |index: usize| FileOffset(self.table.0 + (index * Raw::size(context)) as u64);
-        Ok(raw.iter().enumerate().map(|(index, raw)| ProgramHeader::of(index, place(index), raw)).collect())
+        let table = self.table.0;
+        let place = move |index: usize| FileOffset(table + (index * Raw::size(context)) as u64);
+        Ok(raw.into_iter().enumerate().map(move |(index, raw)| ProgramHeader::of(index, place(index), &raw)))
     }
 
-    /// Tag and value of each entry of the dynamic section, up to `DT_NULL`, out of the whole file.
-    pub(crate) fn dynamic_entries(&self, bytes: &[u8], header: &ProgramHeader) -> Result<Vec<(u64, u64)>, ErrorKind> {
-        self.dynamic_entries_from(bytes, header.offset, header)
-    }
-
-    /// The same out of bytes in which the section begins at `start`.
-    pub(crate) fn dynamic_entries_from(
+    /// Tag and value of each entry of the dynamic section, up to `DT_NULL`, out of bytes in which it begins at `start`.
+    pub(crate) fn dynamic_entries(
         &self,
         bytes: &[u8],
         start: u64,
         header: &ProgramHeader,
-    ) -> Result<Vec<(u64, u64)>, ErrorKind> {
+    ) -> Result<impl Iterator<Item = (u64, u64)> + use<>, ErrorKind> {
         let context = context(self.class, self.order);
         let limit = DYNAMIC_MAX * 2 * self.class.word();
         if header.file_size > limit {
@@ -166,9 +165,7 @@ impl Header {
             let expected = "a table of whole entries within the file";
             ErrorKind::malformed("PT_DYNAMIC", At::File(header.at), expected, format!("{:#x}", header.offset))
         })?;
-        let mut all = Vec::with_capacity(entries.dyns.len());
-        all.extend(entries.dyns.iter().map(|entry| (entry.d_tag, entry.d_val)).take_while(|(tag, _)| *tag != 0));
-        Ok(all)
+        Ok(entries.dyns.into_iter().map(|entry| (entry.d_tag, entry.d_val)).take_while(|(tag, _)| *tag != 0))
     }
 }
 
@@ -321,6 +318,6 @@ mod tests {
             assert!(Header::read(&own[..len]).is_err(), "{len}");
         }
         let header = Header::read(&own).unwrap();
-        assert!(header.program_headers(&own).unwrap().len() > 3);
+        assert!(header.program_headers(&own).unwrap().count() > 3);
     }
 }

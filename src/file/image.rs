@@ -65,8 +65,8 @@ impl Image {
         let bytes = file.map()?;
         let header = Header::read(&bytes)?;
         let program_headers = header.program_headers(&bytes)?;
-        let headers = Headers::check(&program_headers, file.size)?;
-        let entries = headers.dynamic.as_ref().map(|at| header.dynamic_entries(&bytes, at)).transpose()?;
+        let headers = Headers::check(program_headers, file.size)?;
+        let entries = headers.dynamic.as_ref().map(|at| header.dynamic_entries(&bytes, at.offset, at)).transpose()?;
         let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
         let view = View::new(bytes, header.class, header.order);
         let (names, build_id) = (Names::default(), OnceLock::new());
@@ -84,7 +84,7 @@ impl Image {
             return Self::read(path, file);
         }
         let program_headers = header.program_headers(head)?;
-        let headers = Headers::check(&program_headers, file.size)?;
+        let headers = Headers::check(program_headers, file.size)?;
         let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
         let build_id = OnceLock::new();
         let known = || {
@@ -98,11 +98,11 @@ impl Image {
         let entries = |at: &ProgramHeader| {
             // Where relocated pages may be had, the file's own are not wanted at all.
             if home.is_none() && headers.starts_near(at.offset) {
-                return header.dynamic_entries(&bytes, at);
+                return header.dynamic_entries(&bytes, at.offset, at);
             }
             // Of its page the file's content is wanted just this once.
             let bytes = file.read(at.offset, at.file_size.min(DYNAMIC_MAX) as usize)?;
-            header.dynamic_entries_from(&bytes, 0, at)
+            header.dynamic_entries(&bytes, 0, at)
         };
         let entries = headers.dynamic.as_ref().map(entries).transpose()?;
         let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
@@ -227,7 +227,7 @@ impl Image {
     /// All program headers, as `<elf.h>` lays them out: read once more, which most objects need not.
     pub(crate) fn raw_headers(&self) -> Result<Vec<libc::Elf64_Phdr>, ErrorKind> {
         let head = self.file.read(0, usize::try_from(self.header.headers_end()).unwrap_or(usize::MAX))?;
-        Ok(self.header.program_headers(&head)?.iter().map(ProgramHeader::raw).collect())
+        Ok(self.header.program_headers(&head)?.map(|header| header.raw()).collect())
     }
 
     /// The addresses of the program headers themselves, if they are in a segment.
@@ -420,6 +420,7 @@ impl Strings for Piece<'_> {
 }
 
 /// The names of the dynamic section, if one piece of the file has them all.
+#[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
 fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
     let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
     let (table, follows) = locate(segments, Vaddr(dynamic.strtab?))?;

@@ -56,7 +56,7 @@ impl Outline {
             byte_order: header.order,
             machine: header.machine,
             elf_type: header.kind,
-            program_headers: header.program_headers(&bytes).map_err(error),
+            program_headers: header.program_headers(&bytes).map(Iterator::collect).map_err(error),
         })
     }
 

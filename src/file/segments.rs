@@ -73,7 +73,7 @@ pub(super) struct Headers {
 }
 
 impl Headers {
-    pub(super) fn check(headers: &[ProgramHeader], file_size: u64) -> Result<Self, ErrorKind> {
+    pub(super) fn check(headers: impl IntoIterator<Item = ProgramHeader>, file_size: u64) -> Result<Self, ErrorKind> {
         let mut checked = Self {
             segments: Vec::with_capacity(4),
             dynamic: None,
@@ -85,6 +85,7 @@ impl Headers {
             stack: None,
         };
         for header in headers {
+            let header = &header;
             match header.kind {
                 pt::PT_LOAD if header.memory_size > 0 => {
                     let segment = segment(header, file_size, checked.segments.last())?;
@@ -283,7 +284,7 @@ mod tests {
     /// A program header of our own executable, changed.
     fn header(kind: u32, vaddr: u64, memory_size: u64) -> ProgramHeader {
         let own = std::fs::read("/proc/self/exe").unwrap();
-        let any = Header::read(&own).unwrap().program_headers(&own).unwrap()[0];
+        let any = Header::read(&own).unwrap().program_headers(&own).unwrap().next().unwrap();
         let (offset, align) = (vaddr & 0xfff, 0x1000);
         ProgramHeader { kind, vaddr: Vaddr(vaddr), offset, file_size: 0, memory_size, align, ..any }
     }
@@ -294,7 +295,7 @@ mod tests {
         let load = header(pt::PT_LOAD, 0x405e0, 0xab8);
         let check = |end: u64| {
             let relro = header(pt::PT_GNU_RELRO, 0x405e0, end - 0x405e0);
-            Headers::check(&[load, relro], 0x1000).map(|headers| headers.relro.is_some())
+            Headers::check([load, relro], 0x1000).map(|headers| headers.relro.is_some())
         };
         assert!(check(0x41098).unwrap() && check(0x42000).unwrap());
         assert!(check(0x42001).is_err());
