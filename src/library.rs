@@ -358,9 +358,7 @@ fn global(wanted: &Wanted<'_>) -> Option<Addr> {
         Object::Module(_) => true,
     });
     hooks::undisturbed(|| {
-        for object in &global {
-            object.symbols();
-        }
+        global.iter().for_each(Object::read_symbols);
     });
     global.iter().find_map(|object| scope::address(object, wanted))
 }

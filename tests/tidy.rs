@@ -60,6 +60,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/load/call.rs", "the convention by which foreign code is called"),
     ("src/process/current.rs", "values that are read without a lock"),
     ("src/process/host.rs", "what is read of the C library's objects"),
+    ("src/process/loaded.rs", "the tables of its objects in memory"),
     ("src/process/real.rs", "the C library's own functions, found in its tables"),
     ("src/process/storage.rs", "the object by which glibc provides thread-local storage"),
     ("src/process/reserve.rs", "room in every thread's static storage"),

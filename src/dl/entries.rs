@@ -6,7 +6,7 @@ use super::objects;
 use super::{clear_error, close, error, fail, handles, open, symbol};
 use crate::addr::Addr;
 use crate::process::namespace::Namespace;
-use crate::process::real::real;
+use crate::process::real;
 use crate::process::{registry, unwind};
 
 /// The address of our function of that C name.
@@ -73,7 +73,7 @@ macro_rules! with_caller_once_there_are_modules {
         #[unsafe(naked)]
         pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
             unsafe extern "C" fn forward() -> usize {
-                super::forward(|real| real.$name as *const () as usize)
+                super::forward(|| real::$name() as *const () as usize)
             }
             core::arch::naked_asm!(
                 "endbr64",
@@ -169,7 +169,7 @@ unsafe extern "C-unwind" fn open_in_from(
             Some(namespace) => namespace,
             // One that the C library has made, or none at all.
             // SAFETY: arguments of `dlmopen`.
-            None => return unsafe { (real().dlmopen)(space, name, mode) },
+            None => return unsafe { real::dlmopen()(space, name, mode) },
         },
     };
     if !namespace.is_base() {
@@ -255,7 +255,7 @@ pub unsafe extern "C" fn dlerror() -> *mut c_char {
 /// As for the C function of that name.
 pub unsafe extern "C" fn dladdr(address: *const c_void, info: *mut libc::Dl_info) -> c_int {
     // SAFETY: the caller's promise.
-    unsafe { if objects::at_address(address, info).is_some() { 1 } else { (real().dladdr)(address, info) } }
+    unsafe { if objects::at_address(address, info).is_some() { 1 } else { real::dladdr()(address, info) } }
 }
 
 /// `dladdr1`, by soload for what it loaded.
@@ -282,7 +282,7 @@ pub unsafe extern "C" fn dladdr1(
     // SAFETY: the caller's promise.
     unsafe {
         let Some((map, entry)) = objects::at_address(address, info) else {
-            return (real().dladdr1)(address, info, extra, flags);
+            return real::dladdr1()(address, info, extra, flags);
         };
         match flags {
             RTLD_DL_SYMENT => *extra = entry.cast_mut(),
@@ -312,7 +312,7 @@ pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mu
     unsafe {
         match handles::module(handle) {
             Some(module) => objects::info(&module, request, answer),
-            None => (real().dlinfo)(handle, request, answer),
+            None => real::dlinfo()(handle, request, answer),
         }
     }
 }
@@ -358,7 +358,7 @@ unsafe extern "C-unwind" fn iterate_from(
 pub unsafe extern "C" fn find_object(address: *const c_void, answer: *mut c_void) -> c_int {
     // SAFETY: the caller's promise.
     unsafe {
-        match (unwind::find(address, answer.cast()), real().find_object) {
+        match (unwind::find(address, answer.cast()), real::find_object()) {
             (Some(()), _) => 0,
             (None, Some(find)) => find(address, answer),
             (None, None) => -1,

@@ -32,7 +32,7 @@ use crate::file::symbols::{Wanted, WantedVersion};
 use crate::loader::{self, Wishes};
 use crate::process::module::Object;
 use crate::process::namespace::Namespace;
-use crate::process::real::{Real, real};
+use crate::process::real;
 use crate::process::scope::address;
 use crate::process::world::Look;
 use crate::process::{hooks, imports, registry};
@@ -61,14 +61,14 @@ fn fail(text: String) {
 }
 
 /// Where a call goes that the C library answers as long as there are no modules; 0 once there are.
-fn forward(function: impl FnOnce(&Real) -> usize) -> usize {
+fn forward(function: impl FnOnce() -> usize) -> usize {
     if registry::any() {
         return 0;
     }
     if FAILED.load(Ordering::Relaxed) {
         clear_error();
     }
-    function(real())
+    function()
 }
 
 fn clear_error() {
@@ -84,7 +84,7 @@ fn error() -> *mut c_char {
     });
     match ours {
         // SAFETY: no arguments.
-        Ok(text) if text.is_null() => unsafe { (real().dlerror)() },
+        Ok(text) if text.is_null() => unsafe { real::dlerror()() },
         Ok(text) => text,
         Err(_) => ptr::null_mut(),
     }
@@ -115,7 +115,7 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
     let name = if name.is_null() { c"" } else { unsafe { CStr::from_ptr(name) } };
     if name.is_empty() {
         // SAFETY: the program itself, which is the C library's to hand out.
-        return handles::program(unsafe { (real().dlopen)(ptr::null(), mode) });
+        return handles::program(unsafe { real::dlopen()(ptr::null(), mode) });
     }
     let (caller, look) = asker(caller);
     if mode & (libc::RTLD_LAZY | libc::RTLD_NOW) == 0 {
@@ -149,8 +149,8 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
                 let known = CString::new(host.path().as_os_str().as_bytes()).unwrap_or_default();
                 // SAFETY: two strings; the object is there, so nothing is loaded.
                 unsafe {
-                    let by_path = (real().dlopen)(known.as_ptr(), mode);
-                    if by_path.is_null() { (real().dlopen)(name.as_ptr(), mode) } else { by_path }
+                    let by_path = real::dlopen()(known.as_ptr(), mode);
+                    if by_path.is_null() { real::dlopen()(name.as_ptr(), mode) } else { by_path }
                 }
             }
         },
@@ -182,7 +182,7 @@ unsafe fn close(handle: *mut c_void) -> c_int {
             0
         }
         // SAFETY: not ours, so the C library's; it checks handles itself.
-        None => unsafe { (real().dlclose)(handle) },
+        None => unsafe { real::dlclose()(handle) },
     }
 }
 
@@ -205,8 +205,8 @@ unsafe fn symbol(
     // SAFETY: the caller's own arguments, handed on.
     let of_host = |handle| unsafe {
         match version.is_null() {
-            true => (real().dlsym)(handle, name),
-            false => (real().dlvsym)(handle, name, version),
+            true => real::dlsym()(handle, name),
+            false => real::dlvsym()(handle, name, version),
         }
     };
     if let Some(scope) = handles::scope(handle) {
@@ -273,9 +273,7 @@ fn global(look: &Look) -> Vec<Object> {
     hooks::undisturbed(|| {
         let stays = |object: &Object| !matches!(object, Object::Host(host) if !host.at_start);
         let global: Vec<Object> = look.global_scope().into_iter().filter(stays).collect();
-        for object in &global {
-            object.symbols();
-        }
+        global.iter().for_each(Object::read_symbols);
         global
     })
 }
@@ -298,9 +296,7 @@ fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
             roots.filter(|along| along.contains(asker)).flatten().for_each(|object| add(&object));
             look.closure(asker).iter().for_each(&mut add);
         }
-        for object in &scope {
-            object.symbols();
-        }
+        scope.iter().for_each(Object::read_symbols);
         scope
     })
 }

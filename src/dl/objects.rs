@@ -12,7 +12,7 @@ use crate::process::host::thread_local_address;
 use crate::process::module::Module;
 use crate::process::namespace::Namespace;
 use crate::process::parts::is_part_of_libc;
-use crate::process::real::{LinkMap, real};
+use crate::process::real::{self, LinkMap};
 use crate::process::registry;
 
 /// `dladdr`, and what `dladdr1` gives besides: the module's entry in the debugger's list, the symbol's in its table.
@@ -186,7 +186,7 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void, caller: *con
     }
     if !registry::any() {
         // SAFETY: the caller's promise.
-        return unsafe { (real().dl_iterate_phdr)(Some(callback), data) };
+        return unsafe { real::dl_iterate_phdr()(Some(callback), data) };
     }
     let state = registry::state();
     let caller = state.by_address(Addr(caller as usize));
@@ -194,7 +194,7 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void, caller: *con
     let (modules, added, removed) = state.all();
     let mut this = Wrapped { callback, data, added, removed, host: (0, 0), namespace };
     // SAFETY: `wrapped` takes this pointer, during this call.
-    let answer = unsafe { (real().dl_iterate_phdr)(Some(wrapped), (&raw mut this).cast()) };
+    let answer = unsafe { real::dl_iterate_phdr()(Some(wrapped), (&raw mut this).cast()) };
     if answer != 0 {
         return answer;
     }

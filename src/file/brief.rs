@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::dynamic::{Dynamic, Names};
+use super::dynamic::{Dynamic, Names, SymbolEntries};
 use super::elf::Header;
 use super::image::Image;
 use super::segments::{Headers, Segment, locate};
-use super::versions::Versions;
+use super::versions::Numbered;
 use super::view::View;
 use super::{Source, Strings, notes, symbols};
 use crate::addr::Vaddr;
@@ -81,8 +81,8 @@ impl Brief {
         brief.interpreter = image.interpreter().map(Into::into);
         (brief.opens, brief.android) = notes::of_loading(image.note_headers(), |range| image.view().slice(range));
         if let Some(dynamic) = image.dynamic().filter(|dynamic| has_versions(dynamic)) {
-            let strings = symbols::strings(dynamic, &image.source())?;
-            brief.keep_versions(&Versions::read_names(dynamic, &image.source(), &strings)?, &strings);
+            let strings = symbols::strings(&dynamic.symbols, &image.source())?;
+            brief.keep_versions(&dynamic.symbols, &image.source(), &strings)?;
         }
         brief.dynamic = image.dynamic().cloned();
         Ok(brief)
@@ -102,13 +102,13 @@ impl Brief {
         if let Some(dynamic) = &dynamic {
             headers.check_dynamic_place().ok()?;
             headers.check_functions(dynamic).ok()?;
-            if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
+            if dynamic.symbols.strtab.is_some() || !dynamic.needed.is_empty() {
                 let source = InPieces { pieces, segments: &headers.segments, header };
                 let strings = source.strings(dynamic)?;
                 source.foresee(dynamic, &strings);
                 brief.names = Names::read(dynamic, &strings).ok()?;
                 if has_versions(dynamic) {
-                    brief.keep_versions(&Versions::read_names(dynamic, &source, &strings).ok()?, &strings);
+                    brief.keep_versions(&dynamic.symbols, &source, &strings).ok()?;
                 }
             }
         }
@@ -130,7 +130,13 @@ impl Brief {
         Self { header, dynamic, names, interpreter, requirements, defines_any, defined, opens, android, texts }
     }
 
-    fn keep_versions(&mut self, versions: &Versions, strings: &impl Strings) {
+    fn keep_versions(
+        &mut self,
+        entries: &SymbolEntries,
+        source: &dyn Source,
+        strings: &impl Strings,
+    ) -> Result<(), ErrorKind> {
+        let versions = Numbered::read(entries, source, strings)?;
         let texts = &mut self.texts;
         let mut keep = |at: u32| {
             let start = texts.len() as u32;
@@ -146,8 +152,9 @@ impl Brief {
             let (hash, weak) = (need.version.hash, need.weak);
             self.requirements.push(Required { file: last.1.clone(), version: keep(need.version.name), hash, weak });
         }
-        self.defines_any = versions.defines_any;
-        self.defined = versions.definitions().iter().map(|own| (own.hash, keep(own.name))).collect();
+        self.defines_any = entries.verdef.is_some();
+        self.defined = versions.definitions().map(|own| (own.hash, keep(own.name))).collect();
+        Ok(())
     }
 
     fn text(&self, text: &Text) -> &[u8] {
@@ -172,7 +179,7 @@ impl Brief {
 }
 
 fn has_versions(dynamic: &Dynamic) -> bool {
-    dynamic.verdef.is_some() || dynamic.verneed.is_some()
+    dynamic.symbols.verdef.is_some() || dynamic.symbols.verneed.is_some()
 }
 
 /// A file, and the pieces of it that have been read.
@@ -249,15 +256,15 @@ struct InPieces<'p, 'f> {
 
 impl<'p, 'f> InPieces<'p, 'f> {
     fn strings(&self, dynamic: &Dynamic) -> Option<StringsInPieces<'p, 'f>> {
-        let (offset, follows) = locate(self.segments, Vaddr(dynamic.strtab?))?;
-        let size = dynamic.strsz.unwrap_or(follows);
+        let (offset, follows) = locate(self.segments, Vaddr(dynamic.symbols.strtab?))?;
+        let size = dynamic.symbols.strsz.unwrap_or(follows);
         (size <= follows).then_some(StringsInPieces { pieces: self.pieces, start: offset.0, size })
     }
 
     /// Reads at once what will be asked for: linkers put these strings next to each other, and the versions behind them.
     fn foresee(&self, dynamic: &Dynamic, strings: &StringsInPieces<'_, '_>) {
         let Some(first) = dynamic.names().map(|name| strings.start.saturating_add(name)).min() else { return };
-        let tables = [dynamic.verneed, dynamic.verdef].into_iter().flatten();
+        let tables = [dynamic.symbols.verneed, dynamic.symbols.verdef].into_iter().flatten();
         let tables = tables.filter_map(|vaddr| Some(locate(self.segments, Vaddr(vaddr))?.0.0));
         let end = tables.max().map_or(first, |last| last.saturating_add(TABLE as u64 / 2));
         let len = (end.saturating_sub(first) as usize).min(2 * PIECE);

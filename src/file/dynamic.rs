@@ -19,9 +19,9 @@ const DT_AUDIT: u64 = 0x6fff_fefc;
 const DT_AUXILIARY: u64 = 0x7fff_fffd;
 const DT_FILTER: u64 = 0x7fff_ffff;
 
-/// The dynamic section's entries, still as the file has them: addresses and sizes are claims.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Dynamic {
+/// The entries that symbols are read by.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct SymbolEntries {
     pub(crate) strtab: Option<u64>,
     pub(crate) strsz: Option<u64>,
     pub(crate) symtab: Option<u64>,
@@ -33,6 +33,12 @@ pub(crate) struct Dynamic {
     pub(crate) verneednum: Option<u64>,
     pub(crate) verdef: Option<u64>,
     pub(crate) verdefnum: Option<u64>,
+}
+
+/// The dynamic section's entries, still as the file has them: addresses and sizes are claims.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Dynamic {
+    pub(crate) symbols: SymbolEntries,
     pub(crate) rela: Option<u64>,
     pub(crate) relasz: Option<u64>,
     pub(crate) relaent: Option<u64>,
@@ -110,17 +116,17 @@ impl Dynamic {
                     all.flags_1 = value;
                     continue;
                 }
-                tag::DT_STRTAB => &mut all.strtab,
-                tag::DT_STRSZ => &mut all.strsz,
-                tag::DT_SYMTAB => &mut all.symtab,
-                tag::DT_SYMENT => &mut all.syment,
-                tag::DT_HASH => &mut all.hash,
-                tag::DT_GNU_HASH => &mut all.gnu_hash,
-                tag::DT_VERSYM => &mut all.versym,
-                tag::DT_VERNEED => &mut all.verneed,
-                tag::DT_VERNEEDNUM => &mut all.verneednum,
-                tag::DT_VERDEF => &mut all.verdef,
-                tag::DT_VERDEFNUM => &mut all.verdefnum,
+                tag::DT_STRTAB => &mut all.symbols.strtab,
+                tag::DT_STRSZ => &mut all.symbols.strsz,
+                tag::DT_SYMTAB => &mut all.symbols.symtab,
+                tag::DT_SYMENT => &mut all.symbols.syment,
+                tag::DT_HASH => &mut all.symbols.hash,
+                tag::DT_GNU_HASH => &mut all.symbols.gnu_hash,
+                tag::DT_VERSYM => &mut all.symbols.versym,
+                tag::DT_VERNEED => &mut all.symbols.verneed,
+                tag::DT_VERNEEDNUM => &mut all.symbols.verneednum,
+                tag::DT_VERDEF => &mut all.symbols.verdef,
+                tag::DT_VERDEFNUM => &mut all.symbols.verdefnum,
                 tag::DT_RELA => &mut all.rela,
                 tag::DT_RELASZ => &mut all.relasz,
                 tag::DT_RELAENT => &mut all.relaent,
@@ -159,9 +165,8 @@ impl Dynamic {
 
     /// The addresses of the tables that loading reads.
     pub(crate) fn tables(&self) -> impl Iterator<Item = u64> {
-        let symbols = [self.strtab, self.symtab, self.hash, self.gnu_hash, self.versym, self.verneed, self.verdef];
         let relocations = [self.rela, self.rel, self.relr, self.jmprel];
-        symbols.into_iter().chain(relocations).flatten()
+        self.symbols.tables().chain(relocations.into_iter().flatten())
     }
 
     /// Where its names begin in the string table.
@@ -169,24 +174,6 @@ impl Dynamic {
         let single = [self.soname, self.rpath, self.runpath, self.audit, self.depaudit];
         let filters = self.filters.iter().map(|(_, name)| *name);
         self.needed.iter().copied().chain(filters).chain(single.into_iter().flatten())
-    }
-
-    /// The entries that symbols are read by.
-    pub(crate) fn symbol_entries(&self) -> Box<[(u64, u64)]> {
-        let entries = [
-            (tag::DT_STRTAB, self.strtab),
-            (tag::DT_STRSZ, self.strsz),
-            (tag::DT_SYMTAB, self.symtab),
-            (tag::DT_SYMENT, self.syment),
-            (tag::DT_HASH, self.hash),
-            (tag::DT_GNU_HASH, self.gnu_hash),
-            (tag::DT_VERSYM, self.versym),
-            (tag::DT_VERNEED, self.verneed),
-            (tag::DT_VERNEEDNUM, self.verneednum),
-            (tag::DT_VERDEF, self.verdef),
-            (tag::DT_VERDEFNUM, self.verdefnum),
-        ];
-        entries.into_iter().filter_map(|(tag, value)| Some((tag, value?))).collect()
     }
 
     pub(crate) fn nodelete(&self) -> bool {
@@ -207,6 +194,14 @@ impl Dynamic {
 
     pub(crate) fn static_tls(&self) -> bool {
         self.flags & tag::DF_STATIC_TLS != 0
+    }
+}
+
+impl SymbolEntries {
+    /// The addresses of the tables.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = u64> {
+        let Self { strtab, symtab, hash, gnu_hash, versym, verneed, verdef, .. } = *self;
+        [strtab, symtab, hash, gnu_hash, versym, verneed, verdef].into_iter().flatten()
     }
 }
 
@@ -247,7 +242,7 @@ pub(crate) struct Names {
 
 impl Names {
     pub(crate) fn read(dynamic: &Dynamic, strings: &impl Strings) -> Result<Self, ErrorKind> {
-        let at = dynamic.strtab.map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
+        let at = dynamic.symbols.strtab.map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
         let read = |what: &str, offset: u64| match strings.string(offset) {
             Some(name) => Ok(Box::from(&*name)),
             None => {

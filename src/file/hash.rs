@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::Source;
-use super::dynamic::Dynamic;
+use super::dynamic::SymbolEntries;
 use super::gnu::Gnu;
 use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
@@ -215,8 +215,8 @@ impl Table {
     }
 
     /// Reads the header and checks that every bucket leads into the table.
-    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source) -> Result<Self, ErrorKind> {
-        match (dynamic.gnu_hash, dynamic.hash) {
+    pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source) -> Result<Self, ErrorKind> {
+        match (entries.gnu_hash, entries.hash) {
             (Some(at), _) => Self::read_gnu(at, source),
             (None, Some(at)) => Self::read_sysv(at, source),
             (None, None) => Ok(Self::None),

@@ -119,8 +119,8 @@ impl Image {
             self.headers.check_dynamic_place()?;
             if let Some(names) = names {
                 self.names = names;
-            } else if dynamic.strtab.is_some() || !dynamic.needed.is_empty() {
-                self.names = Names::read(dynamic, &symbols::strings(dynamic, &self.source())?)?;
+            } else if dynamic.symbols.strtab.is_some() || !dynamic.needed.is_empty() {
+                self.names = Names::read(dynamic, &symbols::strings(&dynamic.symbols, &self.source())?)?;
             }
             self.headers.check_functions(dynamic)?;
         }
@@ -187,7 +187,7 @@ impl Image {
 
     /// The symbol table, read through `source`. `None` without dynamic section.
     pub(crate) fn symbols(&self, source: &dyn Source) -> Result<Option<Symbols>, ErrorKind> {
-        self.dynamic().map(|dynamic| Symbols::read(dynamic, source, self.header.class)).transpose()
+        self.dynamic().map(|dynamic| Symbols::read(&dynamic.symbols, source, self.header.class)).transpose()
     }
 
     pub(crate) fn relocations(&self, source: &dyn Source) -> Result<Option<Relocations>, ErrorKind> {
@@ -423,8 +423,8 @@ impl Strings for Piece<'_> {
 #[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
 fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
     let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
-    let (table, follows) = locate(segments, Vaddr(dynamic.strtab?))?;
-    let size = dynamic.strsz.unwrap_or(follows);
+    let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab?))?;
+    let size = dynamic.symbols.strsz.unwrap_or(follows);
     let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
     let mut piece = [0; HEAD];
     let len = (last - first).saturating_add(NAME).min(rest);

@@ -173,7 +173,7 @@ impl Image {
 
     fn file_symbols(&self) -> Result<Option<Symbols>, Error> {
         // A file of debug information has a dynamic section without entries.
-        if self.dynamic().is_some_and(|dynamic| dynamic.symtab.is_none() && dynamic.strtab.is_none()) {
+        if self.dynamic().is_some_and(|dynamic| dynamic.symbols.symtab.is_none() && dynamic.symbols.strtab.is_none()) {
             return Ok(None);
         }
         self.symbols(&self.source()).map_err(|kind| self.error(kind))
@@ -231,7 +231,7 @@ impl Image {
     pub fn versions_defined(&self) -> Result<Vec<Vec<u8>>, Error> {
         let Some(symbols) = self.file_symbols()? else { return Ok(Vec::new()) };
         let name = |version: &Version| symbols.string(version.name).unwrap_or_default().to_vec();
-        Ok(symbols.versions.definitions().iter().map(name).collect())
+        Ok(symbols.versions.definitions().map(name).collect())
     }
 
     /// How many symbols it exports and imports, as far as its hash table covers them.
@@ -340,10 +340,8 @@ impl Image {
     /// Whether symbols are looked up in the file even when it is mapped, because what is mapped may be written to.
     pub(crate) fn reads_tables_from_file(&self) -> bool {
         let Some(dynamic) = self.dynamic() else { return false };
-        let tables = [dynamic.symtab, dynamic.strtab, dynamic.gnu_hash, dynamic.hash, dynamic.versym];
-        let tables = tables.into_iter().chain([dynamic.verneed, dynamic.verdef]).flatten();
         let writable = |at| self.segments().iter().any(|segment| segment.flags.write && segment.contains(Vaddr(at), 1));
-        self.has_text_relocations() || tables.into_iter().any(writable)
+        self.has_text_relocations() || dynamic.symbols.tables().any(writable)
     }
 
     /// The functions that run when it is loaded, in their order: `DT_INIT`, and what will stand in `DT_INIT_ARRAY`. An

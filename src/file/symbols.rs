@@ -1,10 +1,10 @@
 //! The dynamic symbol table of one object, and looking a name up in it the way glibc's `do_lookup_x` does.
 
 use super::Source;
-use super::dynamic::Dynamic;
+use super::dynamic::SymbolEntries;
 use super::gnu::Gnu;
 use super::hash::{self, HashQuality, Table};
-use super::versions::{Version, Versions};
+use super::versions::{Numbered, Version, Versions};
 use super::view::{ByteOrder, Class, View};
 use super::wanted::Name;
 pub(crate) use super::wanted::{Wanted, WantedVersion};
@@ -131,15 +131,29 @@ pub(crate) struct Symbols {
 }
 
 impl Symbols {
-    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
-        let strings = strings(dynamic, source)?;
+    pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
+        Self::read_with(entries, source, class, Versions::read)
+    }
+
+    /// The same for an object that the C library has loaded by these entries: its versions are read once one is asked for.
+    pub(crate) fn read_loaded(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
+        Self::read_with(entries, source, class, Versions::read_late)
+    }
+
+    fn read_with(
+        entries: &SymbolEntries,
+        source: &dyn Source,
+        class: Class,
+        versions: fn(&SymbolEntries, &dyn Source, &View) -> Result<Versions, ErrorKind>,
+    ) -> Result<Self, ErrorKind> {
+        let strings = strings(entries, source)?;
         let entry = entry_size(class);
-        if let Some(size) = dynamic.syment.filter(|size| *size != entry) {
+        if let Some(size) = entries.syment.filter(|size| *size != entry) {
             return Err(ErrorKind::malformed("DT_SYMENT", At::Object, entry, size));
         }
-        let at = dynamic.symtab.ok_or_else(|| ErrorKind::malformed("DT_SYMTAB", At::Object, "an address", "none"))?;
+        let at = entries.symtab.ok_or_else(|| ErrorKind::malformed("DT_SYMTAB", At::Object, "an address", "none"))?;
         let table = source.require("DT_SYMTAB", at, None)?;
-        let hash = Table::read(dynamic, source)?;
+        let hash = Table::read(entries, source)?;
         let count = u64::from(hash.count());
         if count * entry > table.len() {
             let expected = format!("room for the {count} symbols of the hash table");
@@ -150,7 +164,7 @@ impl Symbols {
                 format_args!("{:#x} bytes", table.len()),
             ));
         }
-        let versions = Versions::read(dynamic, source, &strings)?;
+        let versions = versions(entries, source, &strings)?;
         Ok(Self { table, strings, versions, hash })
     }
 
@@ -158,6 +172,11 @@ impl Symbols {
     pub(crate) fn none() -> Self {
         let nothing = View::new(Bytes::from_static(&[]), Class::Elf64, ByteOrder::Little);
         Self { table: nothing.clone(), strings: nothing, versions: Versions::default(), hash: Table::None }
+    }
+
+    /// Reads what has been left for later: where the one who asks may not take memory or wait.
+    pub(crate) fn read_now(&self) {
+        let _: &Numbered = &self.versions;
     }
 
     /// Symbol number `index`; `None` past the end of the table's segment.
@@ -374,8 +393,9 @@ impl Symbols {
         self.table.bytes().get(at..).map(<[u8]>::as_ptr)
     }
 
+    /// Whether a symbol has that name: no need to look for the end of its own.
     #[inline]
-    fn is_named(&self, symbol: &Symbol, name: &[u8]) -> bool {
+    pub(crate) fn is_named(&self, symbol: &Symbol, name: &[u8]) -> bool {
         self.string_is(symbol.name, name)
     }
 
@@ -440,7 +460,39 @@ pub(crate) fn entry_size(class: Class) -> u64 {
 }
 
 /// The string table, every string of which ends inside it.
-pub(crate) fn strings(dynamic: &Dynamic, source: &dyn Source) -> Result<View, ErrorKind> {
-    let at = dynamic.strtab.ok_or_else(|| ErrorKind::malformed("DT_STRTAB", At::Object, "an address", "none"))?;
-    source.require("DT_STRTAB", at, dynamic.strsz)
+pub(crate) fn strings(entries: &SymbolEntries, source: &dyn Source) -> Result<View, ErrorKind> {
+    let at = entries.strtab.ok_or_else(|| ErrorKind::malformed("DT_STRTAB", At::Object, "an address", "none"))?;
+    source.require("DT_STRTAB", at, entries.strsz)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::image::Image;
+
+    /// Of each symbol its version, and all versions, as text.
+    fn versions(symbols: &Symbols) -> Vec<String> {
+        let text = |version: Version| symbols.wanted(version).map(|version| format!("{version:?}"));
+        let of_symbols = (0..symbols.count()).map(|index| format!("{:?}", symbols.version_of(index).map(text)));
+        let defined = symbols.versions.definitions().map(|version| format!("{version:?}"));
+        let needed = symbols.versions.requirements.iter().map(|need| format!("{need:?}"));
+        of_symbols.chain(defined).chain(needed).collect()
+    }
+
+    #[test]
+    fn versions_that_are_read_late_are_those_that_are_read_at_once() {
+        let libraries = std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap();
+        let mut with_versions = 0;
+        for path in libraries.map(|entry| entry.unwrap().path()) {
+            let Ok(image) = Image::open(&path) else { continue };
+            let Some(entries) = image.dynamic().map(|dynamic| dynamic.symbols) else { continue };
+            let (source, class) = (image.source(), image.class());
+            let Ok(at_once) = Symbols::read(&entries, &source, class) else { continue };
+            let late = Symbols::read_loaded(&entries, &source, class).unwrap();
+            with_versions += usize::from(late.versions.is_unread());
+            assert_eq!(versions(&late), versions(&at_once), "{}", path.display());
+            assert!(!late.versions.is_unread() && !at_once.versions.is_unread());
+        }
+        assert!(with_versions > 20, "{with_versions}");
+    }
 }

@@ -1,9 +1,11 @@
 //! Symbol versions: which versions an object defines and needs, and which one each of its symbols has.
 
-use super::Source;
-use super::Strings;
-use super::dynamic::Dynamic;
+use std::ops::Deref;
+use std::sync::OnceLock;
+
+use super::dynamic::SymbolEntries;
 use super::view::View;
+use super::{Source, Strings};
 use crate::addr::Vaddr;
 use crate::arch::native;
 use crate::error::{At, ErrorKind};
@@ -39,17 +41,38 @@ pub(crate) struct Requirement {
     pub(crate) weak: bool,
 }
 
+/// The versions that one object defines and needs.
+#[derive(Clone, Default)]
+pub(crate) struct Numbered {
+    by_index: Vec<Option<Version>>,
+    pub(crate) requirements: Vec<Requirement>,
+    /// Index and name (offset) of the versions defined here, the base version (the file's own name) left out.
+    defined: Vec<(u16, Version)>,
+}
+
 /// The version tables of one object.
 #[derive(Clone, Default)]
 pub(crate) struct Versions {
     /// `DT_VERSYM`: one half-word for each symbol. Looked at only if the object has any version, as glibc does.
     of_symbols: Option<View>,
-    by_index: Vec<Option<Version>>,
-    pub(crate) requirements: Vec<Requirement>,
-    /// Names (offsets) of the versions defined here, the base version (the file's own name) left out.
-    defined: Vec<Version>,
-    defined_indices: Vec<u16>,
     pub(crate) defines_any: bool,
+    numbered: OnceLock<Numbered>,
+    /// What they are read by when they are first asked for.
+    unread: Option<Box<(Tables, View)>>,
+}
+
+/// Where versions are listed.
+#[derive(Clone, Default)]
+struct Tables {
+    definitions: Option<Table>,
+    requirements: Option<Table>,
+}
+
+#[derive(Clone)]
+struct Table {
+    view: View,
+    vaddr: u64,
+    count: Option<u64>,
 }
 
 /// The version index of a symbol, and whether the definition is hidden from unversioned references.
@@ -60,46 +83,108 @@ pub(crate) struct Index {
 }
 
 impl Versions {
-    pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source, strings: &impl Strings) -> Result<Self, ErrorKind> {
-        let mut versions = Self::read_names(dynamic, source, strings)?;
-        if let (Some(versym), true) = (dynamic.versym, dynamic.verdef.is_some() || dynamic.verneed.is_some()) {
-            versions.of_symbols = Some(source.require("DT_VERSYM", versym, None)?);
-        }
-        Ok(versions)
+    pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, strings: &View) -> Result<Self, ErrorKind> {
+        let numbered = Numbered::read(entries, source, strings)?;
+        Ok(Self { numbered: numbered.into(), ..Self::of_symbols(entries, source)? })
     }
 
-    /// Which versions there are, but not which symbol has which.
-    pub(super) fn read_names(
-        dynamic: &Dynamic,
+    /// Those of an object that the C library has loaded by the same tables, and that keeps them: nobody compares the
+    /// versions of most. Where one is odd, there are none.
+    pub(super) fn read_late(entries: &SymbolEntries, source: &dyn Source, strings: &View) -> Result<Self, ErrorKind> {
+        let tables = Tables::find(entries, source)?;
+        let unread = tables.has_any().then(|| Box::new((tables, strings.clone())));
+        Ok(Self { unread, ..Self::of_symbols(entries, source)? })
+    }
+
+    fn of_symbols(entries: &SymbolEntries, source: &dyn Source) -> Result<Self, ErrorKind> {
+        let defines_any = entries.verdef.is_some();
+        let versym = entries.versym.filter(|_| defines_any || entries.verneed.is_some());
+        let of_symbols = versym.map(|versym| source.require("DT_VERSYM", versym, None)).transpose()?;
+        Ok(Self { of_symbols, defines_any, ..Self::default() })
+    }
+
+    /// The version index of symbol number `symbol`.
+    #[inline]
+    pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
+        let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;
+        Some(Index { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 })
+    }
+
+    #[inline(always)]
+    pub(super) fn prefetch(&self, symbol: u32) {
+        let Some(view) = &self.of_symbols else { return };
+        view.bytes().get(symbol as usize * 2).into_iter().for_each(native::prefetch);
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_unread(&self) -> bool {
+        self.numbered.get().is_none() && self.unread.is_some()
+    }
+
+    #[cold]
+    fn numbered_late(&self) -> &Numbered {
+        let read = |(tables, strings): &(Tables, View)| tables.read(strings).ok();
+        self.numbered.get_or_init(|| self.unread.as_deref().and_then(read).unwrap_or_default())
+    }
+}
+
+impl Deref for Versions {
+    type Target = Numbered;
+
+    #[inline]
+    fn deref(&self) -> &Numbered {
+        match self.numbered.get() {
+            Some(numbered) => numbered,
+            None => self.numbered_late(),
+        }
+    }
+}
+
+impl Tables {
+    fn find(entries: &SymbolEntries, source: &dyn Source) -> Result<Self, ErrorKind> {
+        let table = |what, vaddr: Option<u64>, count| {
+            let view = |vaddr| Ok(Table { view: source.require(what, vaddr, None)?, vaddr, count });
+            vaddr.map(view).transpose()
+        };
+        Ok(Self {
+            definitions: table("DT_VERDEF", entries.verdef, entries.verdefnum)?,
+            requirements: table("DT_VERNEED", entries.verneed, entries.verneednum)?,
+        })
+    }
+
+    fn has_any(&self) -> bool {
+        self.definitions.is_some() || self.requirements.is_some()
+    }
+
+    fn read(&self, strings: &impl Strings) -> Result<Numbered, ErrorKind> {
+        let mut numbered = Numbered::default();
+        let room = self.definitions.as_ref().and_then(|table| table.count).unwrap_or(0).min(ROOM) as usize;
+        if self.has_any() {
+            // Some numbers more are of versions that it needs.
+            numbered.by_index.resize(room + 8, None);
+        }
+        if let Some(table) = &self.definitions {
+            numbered.defined.reserve(room);
+            numbered.read_definitions(table, strings)?;
+        }
+        if let Some(table) = &self.requirements {
+            numbered.read_requirements(table, strings)?;
+        }
+        Ok(numbered)
+    }
+}
+
+impl Numbered {
+    pub(super) fn read(
+        entries: &SymbolEntries,
         source: &dyn Source,
         strings: &impl Strings,
     ) -> Result<Self, ErrorKind> {
-        let mut versions = Self::default();
-        let room = dynamic.verdefnum.unwrap_or(0).min(ROOM) as usize;
-        if dynamic.verdef.or(dynamic.verneed).is_some() {
-            // Some numbers more are of versions that it needs.
-            versions.by_index.reserve(room + 8);
-        }
-        if let Some(first) = dynamic.verdef {
-            versions.defines_any = true;
-            versions.defined.reserve(room);
-            versions.defined_indices.reserve(room);
-            versions.read_definitions(first, dynamic.verdefnum, source, strings)?;
-        }
-        if let Some(first) = dynamic.verneed {
-            versions.read_requirements(first, dynamic.verneednum, source, strings)?;
-        }
-        Ok(versions)
+        Tables::find(entries, source)?.read(strings)
     }
 
-    fn read_definitions(
-        &mut self,
-        first: u64,
-        count: Option<u64>,
-        source: &dyn Source,
-        strings: &impl Strings,
-    ) -> Result<(), ErrorKind> {
-        let table = source.require("DT_VERDEF", first, None)?;
+    fn read_definitions(&mut self, table: &Table, strings: &impl Strings) -> Result<(), ErrorKind> {
+        let Table { view: table, vaddr: first, count } = table;
         let cut = |at: u64| malformed("DT_VERDEF", first.wrapping_add(at), "an entry inside its segment");
         let mut at = 0u64;
         // Offsets only go forward, so the count bounds the walk and the segment bounds the count.
@@ -110,10 +195,9 @@ impl Versions {
             let index = index & INDEX_MASK;
             if flags & VER_FLG_BASE == 0 {
                 let name = table.u32(at + u64::from(names)).ok_or_else(|| cut(at))?;
-                let version = Version { hash, name: check_name(strings, name, first)?, hidden: false };
+                let version = Version { hash, name: check_name(strings, name, *first)?, hidden: false };
                 self.set(index, version);
-                self.defined.push(version);
-                self.defined_indices.push(index);
+                self.defined.push((index, version));
             }
             if next == 0 {
                 break;
@@ -123,27 +207,21 @@ impl Versions {
         Ok(())
     }
 
-    fn read_requirements(
-        &mut self,
-        first: u64,
-        count: Option<u64>,
-        source: &dyn Source,
-        strings: &impl Strings,
-    ) -> Result<(), ErrorKind> {
-        let table = source.require("DT_VERNEED", first, None)?;
+    fn read_requirements(&mut self, table: &Table, strings: &impl Strings) -> Result<(), ErrorKind> {
+        let Table { view: table, vaddr: first, count } = table;
         let cut = |at: u64| malformed("DT_VERNEED", first.wrapping_add(at), "an entry inside its segment");
         let mut at = 0u64;
         for _ in 0..count.unwrap_or(u64::MAX) {
             // `Elfxx_Verneed`: version and count, and so on; `Elfxx_Vernaux`: hash, flags and index, and so on.
             let [first_two, file, names, next_file] = table.u32s(at).ok_or_else(|| cut(at))?;
             let [_, entries] = table.halves(first_two);
-            let file = check_name(strings, file, first)?;
+            let file = check_name(strings, file, *first)?;
             self.requirements.reserve(u64::from(entries).min(ROOM) as usize);
             let mut entry = at + u64::from(names);
             for _ in 0..entries {
                 let [hash, two, name, next] = table.u32s(entry).ok_or_else(|| cut(entry))?;
                 let [flags, other] = table.halves(two);
-                let name = check_name(strings, name, first)?;
+                let name = check_name(strings, name, *first)?;
                 let version = Version { hash, name, hidden: other & HIDDEN != 0 };
                 let index = other & INDEX_MASK;
                 self.set(index, version);
@@ -164,24 +242,9 @@ impl Versions {
     fn set(&mut self, index: u16, version: Version) {
         let index = usize::from(index);
         if self.by_index.len() <= index {
-            self.by_index.resize(index, None);
-            self.by_index.push(Some(version));
-        } else {
-            self.by_index[index] = Some(version);
+            self.by_index.resize(index + 1, None);
         }
-    }
-
-    /// The version index of symbol number `symbol`.
-    #[inline]
-    pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
-        let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;
-        Some(Index { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 })
-    }
-
-    #[inline(always)]
-    pub(super) fn prefetch(&self, symbol: u32) {
-        let Some(view) = &self.of_symbols else { return };
-        view.bytes().get(symbol as usize * 2).into_iter().for_each(native::prefetch);
+        self.by_index[index] = Some(version);
     }
 
     /// The version that an index stands for; indices 0 (local) and 1 (global) stand for none.
@@ -190,24 +253,24 @@ impl Versions {
         self.by_index.get(usize::from(index)).copied().flatten()
     }
 
-    /// One more than the highest index that is in use.
+    /// More than the highest index that is in use.
     pub(crate) fn indices(&self) -> u16 {
         u16::try_from(self.by_index.len()).unwrap_or(u16::MAX)
     }
 
     /// Whether a version of that name is defined here.
     pub(crate) fn defines(&self, hash: u32, name: &[u8], strings: &impl Strings) -> bool {
-        self.defined.iter().any(|own| own.hash == hash && strings.string(own.name.into()).as_deref() == Some(name))
+        self.defined.iter().any(|(_, own)| own.hash == hash && strings.string(own.name.into()).as_deref() == Some(name))
     }
 
     /// The indices of the versions defined here.
     pub(crate) fn defined_indices(&self) -> impl Iterator<Item = u16> {
-        self.defined_indices.iter().copied()
+        self.defined.iter().map(|(index, _)| *index)
     }
 
     /// The versions defined here, as offsets of names.
-    pub(crate) fn definitions(&self) -> &[Version] {
-        &self.defined
+    pub(crate) fn definitions(&self) -> impl Iterator<Item = &Version> {
+        self.defined.iter().map(|(_, version)| version)
     }
 }
 

@@ -14,21 +14,23 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::hooks;
+use super::loaded::{Loaded, Segments, native_class, segments};
 use super::parts::{is_allocator, is_part_of_libc};
-use super::real::real;
-use crate::addr::{Addr, Bias, Protection, Vaddr};
+use super::real;
+use crate::addr::{Addr, Bias, Vaddr};
 use crate::arch::Machine;
 use crate::error::ErrorKind;
 use crate::file::Source;
-use crate::file::dynamic::{Dynamic, Names, is_address};
+use crate::file::dynamic::{Names, SymbolEntries};
 use crate::file::image::Image;
 use crate::file::relocations::Relocations;
 use crate::file::symbols::{self, Symbols, Wanted};
-use crate::file::view::{ByteOrder, Class, View};
-use crate::sys::{Bytes, Identity};
+use crate::file::view::View;
+use crate::sys::Identity;
 
-/// Entries of a dynamic section in memory.
-const DYNAMIC_MAX: usize = 65_536;
+/// Objects of the host that room is made for at once: more than nearly every program has. For the first piece of memory of
+/// this size glibc tidies its heap up, which otherwise would fall to some library's own open.
+const ROOM: usize = 128;
 
 /// An object of the host, as it was when it was first seen.
 pub(crate) struct HostObject {
@@ -37,11 +39,11 @@ pub(crate) struct HostObject {
     /// Where the program is, once that has been asked for.
     program_path: OnceLock<PathBuf>,
     pub(crate) bias: Bias,
-    segments: Vec<(Range<u64>, Protection)>,
-    /// Its notes, and their alignment.
-    #[cfg(feature = "snapshots")]
-    notes: Vec<(Range<u64>, u64)>,
-    dynamic: Dynamic,
+    segments: Segments,
+    /// Where its program headers are in memory, and how many there are.
+    headers: (Addr, u16),
+    entries: SymbolEntries,
+    nodeflib: bool,
     pub(crate) names: Names,
     symbols: OnceLock<Option<Symbols>>,
     identity: OnceLock<Option<Identity>>,
@@ -49,8 +51,6 @@ pub(crate) struct HostObject {
     pub(crate) at_start: bool,
     /// Its thread-local storage, as `__tls_get_addr` knows it; 0 if it has none.
     pub(crate) tls_module: usize,
-    /// What is read-only since it was relocated (`PT_GNU_RELRO`), by its addresses in the file.
-    pub(crate) relro: Range<u64>,
     /// The initial image of that storage, by its addresses in the file.
     pub(crate) tls_image: Option<Range<u64>>,
     pin: Mutex<Weak<Pin>>,
@@ -67,7 +67,7 @@ unsafe impl Sync for Pin {}
 impl Drop for Pin {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        hooks::in_loader(|| unsafe { (real().dlclose)(self.0.as_ptr()) });
+        hooks::in_loader(|| unsafe { real::dlclose()(self.0.as_ptr()) });
     }
 }
 
@@ -83,12 +83,12 @@ impl Host {
     pub(crate) fn look() -> Arc<Self> {
         static LAST: Mutex<Option<Arc<Host>>> = Mutex::new(None);
         let before = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let changes = changes();
+        let changes = before.as_ref().map_or((0, 0), |_| changes());
         if let Some(before) = before.as_ref().filter(|before| before.changes == changes) {
             return Arc::clone(before);
         }
         let mut collected = Collected {
-            objects: Vec::new(),
+            objects: Vec::with_capacity(ROOM),
             changes,
             // An address may have been given back and taken again: with removals, only what is there for good is kept.
             before: before.as_ref().map_or(&[], |before| &before.objects),
@@ -203,13 +203,32 @@ impl HostObject {
     /// Its symbols. Only to be asked while it is sure to stay: loaded at the start, or pinned.
     #[inline]
     pub(crate) fn symbols(&self) -> Option<&Symbols> {
-        let read = || Symbols::read(&self.dynamic, self, native_class()).ok();
+        let read = || Symbols::read_loaded(&self.entries, self, native_class()).ok();
         self.symbols.get_or_init(read).as_ref()
     }
 
     /// What its loader applied. Only to be asked while it is sure to stay.
     pub(crate) fn relocations(&self) -> Option<Relocations> {
-        Relocations::read(&self.dynamic, self, native_class(), Machine::native()?.number).ok()
+        let dynamic = self.loaded().dynamic(self.headers())?;
+        Relocations::read(&dynamic, self, native_class(), Machine::native()?.number).ok()
+    }
+
+    /// What is read-only since it was relocated (`PT_GNU_RELRO`), by its addresses in the file. Only to be asked while it
+    /// is sure to stay.
+    pub(crate) fn relro(&self) -> Range<u64> {
+        let relro = self.headers().iter().find(|header| header.p_type == libc::PT_GNU_RELRO);
+        relro.map_or(0..0, |header| header.p_vaddr..header.p_vaddr + header.p_memsz)
+    }
+
+    /// Its program headers. Only to be asked while it is sure to stay.
+    fn headers(&self) -> &[libc::Elf64_Phdr] {
+        let (start, count) = self.headers;
+        // SAFETY: glibc keeps the program headers that it loaded the object by as long as the object.
+        unsafe { std::slice::from_raw_parts(start.0 as *const libc::Elf64_Phdr, count.into()) }
+    }
+
+    fn loaded(&self) -> Loaded<'_> {
+        Loaded { bias: self.bias, segments: &self.segments }
     }
 
     /// Keeps it loaded; `None` if it is there for good. An error means that it has gone meanwhile.
@@ -247,9 +266,10 @@ impl HostObject {
     /// The build id that its linker gave it, as it stands in memory. Only to be asked while it is sure to stay.
     #[cfg(feature = "snapshots")]
     pub(crate) fn build_id(&self) -> Option<Vec<u8>> {
-        self.notes.iter().find_map(|(range, align)| {
-            let view = self.table(Vaddr(range.start), Some(range.end - range.start))?;
-            crate::file::notes::build_id_in(&view, *align)
+        let mut notes = self.headers().iter().filter(|header| header.p_type == libc::PT_NOTE);
+        notes.find_map(|header| {
+            let view = self.table(Vaddr(header.p_vaddr), Some(header.p_memsz))?;
+            crate::file::notes::build_id_in(&view, header.p_align)
         })
     }
 
@@ -257,26 +277,19 @@ impl HostObject {
     #[cfg(feature = "snapshots")]
     pub(crate) fn layout(&self) -> impl Iterator<Item = u64> {
         let segments = self.segments.iter().flat_map(|(range, _)| [range.start, range.end]);
-        let dynamic = &self.dynamic;
-        let tables = [dynamic.symtab, dynamic.strtab, dynamic.strsz, dynamic.gnu_hash, dynamic.hash, dynamic.versym];
+        let SymbolEntries { symtab, strtab, strsz, gnu_hash, hash, versym, .. } = self.entries;
+        let tables = [symtab, strtab, strsz, gnu_hash, hash, versym];
         segments.chain(tables.map(|number| number.unwrap_or(0)))
     }
 
     pub(crate) fn nodeflib(&self) -> bool {
-        self.dynamic.nodeflib()
+        self.nodeflib
     }
 }
 
 impl Source for HostObject {
     fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
-        let (range, _) = self.segments.iter().find(|(range, flags)| flags.read && range.contains(&vaddr.0))?;
-        let follows = range.end - vaddr.0;
-        let len = len.unwrap_or(follows);
-        let start = NonNull::new(self.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows)?;
-        // SAFETY: the bytes lie in a readable segment of an object that stays loaded while anybody asks for its
-        // symbols (`symbols`), or while glibc's list is locked (`Collected::add`). Nobody writes an object's tables.
-        let bytes = unsafe { Bytes::lent(start, len as usize) };
-        Some(View::new(bytes, native_class(), native_order()))
+        self.loaded().table(vaddr, len)
     }
 }
 
@@ -301,14 +314,7 @@ impl Collected<'_> {
             self.objects.push(Arc::clone(seen));
             return;
         }
-        if let Some(mut object) = HostObject::read(info, bias, name) {
-            if let Some(libc) = real().libc.as_ref().filter(|libc| libc.bias == bias)
-                && let Some(object) = Arc::get_mut(&mut object)
-            {
-                object.symbols = libc.symbols.clone();
-            }
-            self.objects.push(object);
-        }
+        self.objects.extend(HostObject::read(info, bias, name));
     }
 
     /// Tells which objects the program started with.
@@ -348,64 +354,33 @@ fn started_with(objects: &[Arc<HostObject>]) -> Vec<bool> {
 }
 
 impl HostObject {
-    pub(super) fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Arc<Self>> {
+    fn read(info: &libc::dl_phdr_info, bias: Bias, name: &CStr) -> Option<Arc<Self>> {
         // SAFETY: glibc gives the program headers that it loaded the object by.
         let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-        let segments: Vec<_> = headers
-            .iter()
-            .filter(|header| header.p_type == libc::PT_LOAD)
-            .map(|header| {
-                let flag = |flag| header.p_flags & flag != 0;
-                let protection =
-                    Protection { read: flag(libc::PF_R), write: flag(libc::PF_W), execute: flag(libc::PF_X) };
-                (header.p_vaddr..header.p_vaddr + header.p_memsz, protection)
-            })
-            .collect();
-        let dynamic = headers.iter().find(|header| header.p_type == libc::PT_DYNAMIC)?;
-        let mut new = Arc::new(Self {
+        let segments = segments(headers);
+        let loaded = Loaded { bias, segments: &segments };
+        let dynamic = loaded.dynamic(headers)?;
+        let strings = symbols::strings(&dynamic.symbols, &loaded).ok()?;
+        Some(Arc::new(Self {
+            names: Names::read(&dynamic, &strings).ok()?,
             name: name.to_owned(),
             program_path: OnceLock::new(),
             bias,
             segments,
-            #[cfg(feature = "snapshots")]
-            notes: headers
-                .iter()
-                .filter(|header| header.p_type == libc::PT_NOTE)
-                .map(|header| (header.p_vaddr..header.p_vaddr.saturating_add(header.p_memsz), header.p_align))
-                .collect(),
-            dynamic: Dynamic::default(),
-            names: Names::default(),
-            symbols: OnceLock::new(),
+            headers: (Addr(info.dlpi_phdr as usize), info.dlpi_phnum),
+            entries: dynamic.symbols,
+            nodeflib: dynamic.nodeflib(),
+            // Those of the C library were read before, for its functions.
+            symbols: real::symbols_at(bias).map_or_else(OnceLock::new, |symbols| Some(symbols.clone()).into()),
             identity: OnceLock::new(),
             at_start: false,
             tls_module: info.dlpi_tls_modid,
-            relro: headers
-                .iter()
-                .find(|header| header.p_type == libc::PT_GNU_RELRO)
-                .map_or(0..0, |header| header.p_vaddr..header.p_vaddr + header.p_memsz),
             tls_image: headers
                 .iter()
                 .find(|header| header.p_type == libc::PT_TLS)
                 .map(|header| header.p_vaddr..header.p_vaddr + header.p_filesz),
             pin: Mutex::default(),
-        });
-        let object = Arc::get_mut(&mut new)?;
-        let table = object.table(Vaddr(dynamic.p_vaddr), Some(dynamic.p_memsz))?;
-        let (words, _) = table.bytes().as_chunks::<{ size_of::<usize>() }>();
-        let entries = words.as_chunks().0.iter().take(DYNAMIC_MAX);
-        let entries = entries
-            .map(|entry: &[_; 2]| entry.map(|word| usize::from_ne_bytes(word) as u64))
-            .map(|[tag, value]| (tag, value))
-            .take_while(|(tag, _)| *tag != 0)
-            // glibc has added the bias to some of the addresses in place; no address of an object is as large as that.
-            .map(|(tag, value)| match bias.get() != 0 && value >= bias.get() as u64 && is_address(tag) {
-                true => (tag, bias.vaddr(Addr(value as usize)).0),
-                false => (tag, value),
-            });
-        object.dynamic = Dynamic::collect(entries).ok()?;
-        let strings = symbols::strings(&object.dynamic, object).ok()?;
-        object.names = Names::read(&object.dynamic, &strings).ok()?;
-        Some(new)
+        }))
     }
 
     /// The kernel's own object: no file, and no definitions for anybody.
@@ -436,7 +411,7 @@ fn iterate(each: &mut dyn FnMut(&libc::dl_phdr_info) -> ControlFlow<()>) {
     }
     let mut each = each;
     // SAFETY: `call` takes exactly this pointer, during this call only.
-    unsafe { (real().dl_iterate_phdr)(Some(call), (&raw mut each).cast()) };
+    unsafe { real::dl_iterate_phdr()(Some(call), (&raw mut each).cast()) };
 }
 
 /// Opens a part of the C library through its own loader.
@@ -447,7 +422,7 @@ pub(crate) fn open_part(path: &Path) -> Result<Pin, ErrorKind> {
 
 fn dlopen(name: &CStr, flags: c_int) -> Result<Pin, ErrorKind> {
     // SAFETY: runs constructors of a part of the C library at most, which it would run for the program too.
-    let handle = hooks::in_loader(|| unsafe { (real().dlopen)(name.as_ptr(), flags) });
+    let handle = hooks::in_loader(|| unsafe { real::dlopen()(name.as_ptr(), flags) });
     NonNull::new(handle).map(Pin).ok_or_else(|| ErrorKind::Host { message: last_error() })
 }
 
@@ -455,7 +430,7 @@ fn dlopen(name: &CStr, flags: c_int) -> Result<Pin, ErrorKind> {
 pub(crate) fn last_error() -> String {
     // SAFETY: glibc keeps the text for this thread until its next call.
     let text = unsafe {
-        let text: *const c_char = (real().dlerror)();
+        let text: *const c_char = real::dlerror()();
         if text.is_null() { None } else { Some(CStr::from_ptr(text).to_string_lossy().into_owned()) }
     };
     text.unwrap_or_else(|| "it is no longer loaded".into())
@@ -469,8 +444,8 @@ pub(crate) fn global_symbol(name: &[u8], version: Option<&[u8]>) -> Option<Addr>
     // SAFETY: two look-ups in glibc's tables.
     let found = unsafe {
         match version {
-            Some(version) => (real().dlvsym)(program.0.as_ptr(), name.as_ptr(), CString::new(version).ok()?.as_ptr()),
-            None => (real().dlsym)(program.0.as_ptr(), name.as_ptr()),
+            Some(version) => real::dlvsym()(program.0.as_ptr(), name.as_ptr(), CString::new(version).ok()?.as_ptr()),
+            None => real::dlsym()(program.0.as_ptr(), name.as_ptr()),
         }
     };
     (!found.is_null()).then_some(Addr(found as usize))
@@ -489,12 +464,4 @@ pub(crate) fn thread_local_address(module: usize, offset: u64) -> Addr {
     let index = Index { module, offset: offset as usize };
     // SAFETY: the module is one that glibc numbered, of an object that stays loaded.
     Addr(unsafe { __tls_get_addr(&raw const index) } as usize)
-}
-
-const fn native_class() -> Class {
-    if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
-}
-
-const fn native_order() -> ByteOrder {
-    if cfg!(target_endian = "little") { ByteOrder::Little } else { ByteOrder::Big }
 }

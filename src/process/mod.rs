@@ -8,6 +8,7 @@ pub(crate) mod host;
 pub(crate) mod imports;
 pub(crate) mod later;
 pub(crate) mod lazy;
+mod loaded;
 pub(crate) mod module;
 pub(crate) mod namespace;
 pub(crate) mod newcomer;

@@ -179,6 +179,11 @@ impl Object {
         }
     }
 
+    /// Reads them, for those who may not take memory or wait.
+    pub(crate) fn read_symbols(&self) {
+        self.symbols().into_iter().for_each(Symbols::read_now);
+    }
+
     /// What is added to the addresses in its file.
     #[inline]
     pub(crate) fn bias(&self) -> Bias {

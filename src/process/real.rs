@@ -8,11 +8,12 @@
 //! and `<link.h>` give them.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::host::HostObject;
+use super::loaded::{Loaded, native_class, segments};
 use crate::addr::{Addr, Bias, Vaddr};
-use crate::file::symbols::Wanted;
+use crate::file::symbols::{Symbols, Wanted};
 use crate::sys;
 
 /// `struct link_map` as far as `<link.h>` shows it.
@@ -39,65 +40,71 @@ pub(crate) struct Debug {
     pub(crate) next: *mut Debug,
 }
 
-type Iterate = unsafe extern "C" fn(
-    Option<unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int>,
-    *mut c_void,
-) -> c_int;
-
-/// The functions themselves.
-pub(crate) struct Real {
-    pub(crate) dlopen: unsafe extern "C" fn(*const c_char, c_int) -> *mut c_void,
-    pub(crate) dlclose: unsafe extern "C" fn(*mut c_void) -> c_int,
-    pub(crate) dlsym: unsafe extern "C" fn(*mut c_void, *const c_char) -> *mut c_void,
-    pub(crate) dlvsym: unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void,
-    pub(crate) dlerror: unsafe extern "C" fn() -> *mut c_char,
-    pub(crate) dlinfo: unsafe extern "C" fn(*mut c_void, c_int, *mut c_void) -> c_int,
-    pub(crate) dladdr: unsafe extern "C" fn(*const c_void, *mut libc::Dl_info) -> c_int,
-    pub(crate) dladdr1: unsafe extern "C" fn(*const c_void, *mut libc::Dl_info, *mut *mut c_void, c_int) -> c_int,
-    pub(crate) dlmopen: unsafe extern "C" fn(libc::c_long, *const c_char, c_int) -> *mut c_void,
-    pub(crate) dl_iterate_phdr: Iterate,
-    /// Since 2.35.
-    pub(crate) find_object: Option<unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>,
-    /// The C library's own object, by which they were found: its tables need not be read again.
-    pub(super) libc: Option<Arc<HostObject>>,
+/// Of each function one that answers which it is.
+macro_rules! functions {
+    ($($name:ident: fn($($argument:ty),*) -> $result:ty,)*) => {$(
+        /// The C library's own function of that name; where the C library cannot be found (a static program), the one that
+        /// this program is linked to.
+        pub(crate) fn $name() -> unsafe extern "C" fn($($argument),*) -> $result {
+            static FOUND: AtomicUsize = AtomicUsize::new(0);
+            let found = found(&FOUND, stringify!($name).as_bytes(), || linked::$name as *const () as usize);
+            // SAFETY: the C library's function of that name has the type that its header gives it.
+            unsafe { std::mem::transmute::<usize, unsafe extern "C" fn($($argument),*) -> $result>(found) }
+        }
+    )*};
 }
 
-/// The real functions. Where the C library cannot be found (a static program), the ones that this program is linked to.
-pub(crate) fn real() -> &'static Real {
-    static REAL: OnceLock<Real> = OnceLock::new();
-    REAL.get_or_init(|| {
-        let libc = object(b"libc.so.6");
-        let find = |name: &[u8]| libc.as_ref().and_then(|libc| address(libc, name));
-        macro_rules! function {
-            ($name:ident) => {{
-                let found = find(stringify!($name).as_bytes()).unwrap_or(linked::$name as *const () as usize);
-                // The field's type is the annotation.
-                #[allow(clippy::missing_transmute_annotations)]
-                // SAFETY: the C library's function of that name has the type that its header gives it.
-                let function = unsafe { std::mem::transmute::<usize, _>(found) };
-                function
-            }};
-        }
-        Real {
-            dlopen: function!(dlopen),
-            dlclose: function!(dlclose),
-            dlsym: function!(dlsym),
-            dlvsym: function!(dlvsym),
-            dlerror: function!(dlerror),
-            dlinfo: function!(dlinfo),
-            dladdr: function!(dladdr),
-            dladdr1: function!(dladdr1),
-            dlmopen: function!(dlmopen),
-            dl_iterate_phdr: function!(dl_iterate_phdr),
-            // SAFETY: as above. It is ld.so's in glibc 2.35, and libc's since.
-            find_object: unsafe {
-                let name = b"_dl_find_object";
-                let found = find(name).or_else(|| address(&*object(b"ld-linux-x86-64.so.2")?, name));
-                std::mem::transmute::<usize, Option<_>>(found.unwrap_or(0))
-            },
-            libc,
-        }
+functions! {
+    dlopen: fn(*const c_char, c_int) -> *mut c_void,
+    dlclose: fn(*mut c_void) -> c_int,
+    dlsym: fn(*mut c_void, *const c_char) -> *mut c_void,
+    dlvsym: fn(*mut c_void, *const c_char, *const c_char) -> *mut c_void,
+    dlerror: fn() -> *mut c_char,
+    dlinfo: fn(*mut c_void, c_int, *mut c_void) -> c_int,
+    dladdr: fn(*const c_void, *mut libc::Dl_info) -> c_int,
+    dladdr1: fn(*const c_void, *mut libc::Dl_info, *mut *mut c_void, c_int) -> c_int,
+    dlmopen: fn(libc::c_long, *const c_char, c_int) -> *mut c_void,
+    dl_iterate_phdr: fn(Option<Each>, *mut c_void) -> c_int,
+}
+
+/// What `dl_iterate_phdr` calls for each object.
+type Each = unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int;
+
+/// `_dl_find_object`, since 2.35: of ld.so at first, and of libc later.
+pub(crate) fn find_object() -> Option<unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int> {
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    const NAME: &[u8] = b"_dl_find_object";
+    // 1 stands for none, which is looked for once, too.
+    let found =
+        found(&FOUND, NAME, || Tables::of(b"ld-linux-x86-64.so.2").and_then(|own| own.address(NAME)).unwrap_or(1));
+    // SAFETY: as above.
+    (found != 1).then(|| unsafe {
+        std::mem::transmute::<usize, unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>(found)
     })
+}
+
+/// Where the C library has the function of that name, or else what `otherwise` says. Looked for at the first call; without
+/// a lock, as that may be in a signal handler.
+fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) -> usize {
+    match place.load(Ordering::Relaxed) {
+        0 => {
+            let found = libc().and_then(|libc| libc.address(name)).unwrap_or_else(otherwise);
+            place.store(found, Ordering::Relaxed);
+            found
+        }
+        found => found,
+    }
+}
+
+/// The tables of the C library itself.
+fn libc() -> Option<&'static Tables> {
+    static LIBC: OnceLock<Option<Tables>> = OnceLock::new();
+    LIBC.get_or_init(|| Tables::of(b"libc.so.6")).as_ref()
+}
+
+/// The symbols of the C library, if it is the object with that bias.
+pub(super) fn symbols_at(bias: Bias) -> Option<&'static Symbols> {
+    libc().filter(|libc| libc.bias == bias).map(|libc| &libc.symbols)
 }
 
 /// The functions as this program is linked to them.
@@ -115,13 +122,6 @@ mod linked {
         ) -> c_int;
         pub(super) fn dlmopen(space: libc::c_long, name: *const c_char, mode: c_int) -> *mut c_void;
     }
-}
-
-/// The address of a function that the C library defines.
-fn address(libc: &HostObject, name: &[u8]) -> Option<usize> {
-    let symbols = libc.symbols()?;
-    let (_, symbol) = symbols.find(&Wanted::by_name(name, None)?)?;
-    Some(libc.bias.at(Vaddr(symbol.value)).0)
 }
 
 /// What the C library shows to debuggers: the program's `DT_DEBUG` points to it.
@@ -145,35 +145,36 @@ pub(crate) fn debug() -> Option<*mut Debug> {
     (at != 0).then_some(at as *mut Debug)
 }
 
-/// The object of the host of that file name, read from the list for debuggers.
-fn object(file: &[u8]) -> Option<Arc<HostObject>> {
-    // SAFETY: the list is glibc's own; the entries of the C library's parts never go.
-    unsafe {
-        let mut map = (*debug()?).map;
-        while !map.is_null() {
-            let name = CStr::from_ptr((*map).name);
-            if name.to_bytes().rsplit(|byte| *byte == b'/').next() == Some(file) {
-                break;
+/// What functions of one object are found by.
+struct Tables {
+    bias: Bias,
+    symbols: Symbols,
+}
+
+impl Tables {
+    /// Those of the object of that file name, as the list for debuggers has it.
+    fn of(file: &[u8]) -> Option<Self> {
+        // SAFETY: the list is glibc's own; the entries of the C library's parts never go. The first segment of each begins
+        // with its header, which says where the program headers are.
+        let (bias, headers) = unsafe {
+            let mut map = (*debug()?).map;
+            while CStr::from_ptr(map.as_ref()?.name).to_bytes().rsplit(|byte| *byte == b'/').next() != Some(file) {
+                map = (*map).next;
             }
-            map = (*map).next;
-        }
-        if map.is_null() {
-            return None;
-        }
-        // Its first segment begins with its header, which says where the program headers are.
-        let header = (*map).bias as *const libc::Elf64_Ehdr;
-        let info = libc::dl_phdr_info {
-            dlpi_addr: (*map).bias as u64,
-            dlpi_name: (*map).name,
-            dlpi_phdr: ((*map).bias + (*header).e_phoff as usize) as *const libc::Elf64_Phdr,
-            dlpi_phnum: (*header).e_phnum,
-            dlpi_adds: 0,
-            dlpi_subs: 0,
-            dlpi_tls_modid: 0,
-            dlpi_tls_data: std::ptr::null_mut(),
+            let start = (*map).bias;
+            let header = start as *const libc::Elf64_Ehdr;
+            let headers = (start + (*header).e_phoff as usize) as *const libc::Elf64_Phdr;
+            (Bias::between(Addr(start), Vaddr(0)), std::slice::from_raw_parts(headers, (*header).e_phnum.into()))
         };
-        let bias = Bias::between(Addr((*map).bias), Vaddr(0));
-        HostObject::read(&info, bias, CStr::from_ptr((*map).name))
+        let loaded = Loaded { bias, segments: &segments(headers) };
+        let entries = loaded.dynamic(headers)?.symbols;
+        Some(Self { bias, symbols: Symbols::read_loaded(&entries, &loaded, native_class()).ok()? })
+    }
+
+    /// Where it has the function of that name.
+    fn address(&self, name: &[u8]) -> Option<usize> {
+        let (_, symbol) = self.symbols.find(&Wanted::by_name(name, None)?)?;
+        Some(self.bias.at(Vaddr(symbol.value)).0)
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_c_library_finds_its_own_objects_through_its_own_function() {
-        let Some(find) = real().find_object else { panic!("_dl_find_object is there since glibc 2.35") };
+        let Some(find) = find_object() else { panic!("_dl_find_object is there since glibc 2.35") };
         let mut found = [0u64; 12];
         // SAFETY: the answer has room for `struct dl_find_object`.
         let answer = unsafe { find(libc::getpid as *const c_void, found.as_mut_ptr().cast()) };

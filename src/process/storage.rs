@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
-use super::real::{LinkMap, real};
+use super::real::{self, LinkMap};
 use super::reserve::{self, Part};
 use super::{hooks, host};
 use crate::error::ErrorKind;
@@ -103,7 +103,7 @@ unsafe impl Sync for Handle {}
 impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the handle came from `dlopen` and is closed once.
-        hooks::in_loader(|| unsafe { (real().dlclose)(self.0.as_ptr()) });
+        hooks::in_loader(|| unsafe { real::dlclose()(self.0.as_ptr()) });
     }
 }
 
@@ -158,7 +158,7 @@ impl Storage {
         let mut module = 0;
         let answer: *mut usize = &raw mut module;
         // SAFETY: `dlinfo` writes the number that this request is documented to give.
-        let failed = unsafe { (real().dlinfo)(handle.0.as_ptr(), libc::RTLD_DI_TLS_MODID, answer.cast()) };
+        let failed = unsafe { real::dlinfo()(handle.0.as_ptr(), libc::RTLD_DI_TLS_MODID, answer.cast()) };
         if failed != 0 || module == 0 {
             return Err(ErrorKind::ThreadLocal { what: "expected a module id from dlinfo, found none".into() });
         }
@@ -314,14 +314,14 @@ impl Carrier {
         let name = unique_name(file.as_raw_fd());
         let handle = match fault::point("dlopen") {
             // SAFETY: the object has no code at all. glibc maps it and relocates its own words.
-            Ok(()) => hooks::in_loader(|| unsafe { (real().dlopen)(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) }),
+            Ok(()) => hooks::in_loader(|| unsafe { real::dlopen()(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) }),
             Err(_) => std::ptr::null_mut(),
         };
         let handle = NonNull::new(handle).map(Handle).ok_or_else(host::last_error)?;
         let mut map: *const LinkMap = std::ptr::null();
         // SAFETY: `dlinfo` writes the pointer that this request is documented to give; it lasts as long as the handle.
         let base = unsafe {
-            if (real().dlinfo)(handle.0.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) != 0 || map.is_null() {
+            if real::dlinfo()(handle.0.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) != 0 || map.is_null() {
                 return Err(host::last_error());
             }
             (*map).bias

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use super::hooks;
 use crate::addr::Vaddr;
 use crate::file::Source;
-use crate::file::dynamic::Dynamic;
+use crate::file::dynamic::{Dynamic, SymbolEntries};
 use crate::file::symbols::Symbols;
 use crate::file::view::{ByteOrder, Class, View};
 use crate::load::map::Mapping;
@@ -20,7 +20,7 @@ pub(crate) struct LateSymbols {
 /// What they are read by.
 struct Unread {
     mapping: Arc<Mapping>,
-    entries: Box<[(u64, u64)]>,
+    entries: SymbolEntries,
     class: Class,
     order: ByteOrder,
 }
@@ -31,7 +31,7 @@ impl LateSymbols {
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     pub(crate) fn later(mapping: &Arc<Mapping>, dynamic: &Dynamic, class: Class, order: ByteOrder) -> Option<Self> {
         let constant = dynamic.tables().all(|table| mapping.constant(Vaddr(table), None).is_some());
-        let unread = || Unread { mapping: Arc::clone(mapping), entries: dynamic.symbol_entries(), class, order };
+        let unread = || Unread { mapping: Arc::clone(mapping), entries: dynamic.symbols, class, order };
         constant.then(|| Self { read: OnceLock::new(), unread: Some(unread()) })
     }
 }
@@ -62,10 +62,7 @@ impl LateSymbols {
 
     #[cold]
     fn read_late(&self) -> &Symbols {
-        let read = |unread: &Unread| {
-            let dynamic = Dynamic::collect(unread.entries.iter().copied()).ok()?;
-            Symbols::read(&dynamic, unread, unread.class).ok()
-        };
+        let read = |unread: &Unread| Symbols::read(&unread.entries, unread, unread.class).ok();
         // They have been read of this very file before, by whoever vouches for it. Should it be another one nevertheless,
         // it has no symbols.
         let read = || Box::new(self.unread.as_ref().and_then(read).unwrap_or_else(Symbols::none));

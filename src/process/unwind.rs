@@ -19,11 +19,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::host::{Host, HostObject};
-use super::real::{LinkMap, real};
+use super::real::{self, LinkMap};
 use super::{addresses, hooks};
 use crate::addr::Addr;
 use crate::arch::{Kind, Machine};
 use crate::file::relocations::{Relocation, What};
+use crate::file::symbols::Symbol;
 use crate::sys;
 
 /// `struct dl_find_object` (<dlfcn.h>).
@@ -92,15 +93,15 @@ impl Slot {
                 What::Type(number) => machine.relocation(number),
                 What::Relr => None,
             };
-            let name = || symbols.string(symbols.get(relocation.symbol)?.name);
-            row.is_some_and(|row| row.kind == Kind::Slot) && name() == Some(b"_dl_find_object")
+            let named = |symbol: &Symbol| symbols.is_named(symbol, b"_dl_find_object");
+            row.is_some_and(|row| row.kind == Kind::Slot) && symbols.get(relocation.symbol).as_ref().is_some_and(named)
         };
         let place = relocations.iter().find(is_slot)?.place;
         let at = unwinder.bias.at(place).0 as *mut usize;
         // SAFETY: a relocation of an object that we are linked to, and which so stays as long as we do. Its loader writes
         // whole words there, and whoever calls by it reads them.
         let word = at.is_aligned().then(|| unsafe { AtomicUsize::from_ptr(at) })?;
-        let (page, relro) = (sys::page_size(), &unwinder.relro);
+        let (page, relro) = (sys::page_size(), unwinder.relro());
         let sealed = (page.down(relro.start)..page.down(relro.end)).contains(&place.0);
         Some(Self { word, sealed, unwinder })
     }
@@ -118,7 +119,7 @@ impl Slot {
         static TAKING: Mutex<()> = Mutex::new(());
         let _taking = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.word.load(Ordering::Relaxed);
-        let c_library = real().find_object.map_or(0, |find| find as *const () as usize);
+        let c_library = real::find_object().map_or(0, |find| find as *const () as usize);
         let stays = |now| Host::look().by_address(now).is_some_and(|object| object.at_start);
         // Before it is bound it leads to code of its own, which would bind it.
         let before = match now {

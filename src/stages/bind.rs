@@ -169,6 +169,12 @@ pub(crate) fn relocate(
             newcomers.entry(name).or_insert(numbers[index]);
         }
     }
+    // These are asked by the library's handle, too, which takes no memory for that.
+    for member in &group.members {
+        if let Slot::Known(Object::Host(host)) = member {
+            host.symbols().into_iter().for_each(Symbols::read_now);
+        }
+    }
     let settled = |name: &[u8]| look.state.unique(look.namespace, name);
     // Memory passes between the C library and whoever calls it, and so between all name spaces.
     let own = |name: &[u8]| {
@@ -257,7 +263,9 @@ fn later(group: &Group<Object, Box<Mapped>>, look: &Look, imports: Imports, deep
         },
     });
     let (members, first) = (members.collect(), OnceLock::new());
-    let (namespace, start) = (look.namespace, look.start().cloned().collect());
+    let (namespace, start): (_, Vec<_>) = (look.namespace, look.start().cloned().collect());
+    // Who calls first may be unable to read them.
+    start.iter().filter_map(|host| host.symbols()).for_each(Symbols::read_now);
     let host = (!namespace.is_base()).then(|| Arc::clone(&look.host));
     Arc::new(Later { namespace, start, host, members, deep_bind, imports, first })
 }

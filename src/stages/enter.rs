@@ -183,9 +183,7 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     };
     // Tables are read now, not when a symbol is asked for.
     hooks::undisturbed(|| {
-        for object in &scope {
-            object.symbols();
-        }
+        scope.iter().for_each(Object::read_symbols);
     });
     if wishes.global {
         registry::make_global(wishes.namespace, scope.iter().cloned());

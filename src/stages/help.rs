@@ -22,7 +22,7 @@ const FEW: usize = 4;
 fn defines(object: &HostObject, (name, version): &Versioned) -> Option<Symbol> {
     let version = version.as_deref().map(|name| WantedVersion { name, hash: hash::sysv(name), exact: true });
     let wanted = Wanted::by_name(name, version)?;
-    hooks::undisturbed(|| object.symbols())?.find(&wanted).map(|(_, symbol)| symbol)
+    hooks::undisturbed(|| object.symbols()?.find(&wanted)).map(|(_, symbol)| symbol)
 }
 
 /// What the host's own loader has to do for a load: bring parts of the C library, and find what only it sees, the
