@@ -28,10 +28,6 @@ use crate::file::symbols::{self, Symbols, Wanted};
 use crate::file::view::View;
 use crate::sys::Identity;
 
-/// Objects of the host that room is made for at once: more than nearly every program has. For the first piece of memory of
-/// this size glibc tidies its heap up, which otherwise would fall to some library's own open.
-const ROOM: usize = 128;
-
 /// An object of the host, as it was when it was first seen.
 pub(crate) struct HostObject {
     /// The path that the loader opened; empty for the program.
@@ -88,7 +84,7 @@ impl Host {
             return Arc::clone(before);
         }
         let mut collected = Collected {
-            objects: Vec::with_capacity(ROOM),
+            objects: Vec::new(),
             changes,
             // An address may have been given back and taken again: with removals, only what is there for good is kept.
             before: before.as_ref().map_or(&[], |before| &before.objects),
