@@ -13,11 +13,17 @@ use crate::file::relocations::AHEAD;
 use crate::file::wanted::Name;
 
 /// Look-ups that come next, by the numbers of the symbols.
-#[derive(Default)]
 pub(super) struct Expected<'a> {
-    all: Vec<(u32, Known<'a>)>,
-    /// They are asked for in the order in which they were expected: where that begins.
+    all: [(u32, Known<'a>); AHEAD],
+    /// They are asked for in the order in which they were expected: where that begins, and how many there are.
     next: usize,
+    count: usize,
+}
+
+impl Default for Expected<'_> {
+    fn default() -> Self {
+        Self { all: [(0, Known::Own(0)); AHEAD], next: 0, count: 0 }
+    }
 }
 
 /// What has been learnt of a symbol.
@@ -66,18 +72,19 @@ impl<'a> Providers<'a> {
                 None => symbols.prefetch_name(*number),
             }
         }
-        let mut all = std::mem::take(&mut self.expected).all;
-        all.clear();
-        all.reserve(numbers.len());
+        let mut expected = Expected::default();
+        let Expected { all, count, .. } = &mut expected;
         let mut names = Names { count: 0, at: [0; AHEAD], hashes: [0; AHEAD], first: [NOBODY; AHEAD] };
         for (definition, number) in definitions.iter().zip(numbers) {
             if let Some((_, address)) = definition.filter(|(hash, _)| self.none_before(own.before, *hash)) {
-                all.push((*number, Known::Own(address)));
+                all[*count] = (*number, Known::Own(address));
+                *count += 1;
             } else if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
                 self.prefetch(name.gnu_hash());
-                (names.at[names.count], names.hashes[names.count]) = (all.len(), name.gnu_hash());
+                (names.at[names.count], names.hashes[names.count]) = (*count, name.gnu_hash());
                 names.count += 1;
-                all.push((*number, Known::Name { name, first: NOBODY }));
+                all[*count] = (*number, Known::Name { name, first: NOBODY });
+                *count += 1;
             }
         }
         self.find_first(&mut names);
@@ -86,7 +93,7 @@ impl<'a> Providers<'a> {
                 *first = *found;
             }
         }
-        self.expected = Expected { all, next: 0 };
+        self.expected = expected;
     }
 
     /// Prefetches where a table says who has a name of that hash.
@@ -159,8 +166,8 @@ impl<'a> Providers<'a> {
     /// What has been learnt of that symbol, if its look-up has been prepared.
     #[inline(always)]
     pub(super) fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
-        let Expected { all, next } = &mut self.expected;
-        let rest = all.get(*next..)?;
+        let Expected { all, next, count } = &mut self.expected;
+        let rest = all.get(*next..*count)?;
         let at = rest.iter().position(|(number, _)| *number == symbol)?;
         *next += at;
         Some(rest[at].1)
