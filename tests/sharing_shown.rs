@@ -70,9 +70,9 @@ fn code_is_shared_by_all_workers_and_relocated_pages_by_none() {
             let (resident, frames, copied) =
                 (number(segment, "resident"), number(segment, "frames"), number(segment, "copied"));
             match segment["content"].as_str().unwrap() {
-                "code" | "headers and tables" | "constants" => {
-                    assert_eq!((resident, copied), (5 * frames, 0), "{segment}");
-                }
+                "code" | "headers and tables" => assert_eq!((resident, copied), (5 * frames, 0), "{segment}"),
+                // Nothing that all workers do reads them: the kernel may bring them along.
+                "constants" => assert!(resident <= 5 * frames && copied == 0, "{segment}"),
                 "relocated constants" => assert!(resident == frames && copied == resident && copied > 0, "{segment}"),
                 _ => assert!(copied <= frames, "{segment}"),
             }
