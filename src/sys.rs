@@ -148,24 +148,21 @@ impl RegularFile {
         Ok(done)
     }
 
-    /// Shows the file, read-only, in the first of `len` bytes of address space: at `home`, if there is one and it is free.
-    pub(crate) fn show(&self, len: u64, home: Option<Addr>) -> Result<Shown, ErrorKind> {
+    /// Shows the file, read-only, in the first of `len` bytes of address space. If it has a home, and that is free, it is
+    /// shown there, and only so much of it: the room grows when the rest is mapped.
+    pub(crate) fn show(&self, len: u64, home: Option<(Addr, u64)>) -> Result<Shown, ErrorKind> {
         let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 };
-        let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(no_room(Errno::ENOMEM))?;
-        let show = |at: Option<NonZeroUsize>| {
+        let show = |at: Option<NonZeroUsize>, len: u64| {
+            let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
             let flags = if at.is_some() { MapFlags::MAP_FIXED_NOREPLACE } else { MapFlags::empty() };
             // SAFETY: a new mapping at an address that the kernel chooses, or where nothing is, touches no memory of the
             // program.
-            unsafe { mmap(at, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | flags, &self.fd, 0) }
+            let start = unsafe { mmap(at, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | flags, &self.fd, 0) }?;
+            let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(len.get());
+            Ok(Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file })
         };
-        let at_home = || home.and_then(|home| show(Some(NonZeroUsize::new(home.0)?)).ok());
-        fault::point("mmap")
-            .and_then(|()| at_home().map_or_else(|| show(None), Ok))
-            .map(|start| {
-                let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(len.get());
-                Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file }
-            })
-            .map_err(no_room)
+        let at_home = || home.and_then(|(home, len)| show(Some(NonZeroUsize::new(home.0)?), len).ok());
+        fault::point("mmap").and_then(|()| at_home().map_or_else(|| show(None, len), Ok)).map_err(no_room)
     }
 
     /// The whole file, mapped read-only; reading it copies nothing.
@@ -397,7 +394,7 @@ impl Reservation {
     /// Maps `len` bytes of a file from `from` at `offset` into the reservation, privately: a write copies the page. `copy`: all
     /// pages of it are copied at once, as writing to each would do.
     pub(crate) fn map_file(
-        &self,
+        &mut self,
         offset: u64,
         len: u64,
         protection: Protection,
@@ -405,25 +402,46 @@ impl Reservation {
         from: u64,
         copy: bool,
     ) -> Result<(), ErrorKind> {
-        let (at, size) = self.inside(offset, len)?;
-        let mut flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        flags.set(MapFlags::MAP_POPULATE, copy);
-        fault::point("mmap")
-            // SAFETY: `inside` proved the range to be ours; nothing but this object's own pages is replaced.
-            .and_then(|()| unsafe { mmap(Some(at), size, prot(protection), flags, file, from as libc::off_t) })
-            .map(drop)
-            .map_err(|errno| refused("mmap of a segment", len, errno))
+        let populated = if copy { MapFlags::MAP_POPULATE } else { MapFlags::empty() };
+        self.map_with(offset, len, "mmap of a segment", |at, size, flags| {
+            let flags = MapFlags::MAP_PRIVATE | flags | populated;
+            // SAFETY: `map_with` gives addresses of ours, or demands that nothing is there.
+            unsafe { mmap(Some(at), size, prot(protection), flags, file, from as libc::off_t) }
+        })
     }
 
     /// Maps `len` zero bytes at `offset` into the reservation.
-    pub(crate) fn map_zeros(&self, offset: u64, len: u64, protection: Protection) -> Result<(), ErrorKind> {
-        let (at, size) = self.inside(offset, len)?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-        fault::point("mmap")
+    pub(crate) fn map_zeros(&mut self, offset: u64, len: u64, protection: Protection) -> Result<(), ErrorKind> {
+        self.map_with(offset, len, "mmap of zero pages", |at, size, flags| {
             // SAFETY: as in `map_file`.
-            .and_then(|()| unsafe { mmap_anonymous(Some(at), size, prot(protection), flags) })
-            .map(drop)
-            .map_err(|errno| refused("mmap of zero pages", len, errno))
+            unsafe { mmap_anonymous(Some(at), size, prot(protection), MapFlags::MAP_PRIVATE | flags) }
+        })
+    }
+
+    /// Calls `map` with `len` bytes at `offset`: inside, where it replaces nothing but this object's own pages, or from the
+    /// end on, where nothing else may be, and which are the reservation's from then on.
+    fn map_with(
+        &mut self,
+        offset: u64,
+        len: u64,
+        call: &'static str,
+        map: impl FnOnce(NonZeroUsize, NonZeroUsize, MapFlags) -> nix::Result<NonNull<c_void>>,
+    ) -> Result<(), ErrorKind> {
+        let end = self.len();
+        let grows = offset == end as u64;
+        let (at, size) = if grows { self.at_end(len)? } else { self.inside(offset, len)? };
+        let flags = if grows { MapFlags::MAP_FIXED_NOREPLACE } else { MapFlags::MAP_FIXED };
+        let start = fault::point("mmap").and_then(|()| map(at, size, flags));
+        let start = start.map_err(|errno| refused(call, len, errno))?;
+        if start.as_ptr() as usize != at.get() {
+            // Before Linux 4.17 the address was a hint.
+            drop(Map { start, len: size });
+            return Err(refused(call, len, Errno::EEXIST));
+        }
+        if grows {
+            self.map.len = self.map.len.checked_add(size.get()).unwrap_or(self.map.len);
+        }
+        Ok(())
     }
 
     /// Changes what may be done with `len` bytes at `offset`.
@@ -453,6 +471,15 @@ impl Reservation {
             // SAFETY: `inside` proved the range to be ours; what it contains stays what it is.
             unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_HUGEPAGE) };
         }
+    }
+
+    /// The `len` bytes behind the end, as an address and a size.
+    fn at_end(&self, len: u64) -> Result<(NonZeroUsize, NonZeroUsize), ErrorKind> {
+        let size = usize::try_from(len).ok().and_then(NonZeroUsize::new);
+        let at = NonZeroUsize::new(self.start().0.wrapping_add(self.len()));
+        let fits = |(at, size): &(NonZeroUsize, NonZeroUsize)| at.checked_add(size.get()).is_some();
+        let no_room = ErrorKind::NoRoom { bytes: len, errno: Errno::ENOMEM as i32 };
+        at.zip(size).filter(fits).ok_or(no_room)
     }
 
     /// The range as an address and a size, if it lies inside.

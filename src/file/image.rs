@@ -93,7 +93,8 @@ impl Image {
             found().inspect(|id| drop(build_id.set(Some(id.clone()))))
         };
         let home = home(&file, &known, room);
-        let shown = file.show(room, home)?;
+        // What is written to is mapped from elsewhere.
+        let shown = file.show(room, home.map(|home| (home, headers.constant_in_place(sys::page_size()).min(room))))?;
         let bytes = shown.bytes();
         let entries = |at: &ProgramHeader| {
             // Where relocated pages may be had, the file's own are not wanted at all.

@@ -135,6 +135,12 @@ impl Headers {
         (begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits)).then_some(room)
     }
 
+    /// How many of these bytes stand before all that may be written.
+    pub(super) fn constant_in_place(&self, page: PageSize) -> u64 {
+        let writable = self.segments.iter().find(|segment| segment.flags.write);
+        writable.map_or(u64::MAX, |segment| page.down(segment.vaddr.0))
+    }
+
     /// Whether a segment begins not far before `offset` in the file. Its pages come along then when those in front of it are
     /// faulted in, which are the ends of the unwind records in nearly every file: the kernel brings 64 KiB at once.
     pub(super) fn starts_near(&self, offset: u64) -> bool {

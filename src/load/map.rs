@@ -85,9 +85,9 @@ impl Mapping {
         written: Option<&Written>,
     ) -> Result<Self, ErrorKind> {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
-        let room = image.take_room().filter(|room| room.len() as u64 == size);
+        let room = image.take_room().filter(|room| room.len() as u64 <= size);
         let in_place = room.is_some();
-        let reservation = match (room, place.start) {
+        let mut reservation = match (room, place.start) {
             (Some(room), Some(wanted)) if room.start() != wanted => room.moved_to(wanted)?,
             (Some(room), _) => room,
             (None, None) => Reservation::new(size, plan.align)?,
@@ -97,22 +97,27 @@ impl Mapping {
         let mut parts: Vec<Part> = Vec::with_capacity(plan.maps.len());
         for (index, map) in plan.maps.iter().enumerate() {
             let (offset, len) = (map.range.start.0 - start.0, map.range.end.0 - map.range.start.0);
-            let end = plan.maps.get(index + 1).map_or(map.range.end.0, |next| next.range.start.0);
-            if in_place && end > map.range.end.0 {
-                reservation.protect(offset + len, end - map.range.end.0, Protection::NONE)?;
-            }
-            let in_place = in_place && !map.protection.write && map.file.is_some_and(|from| from.0 == offset);
+            // Of a room that grows only what is there already is shown.
+            let in_place = in_place && offset + len <= reservation.len() as u64;
+            let shown = in_place && !map.protection.write && map.file.is_some_and(|from| from.0 == offset);
             match (place.kept(index), map.file) {
                 (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from, false)?,
                 // The file is shown from its start on: what lies as far in as in the file stands there.
-                (None, Some(_)) if in_place && map.protection == Protection::READ => {}
-                (None, Some(_)) if in_place && reservation.protect(offset, len, map.protection).is_ok() => {}
+                (None, Some(_)) if shown && map.protection == Protection::READ => {}
+                (None, Some(_)) if shown && reservation.protect(offset, len, map.protection).is_ok() => {}
                 // Where no page may become executable (`PR_SET_MDWE`), what is mapped so from the file still is.
                 (None, Some(from)) => {
                     let copy = written.is_some_and(|written| written.covers(&map.range));
                     reservation.map_file(offset, len, map.protection, &image.file().fd, from.0, copy)?;
                 }
                 (None, None) => reservation.map_zeros(offset, len, map.protection)?,
+            }
+            let end = plan.maps.get(index + 1).map_or(plan.span.end.0, |next| next.range.start.0);
+            let (behind, gap) = (offset + len, end - map.range.end.0);
+            if gap > 0 && behind == reservation.len() as u64 {
+                reservation.map_zeros(behind, gap, Protection::NONE)?;
+            } else if gap > 0 && in_place {
+                reservation.protect(behind, gap, Protection::NONE)?;
             }
             match parts.last_mut() {
                 // File pages and zero pages of one segment are one range: a word may lie across.
@@ -161,7 +166,7 @@ impl Mapping {
         let (split, writable) =
             ((code.len() as u64).next_multiple_of(page), Protection { write: true, ..Protection::READ });
         let end = (split + table).next_multiple_of(page);
-        let reservation = Reservation::at(start, end)?;
+        let mut reservation = Reservation::at(start, end)?;
         reservation.map_zeros(0, end, writable)?;
         let at = reservation.start().0 as *mut u8;
         // SAFETY: the first `code.len()` bytes of zero pages that have just been mapped, writable; nobody knows of them yet.
