@@ -34,9 +34,9 @@ use crate::error::ErrorKind;
 
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) use own::effective_user;
-pub(crate) use own::{auxiliary, auxiliary_str, page_size, populate};
 #[cfg(feature = "snapshots")]
-pub(crate) use own::{is_privileged, random};
+pub(crate) use own::{Scratch, is_privileged, random};
+pub(crate) use own::{auxiliary, auxiliary_str, page_size, populate};
 
 /// Which file it is, whatever it is called: two equal identities are one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -103,14 +103,26 @@ pub(crate) struct Request<'a> {
     pub(crate) home: &'a Home<'a>,
 }
 
-/// Files that an attempt before this one has opened, in the order in which they were found: the next one finds them so, too.
-pub(crate) type OpenedBefore = VecDeque<Box<Image>>;
+/// A file that an attempt before this one has found.
+pub(crate) struct FoundBefore {
+    new: Box<New>,
+    /// The file of the one that asked for it; none if that was the caller.
+    asker: Option<Identity>,
+}
+
+/// What an attempt before this one has found, in that order: the next one finds them so, too.
+pub(crate) type OpenedBefore = VecDeque<FoundBefore>;
 
 impl<O> Graph<O> {
     /// The files it has opened, for another attempt.
     pub(crate) fn into_opened(self) -> OpenedBefore {
+        let identity = |member: &Member<O>| match &member.object {
+            Object::New(new) => Some(new.image.identity()),
+            Object::Known(_) => None,
+        };
+        let identities: Vec<_> = self.members.iter().map(identity).collect();
         let new = self.members.into_iter().filter_map(|member| match member.object {
-            Object::New(new) => Some(new.image),
+            Object::New(new) => Some(FoundBefore { asker: new.loaded_by.and_then(|index| identities[index]), new }),
             Object::Known(_) => None,
         });
         new.collect()
@@ -158,10 +170,10 @@ struct Discovery<'a, W: World> {
 }
 
 /// What a candidate turned out to be.
-enum Opened<O> {
+enum Opened<O, N> {
     Known(O),
     Member(usize),
-    New(Box<Image>),
+    New(N),
 }
 
 impl<W: World> Discovery<'_, W> {
@@ -218,8 +230,11 @@ impl<W: World> Discovery<'_, W> {
             self.leave_to_host(OsStr::from_bytes(name).into());
             return Ok(None);
         }
-        let Found { file, path, rule, lost } = self.find(name, asker)?;
-        let image = match file {
+        let found = match self.found_before(name, asker) {
+            Some(found) => found,
+            None => self.find(name, asker)?,
+        };
+        let new = match found {
             Opened::Known(object) => return Ok(Some(self.known(object))),
             Opened::Member(index) => {
                 self.by_name.insert(name.into(), index);
@@ -228,30 +243,47 @@ impl<W: World> Discovery<'_, W> {
                 }
                 return Ok(Some(index));
             }
-            Opened::New(image) => image,
+            Opened::New(new) => new,
         };
-        if let Some(soname) = image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
+        if let Some(soname) = new.image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
             // Its own copy of the C library, by path: the process's is the one to be used.
             if let Some(object) = self.world.by_name(soname) {
                 return Ok(Some(self.known(object)));
             }
-            self.leave_to_host(path);
+            self.leave_to_host(new.image.path().to_owned());
             return Ok(None);
         }
         let index = self.graph.members.len();
         if index == MEMBERS_MAX {
             let found = MEMBERS_MAX as u64 + 1;
-            return Err((path, ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found }));
+            let kind = ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found };
+            return Err((new.image.path().to_owned(), kind));
         }
         self.by_name.insert(name.into(), index);
-        if let Some(soname) = image.soname() {
+        if let Some(soname) = new.image.soname() {
             self.by_name.entry(soname.into()).or_insert(index);
         }
-        self.by_identity.insert(image.identity(), index);
-        let origin = directory(&absolute(&path)).map(Path::to_owned);
-        let new = New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker };
-        self.graph.members.push(Member { object: Object::New(Box::new(new)), needed: Vec::new() });
+        self.by_identity.insert(new.image.identity(), index);
+        self.graph.members.push(Member { object: Object::New(new), needed: Vec::new() });
         Ok(Some(index))
+    }
+
+    /// What the attempt before this one has found, if that was the next search in it: the same name for the same asker.
+    fn found_before(&self, name: &[u8], asker: Option<usize>) -> Option<Opened<W::Object, Box<New>>> {
+        let file = asker.and_then(|index| match &self.graph.members[index].object {
+            Object::New(new) => Some(new.image.identity()),
+            Object::Known(_) => None,
+        });
+        let same =
+            |before: &FoundBefore| before.asker == file && before.new.names.first().is_some_and(|own| **own == *name);
+        let mut opened = self.opened.borrow_mut();
+        opened.front().filter(|before| same(before))?;
+        let mut new = opened.pop_front()?.new;
+        Some(self.is_there(&new.image).unwrap_or_else(|| {
+            new.names.truncate(1);
+            new.loaded_by = asker;
+            Opened::New(new)
+        }))
     }
 
     fn leave_to_host(&mut self, part: PathBuf) {
@@ -268,7 +300,7 @@ impl<W: World> Discovery<'_, W> {
         })
     }
 
-    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Found<Opened<W::Object>>, (PathBuf, ErrorKind)> {
+    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Opened<W::Object, Box<New>>, (PathBuf, ErrorKind)> {
         let mut fatal = None;
         let is_path = name.contains(&b'/');
         let mut probe = |path: &Path| {
@@ -292,7 +324,16 @@ impl<W: World> Discovery<'_, W> {
         let directories = self.request.search_dirs;
         let found = self.with_asker(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe));
         // An error is about the file that was opened, if it got so far.
-        found.map_err(|kind| (fatal.unwrap_or_else(|| OsStr::from_bytes(name).into()), kind))
+        let found = found.map_err(|kind| (fatal.unwrap_or_else(|| OsStr::from_bytes(name).into()), kind));
+        let Found { file, path, rule, lost } = found?;
+        Ok(match file {
+            Opened::Known(object) => Opened::Known(object),
+            Opened::Member(index) => Opened::Member(index),
+            Opened::New(image) => {
+                let origin = directory(&absolute(&path)).map(Path::to_owned);
+                Opened::New(Box::new(New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker }))
+            }
+        })
     }
 
     /// Calls `then` with the one who asks: the caller, or member `index`.
@@ -333,21 +374,24 @@ impl<W: World> Discovery<'_, W> {
     /// The file at `path`, if the attempt before this one has opened it.
     fn opened_before(&self, path: &Path) -> Option<Box<Image>> {
         let mut opened = self.opened.borrow_mut();
-        let known = opened.iter().position(|image| image.path().as_os_str() == path.as_os_str())?;
-        opened.remove(known)
+        let known = opened.iter().position(|before| before.new.image.path().as_os_str() == path.as_os_str())?;
+        opened.remove(known).map(|before| before.new.image)
     }
 
-    fn probe(&self, path: &Path) -> Result<Opened<W::Object>, Refusal> {
+    /// What the file of `image` is, if it joins or is there already, by whatever path.
+    fn is_there<N>(&self, image: &Image) -> Option<Opened<W::Object, N>> {
+        let identity = image.identity();
+        if let Some(index) = self.by_identity.get(&identity) {
+            return Some(Opened::Member(*index));
+        }
+        let known = self.world.by_identity(identity).or_else(|| self.world.of_host(identity, Some(image)));
+        known.map(Opened::Known)
+    }
+
+    fn probe(&self, path: &Path) -> Result<Opened<W::Object, Box<Image>>, Refusal> {
         if let Some(image) = self.opened_before(path) {
-            // What it is was found out; whether it is there by now, or joins by another path, was not.
-            return Ok(match self.by_identity.get(&image.identity()) {
-                Some(index) => Opened::Member(*index),
-                None => {
-                    let (world, identity) = (self.world, image.identity());
-                    let known = world.by_identity(identity).or_else(|| world.of_host(identity, Some(&image)));
-                    known.map_or_else(|| Opened::New(image), Opened::Known)
-                }
-            });
+            // What it is was found out; whether it is there by now was not.
+            return Ok(self.is_there(&image).unwrap_or(Opened::New(image)));
         }
         let file = RegularFile::open(path).map_err(|kind| match kind {
             ErrorKind::Open { .. } => Refusal::Passing(kind),

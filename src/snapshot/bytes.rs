@@ -1,19 +1,21 @@
-//! Numbers and strings written one after another, and read back with every length checked.
+//! Numbers and strings written one after another, and read back with every length checked, where they stand.
+
+use std::borrow::Cow;
 
 /// What a reader finds where the bytes do not make sense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut;
+pub(crate) struct Cut;
 
 /// Something that is written as numbers and read back.
-pub(super) trait Field: Sized {
+pub(crate) trait Field<'a>: Sized {
     /// The fewest bytes that one takes, so that a count can be held against what is left.
     const LEAST: usize;
     fn put(&self, to: &mut Vec<u8>);
-    fn get(from: &mut Reader<'_>) -> Result<Self, Cut>;
+    fn get(from: &mut Reader<'a>) -> Result<Self, Cut>;
 }
 
 /// Bytes that are read from the front.
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
@@ -26,7 +28,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    pub(super) fn read<T: Field>(&mut self) -> Result<T, Cut> {
+    pub(super) fn read<T: Field<'a>>(&mut self) -> Result<T, Cut> {
         T::get(self)
     }
 
@@ -38,14 +40,14 @@ impl<'a> Reader<'a> {
 
 macro_rules! number {
     ($($type:ty),*) => {$(
-        impl Field for $type {
+        impl<'a> Field<'a> for $type {
             const LEAST: usize = size_of::<$type>();
 
             fn put(&self, to: &mut Vec<u8>) {
                 to.extend(self.to_le_bytes());
             }
 
-            fn get(from: &mut Reader<'_>) -> Result<Self, Cut> {
+            fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
                 let bytes = from.take(size_of::<$type>())?;
                 bytes.try_into().map(<$type>::from_le_bytes).map_err(|_| Cut)
             }
@@ -54,19 +56,19 @@ macro_rules! number {
 }
 number!(u8, u16, u32, u64, i64);
 
-impl<const LEN: usize> Field for [u8; LEN] {
+impl<'a, const LEN: usize> Field<'a> for [u8; LEN] {
     const LEAST: usize = LEN;
 
     fn put(&self, to: &mut Vec<u8>) {
         to.extend(self);
     }
 
-    fn get(from: &mut Reader<'_>) -> Result<Self, Cut> {
+    fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
         from.take(LEN)?.try_into().map_err(|_| Cut)
     }
 }
 
-impl<T: Field> Field for Vec<T> {
+impl<'a, T: Field<'a>> Field<'a> for Vec<T> {
     const LEAST: usize = 4;
 
     fn put(&self, to: &mut Vec<u8>) {
@@ -74,7 +76,7 @@ impl<T: Field> Field for Vec<T> {
         self.iter().for_each(|field| field.put(to));
     }
 
-    fn get(from: &mut Reader<'_>) -> Result<Self, Cut> {
+    fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
         let count = from.read::<u32>()? as usize;
         if count > from.0.len() / T::LEAST {
             return Err(Cut);
@@ -88,17 +90,113 @@ impl<T: Field> Field for Vec<T> {
     }
 }
 
+/// Bytes of any number: a text, say.
+impl<'a> Field<'a> for Cow<'a, [u8]> {
+    const LEAST: usize = 4;
+
+    fn put(&self, to: &mut Vec<u8>) {
+        (self.len() as u32).put(to);
+        to.extend_from_slice(self);
+    }
+
+    fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
+        let len = from.read::<u32>()? as usize;
+        from.take(len).map(Cow::Borrowed)
+    }
+}
+
+/// Something that always takes [`Field::LEAST`] bytes, and reads back whatever they are.
+pub(crate) trait Number: for<'a> Field<'a> + Copy {}
+impl Number for u16 {}
+impl Number for u32 {}
+
+/// Numbers in a row: those that are to be written, or those that stand in bytes.
+#[derive(Clone, Debug)]
+pub(crate) enum List<'a, T> {
+    Made(Vec<T>),
+    Read(&'a [u8]),
+}
+
+impl<T> Default for List<'_, T> {
+    fn default() -> Self {
+        Self::Read(&[])
+    }
+}
+
+impl<T> From<Vec<T>> for List<'_, T> {
+    fn from(numbers: Vec<T>) -> Self {
+        Self::Made(numbers)
+    }
+}
+
+impl<T: Number> List<'_, T> {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Made(numbers) => numbers.len(),
+            Self::Read(bytes) => bytes.len() / T::LEAST,
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        let (made, read): (&[T], &[u8]) = match self {
+            Self::Made(numbers) => (numbers, &[]),
+            Self::Read(bytes) => (&[], bytes),
+        };
+        let read = read.chunks_exact(T::LEAST).filter_map(|bytes| Reader::new(bytes).read().ok());
+        made.iter().copied().chain(read)
+    }
+
+    /// The numbers themselves, to be changed.
+    pub(crate) fn to_mut(&mut self) -> &mut Vec<T> {
+        if let Self::Read(_) = self {
+            *self = Self::Made(self.iter().collect());
+        }
+        match self {
+            Self::Made(numbers) => numbers,
+            Self::Read(_) => unreachable!("it has just been made"),
+        }
+    }
+}
+
+impl<T: Number + PartialEq> PartialEq for List<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl<T: Number + Eq> Eq for List<'_, T> {}
+
+impl<'a, T: Number> Field<'a> for List<'a, T> {
+    const LEAST: usize = 4;
+
+    fn put(&self, to: &mut Vec<u8>) {
+        (self.len() as u32).put(to);
+        match self {
+            Self::Made(numbers) => numbers.iter().for_each(|number| number.put(to)),
+            Self::Read(bytes) => to.extend_from_slice(bytes),
+        }
+    }
+
+    fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
+        let count = from.read::<u32>()? as usize;
+        from.take(count.checked_mul(<T as Field<'a>>::LEAST).ok_or(Cut)?).map(Self::Read)
+    }
+}
+
 /// A structure is its fields, in order.
 macro_rules! fields {
     ($type:ident { $($field:ident: $kind:ty),* $(,)? }) => {
-        impl Field for $type {
-            const LEAST: usize = 0 $(+ <$kind as Field>::LEAST)*;
+        fields!($type, $type { $($field: $kind),* });
+    };
+    ($type:ident, $full:ty { $($field:ident: $kind:ty),* $(,)? }) => {
+        impl<'a> Field<'a> for $full {
+            const LEAST: usize = 0 $(+ <$kind as Field<'a>>::LEAST)*;
 
             fn put(&self, to: &mut Vec<u8>) {
                 $(self.$field.put(to);)*
             }
 
-            fn get(from: &mut Reader<'_>) -> Result<Self, Cut> {
+            fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
                 Ok(Self { $($field: from.read()?),* })
             }
         }

@@ -138,7 +138,7 @@ impl Folder {
         opened: &Opened,
         stamps: impl Iterator<Item = FileStamp>,
     ) -> Result<(), Refusal> {
-        let mut manifest = opened.manifest.clone();
+        let mut manifest = opened.manifest()?;
         for (member, stamp) in manifest.members.iter_mut().zip(stamps) {
             member.file = stamp;
         }

@@ -15,7 +15,9 @@
 //! Nothing in it is an address to be called: functions are named by the relocation or symbol of the library that has
 //! them, and looked up there.
 
-use super::bytes::{Cut, Field, Reader, fields};
+use std::borrow::Cow;
+
+use super::bytes::{Cut, Field, List, Number, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
@@ -28,67 +30,67 @@ const MANIFEST_MAX: u64 = 1 << 28;
 
 pub(crate) type Hash = [u8; 32];
 
-/// Everything but the pages.
+/// Everything but the pages. What has been read is left where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Manifest {
+pub(crate) struct Manifest<'a> {
     /// What it fits, as [`super::scope`] writes it.
-    pub(crate) scope: Vec<u8>,
+    pub(crate) scope: Cow<'a, [u8]>,
     /// The objects it has pages of, in the order of the group.
-    pub(crate) members: Vec<Member>,
+    pub(crate) members: Vec<Member<'a>>,
     /// Names of functions that libraries get from the loader.
-    pub(crate) names: Vec<Vec<u8>>,
+    pub(crate) names: Vec<Cow<'a, [u8]>>,
     /// Unique symbols that its words refer to.
-    pub(crate) unique: Vec<Unique>,
+    pub(crate) unique: Vec<Unique<'a>>,
     /// Functions that its words lead to by stubs, in the order of those.
-    pub(crate) functions: Vec<Function>,
+    pub(crate) functions: List<'a, Function>,
 }
-fields!(Manifest {
-    scope: Vec<u8>,
-    members: Vec<Member>,
-    names: Vec<Vec<u8>>,
-    unique: Vec<Unique>,
-    functions: Vec<Function>,
+fields!(Manifest, Manifest<'a> {
+    scope: Cow<'a, [u8]>,
+    members: Vec<Member<'a>>,
+    names: Vec<Cow<'a, [u8]>>,
+    unique: Vec<Unique<'a>>,
+    functions: List<'a, Function>,
 });
 
 /// One object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Member {
-    pub(crate) path: Vec<u8>,
+pub(crate) struct Member<'a> {
+    pub(crate) path: Cow<'a, [u8]>,
     /// The file as it was: device, inode, size, times of the last change of content and of anything.
     pub(crate) file: FileStamp,
     /// Hash of the file's content.
     pub(crate) content: Hash,
     /// Where its reservation starts.
     pub(crate) start: u64,
-    pub(crate) pages: Vec<Pages>,
+    pub(crate) pages: List<'a, Pages>,
     /// Providers that its words refer to.
-    pub(crate) bound_to: Vec<u16>,
-    pub(crate) host: Vec<HostWord>,
-    pub(crate) imports: Vec<ImportWord>,
-    pub(crate) resolved: Vec<ResolvedWord>,
-    pub(crate) thread_local: Vec<ThreadLocalWord>,
+    pub(crate) bound_to: List<'a, u16>,
+    pub(crate) host: List<'a, HostWord>,
+    pub(crate) imports: List<'a, ImportWord>,
+    pub(crate) resolved: List<'a, ResolvedWord>,
+    pub(crate) thread_local: List<'a, ThreadLocalWord>,
     /// For each word of `DT_INIT_ARRAY` the number of the relocation that writes it, [`IN_PLACE`] or
     /// [`AS_IT_IS`].
-    pub(crate) init: Vec<u32>,
+    pub(crate) init: List<'a, u32>,
     /// The same of `DT_FINI_ARRAY`.
-    pub(crate) fini: Vec<u32>,
+    pub(crate) fini: List<'a, u32>,
 }
-fields!(Member {
-    path: Vec<u8>,
+fields!(Member, Member<'a> {
+    path: Cow<'a, [u8]>,
     file: FileStamp,
     content: Hash,
     start: u64,
-    pages: Vec<Pages>,
-    bound_to: Vec<u16>,
-    host: Vec<HostWord>,
-    imports: Vec<ImportWord>,
-    resolved: Vec<ResolvedWord>,
-    thread_local: Vec<ThreadLocalWord>,
-    init: Vec<u32>,
-    fini: Vec<u32>,
+    pages: List<'a, Pages>,
+    bound_to: List<'a, u16>,
+    host: List<'a, HostWord>,
+    imports: List<'a, ImportWord>,
+    resolved: List<'a, ResolvedWord>,
+    thread_local: List<'a, ThreadLocalWord>,
+    init: List<'a, u32>,
+    fini: List<'a, u32>,
 });
 
-impl Member {
+impl Member<'_> {
     /// The words that each process writes itself: why, where, and how many bytes.
     pub(crate) fn words(&self) -> impl Iterator<Item = (Fixup, u64, u64)> + '_ {
         let host = self.host.iter().map(|word| (Fixup::Host, word.place, 8));
@@ -138,6 +140,7 @@ pub(crate) struct Pages {
     pub(crate) len: u64,
 }
 fields!(Pages { map: u32, offset: u64, len: u64 });
+impl Number for Pages {}
 
 /// A word that refers to an object of the host, which is elsewhere in each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,6 +151,7 @@ pub(crate) struct HostWord {
     pub(crate) provider: u16,
 }
 fields!(HostWord { place: u64, value: u64, provider: u16 });
+impl Number for HostWord {}
 
 /// A word that refers to a function of the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +161,7 @@ pub(crate) struct ImportWord {
     pub(crate) name: u32,
 }
 fields!(ImportWord { place: u64, plus: u64, name: u32 });
+impl Number for ImportWord {}
 
 /// A word that an IFUNC resolver decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -172,6 +177,7 @@ pub(crate) struct ResolvedWord {
     pub(crate) symbol: u8,
 }
 fields!(ResolvedWord { place: u64, plus: u64, bytes: u8, provider: u16, number: u32, symbol: u8 });
+impl Number for ResolvedWord {}
 
 /// A word that says where thread-local storage is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,16 +189,17 @@ pub(crate) struct ThreadLocalWord {
     pub(crate) kind: u8,
 }
 fields!(ThreadLocalWord { place: u64, offset: u64, provider: u16, kind: u8 });
+impl Number for ThreadLocalWord {}
 
 /// A unique symbol that words refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Unique {
-    pub(crate) name: Vec<u8>,
+pub(crate) struct Unique<'a> {
+    pub(crate) name: Cow<'a, [u8]>,
     pub(crate) provider: u16,
     /// Its number in the provider's symbol table.
     pub(crate) symbol: u32,
 }
-fields!(Unique { name: Vec<u8>, provider: u16, symbol: u32 });
+fields!(Unique, Unique<'a> { name: Cow<'a, [u8]>, provider: u16, symbol: u32 });
 
 /// A function that is elsewhere in each process, and has a stub that is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,6 +210,7 @@ pub(crate) struct Function {
     pub(crate) number: u32,
 }
 fields!(Function { provider: u16, number: u32 });
+impl Number for Function {}
 
 /// Functions with stubs in one snapshot: more than the C library has.
 pub(crate) const FUNCTIONS_MAX: usize = 4096;
@@ -248,7 +256,7 @@ pub(crate) fn hash(bytes: &[u8]) -> Hash {
     *blake3::hash(bytes).as_bytes()
 }
 
-impl Manifest {
+impl<'a> Manifest<'a> {
     /// Header and manifest as bytes, zeros up to a whole page included. `pages` is what follows.
     pub(crate) fn encode(&self, page: u32, pages: Hash, pages_len: u64, secret: &Hash) -> Vec<u8> {
         let mut body = vec![0; HEADER];
@@ -272,7 +280,7 @@ impl Manifest {
 
     /// Counts the offsets of pages from `to` where they were counted from `from`.
     pub(crate) fn pages_from(&mut self, to: u64, from: u64) {
-        for pages in self.members.iter_mut().flat_map(|member| &mut member.pages) {
+        for pages in self.members.iter_mut().flat_map(|member| member.pages.to_mut()) {
             pages.offset = pages.offset.wrapping_sub(from).wrapping_add(to);
         }
     }
@@ -284,26 +292,25 @@ impl Manifest {
         body.len().next_multiple_of(page as usize) as u64
     }
 
-    /// The manifest in `bytes`, the first `header.head` ones of a file of `header.len`.
-    pub(crate) fn decode(header: &Header, mut bytes: Vec<u8>, secret: &Hash) -> Result<Self, Damage> {
+    /// The manifest in `bytes`, the first `header.head` ones of a file of `header.len`: sealed with `secret`, and sound.
+    pub(crate) fn check(header: &Header, bytes: &'a [u8], secret: &Hash) -> Result<Self, Damage> {
         if bytes.len() as u64 != header.first_page() {
             return Err(Damage::Length);
         }
         let stated: Hash = bytes[SEAL_AT..HEADER].try_into().map_err(|_| Damage::Length)?;
-        bytes[SEAL_AT..HEADER].fill(0);
+        let mut hasher = blake3::Hasher::new_keyed(secret);
+        hasher.update(&bytes[..SEAL_AT]).update(&[0; HEADER - SEAL_AT]).update(&bytes[HEADER..]);
         // Compared in constant time, as the type does.
-        if blake3::keyed_hash(secret, &bytes) != blake3::Hash::from_bytes(stated) {
+        if hasher.finalize() != blake3::Hash::from_bytes(stated) {
             return Err(Damage::Seal);
         }
-        let mut reader = Reader::new(&bytes[HEADER..header.head as usize]);
-        let manifest: Self = reader.read()?;
-        reader.end()?;
+        let manifest = Self::read(header, bytes)?;
         if key(&manifest.scope) != header.key {
             return Err(Damage::Key);
         }
         let first = header.first_page();
         let page = u64::from(header.page);
-        let inside = |pages: &Pages| {
+        let inside = |pages: Pages| {
             pages.offset >= first
                 && pages.offset.is_multiple_of(page)
                 && pages.len.is_multiple_of(page)
@@ -311,10 +318,18 @@ impl Manifest {
                 && pages.offset.checked_add(pages.len).is_some_and(|end| end <= header.len)
         };
         let few = manifest.functions.len() <= FUNCTIONS_MAX;
-        match few && manifest.members.iter().flat_map(|member| &member.pages).all(inside) {
+        match few && manifest.members.iter().flat_map(|member| member.pages.iter()).all(inside) {
             true => Ok(manifest),
             false => Err(Damage::Content),
         }
+    }
+
+    /// The manifest in bytes that have been checked.
+    pub(super) fn read(header: &Header, bytes: &'a [u8]) -> Result<Self, Cut> {
+        let mut reader = Reader::new(bytes.get(HEADER..header.head as usize).ok_or(Cut)?);
+        let manifest: Self = reader.read()?;
+        reader.end()?;
+        Ok(manifest)
     }
 }
 
@@ -358,37 +373,37 @@ impl Header {
 mod tests {
     use super::*;
 
-    fn manifest() -> Manifest {
+    fn manifest() -> Manifest<'static> {
         let stamp =
             FileStamp { device: 1, inode: 2, size: 3, modified: -4, modified_nanos: 5, changed: 6, changed_nanos: 7 };
         let member = Member {
-            path: b"/lib/liba.so".to_vec(),
+            path: b"/lib/liba.so".into(),
             file: stamp,
             content: [9; 32],
             start: 0x1234_0000,
-            pages: vec![Pages { map: 3, offset: 4096, len: 4096 }],
-            bound_to: vec![0, 2],
-            host: vec![HostWord { place: 0x1000, value: 0x2000, provider: 1 }],
-            imports: vec![ImportWord { place: 0x1008, plus: 8, name: 0 }],
-            resolved: vec![ResolvedWord { place: 0x1010, plus: 0, bytes: 8, provider: 0, number: 7, symbol: 1 }],
-            thread_local: vec![ThreadLocalWord { place: 0x1018, offset: 16, provider: 0, kind: 2 }],
-            init: vec![1, IN_PLACE],
-            fini: vec![],
+            pages: vec![Pages { map: 3, offset: 4096, len: 4096 }].into(),
+            bound_to: vec![0, 2].into(),
+            host: vec![HostWord { place: 0x1000, value: 0x2000, provider: 1 }].into(),
+            imports: vec![ImportWord { place: 0x1008, plus: 8, name: 0 }].into(),
+            resolved: vec![ResolvedWord { place: 0x1010, plus: 0, bytes: 8, provider: 0, number: 7, symbol: 1 }].into(),
+            thread_local: vec![ThreadLocalWord { place: 0x1018, offset: 16, provider: 0, kind: 2 }].into(),
+            init: vec![1, IN_PLACE].into(),
+            fini: vec![].into(),
         };
-        let unique = Unique { name: b"u".to_vec(), provider: 0, symbol: 3 };
+        let unique = Unique { name: b"u".into(), provider: 0, symbol: 3 };
         Manifest {
-            scope: b"scope".to_vec(),
+            scope: b"scope".into(),
             members: vec![member],
-            names: vec![b"dlopen".to_vec()],
+            names: vec![b"dlopen".into()],
             unique: vec![unique],
-            functions: vec![Function { provider: 1, number: 9 }, Function { provider: LOADER, number: 0 }],
+            functions: vec![Function { provider: 1, number: 9 }, Function { provider: LOADER, number: 0 }].into(),
         }
     }
 
-    fn decode(bytes: &[u8], secret: &Hash) -> Result<Manifest, Damage> {
+    fn decode<'a>(bytes: &'a [u8], secret: &Hash) -> Result<Manifest<'a>, Damage> {
         let header = Header::decode(bytes, bytes.len() as u64)?;
         let head = bytes.get(..header.first_page() as usize).ok_or(Damage::Length)?;
-        Manifest::decode(&header, head.to_vec(), secret)
+        Manifest::check(&header, head, secret)
     }
 
     #[test]
@@ -411,7 +426,8 @@ mod tests {
     #[test]
     fn more_functions_than_have_room_are_refused_whatever_the_seal_says() {
         for (count, read) in [(FUNCTIONS_MAX, true), (FUNCTIONS_MAX + 1, false)] {
-            let mut manifest = Manifest { functions: vec![Function { provider: 0, number: 1 }; count], ..manifest() };
+            let mut manifest =
+                Manifest { functions: vec![Function { provider: 0, number: 1 }; count].into(), ..manifest() };
             manifest.pages_from(manifest.encoded_len(4096), 4096);
             let mut file = manifest.encode(4096, [0; 32], 4096, &[7; 32]);
             file.extend([1; 4096]);
@@ -423,7 +439,7 @@ mod tests {
     fn pages_outside_of_the_file_are_refused_whatever_the_seal_says() {
         for (offset, len) in [(0, 4096), (4096, 8192), (4096, 0), (4097, 4096), (4096, 1), (!4095, 8192)] {
             let mut manifest = manifest();
-            manifest.members[0].pages[0] = Pages { map: 3, offset, len };
+            manifest.members[0].pages.to_mut()[0] = Pages { map: 3, offset, len };
             let mut file = manifest.encode(4096, [0; 32], 4096, &[7; 32]);
             file.extend([1; 4096]);
             assert_eq!(decode(&file, &[7; 32]), Err(Damage::Content), "{offset:#x} {len:#x}");

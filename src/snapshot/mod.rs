@@ -30,6 +30,7 @@ mod remaining;
 mod scope;
 
 pub(crate) use arena::{Seed, Wanted, slots_for};
+pub(crate) use bytes::List;
 pub(crate) use folder::Folder;
 pub use folder::{SnapshotFile, Snapshots};
 pub(crate) use manifest::key;

@@ -12,12 +12,14 @@ use std::sync::Arc;
 use super::manifest::{Damage, Hash, Header, Manifest, hash};
 use super::refusal::Refusal;
 use super::scope::Fits;
+use crate::sys::Scratch;
 
 /// A snapshot, open.
 pub(crate) struct Opened {
     pub(crate) file: Arc<File>,
     pub(crate) header: Header,
-    pub(crate) manifest: Manifest,
+    /// Header and manifest, copied out: what is checked is what is used, whatever becomes of the file.
+    head: Scratch,
 }
 
 impl Opened {
@@ -31,21 +33,26 @@ impl Opened {
             _ => unread(error),
         })?;
         let header = Header::decode(&start, len).map_err(damaged)?;
-        // The manifest is copied out: what is checked is what is used, whatever becomes of the file.
-        let mut head = vec![0; header.first_page() as usize];
+        let mut head = Scratch::new(header.first_page() as usize).map_err(|errno| unread(errno.into()))?;
         file.read_exact_at(&mut head, 0).map_err(unread)?;
-        let manifest = Manifest::decode(&header, head, secret).map_err(damaged)?;
-        Ok(Self { file: Arc::new(file), header, manifest })
+        Manifest::check(&header, &head, secret).map_err(damaged)?;
+        Ok(Self { file: Arc::new(file), header, head })
+    }
+
+    /// What it says of itself.
+    pub(crate) fn manifest(&self) -> Result<Manifest<'_>, Refusal> {
+        Manifest::read(&self.header, &self.head).map_err(|cut| damaged(cut.into()))
     }
 
     /// The files of the libraries that it has pages of.
     pub(super) fn libraries(&self) -> Vec<PathBuf> {
-        self.manifest.members.iter().map(|member| OsStr::from_bytes(&member.path).into()).collect()
+        let members = self.manifest().map(|manifest| manifest.members).unwrap_or_default();
+        members.iter().map(|member| OsStr::from_bytes(&member.path).into()).collect()
     }
 
     /// What it fits.
     pub(crate) fn fits(&self) -> Option<Fits> {
-        Fits::decode(&self.manifest.scope)
+        Fits::decode(&self.manifest().ok()?.scope)
     }
 
     /// Whether the pages are those that it was made with. Reads all of them.
@@ -71,7 +78,7 @@ fn damaged(damage: Damage) -> Refusal {
 }
 
 /// Header, manifest and pages of a snapshot as bytes; `manifest` counts the offsets of pages from the first one.
-pub(crate) fn encode(mut manifest: Manifest, page: u32, pages: &[u8], secret: &Hash) -> Vec<u8> {
+pub(crate) fn encode(mut manifest: Manifest<'_>, page: u32, pages: &[u8], secret: &Hash) -> Vec<u8> {
     manifest.pages_from(manifest.encoded_len(page), 0);
     let mut bytes = manifest.encode(page, hash(pages), pages.len() as u64, secret);
     bytes.extend(pages);

@@ -70,7 +70,7 @@ pub struct Remaining {
 }
 
 impl Remaining {
-    fn of(member: &Member, page: PageSize) -> Self {
+    fn of(member: &Member<'_>, page: PageSize) -> Self {
         let pages = member.pages.iter().map(|pages| pages.len / page.bytes()).sum();
         let mut remaining = Self { page, pages, written: BTreeMap::new(), words: Default::default() };
         for (why, place, bytes) in member.words() {
@@ -122,7 +122,8 @@ impl Snapshot {
     /// See [`Remaining`] for an example.
     #[must_use]
     pub fn remaining(&self, library: &Path) -> Option<Remaining> {
-        let member = self.0.manifest.members.iter().find(|member| OsStr::from_bytes(&member.path) == library)?;
+        let manifest = self.0.manifest().ok()?;
+        let member = manifest.members.iter().find(|member| OsStr::from_bytes(&member.path) == library)?;
         Some(Remaining::of(member, PageSize::new(self.0.header.page.into())?))
     }
 }

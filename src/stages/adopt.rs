@@ -19,7 +19,7 @@ use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::process::world::Look;
 use crate::snapshot::{
-    AS_IT_IS, Function, IN_PLACE, LOADER, Member, Opened, Refusal, ResolvedWord, content_id, kind_of,
+    AS_IT_IS, Function, IN_PLACE, LOADER, List, Member, Opened, Refusal, ResolvedWord, content_id, kind_of,
 };
 
 /// Writes what `opened` leaves to be written.
@@ -30,7 +30,7 @@ pub(super) fn adopt(
     deal: &Deal,
     opened: &Opened,
 ) -> Result<Bound, Refusal> {
-    let manifest = &opened.manifest;
+    let manifest = opened.manifest()?;
     let names = manifest.names.iter().map(|name| (scope.imports)(name));
     let names = names.collect::<Option<Vec<Addr>>>().ok_or_else(|| senseless("a function of the loader"))?;
     let adopting = Adopting { group: &group, scope: &scope, deal, names };
@@ -64,7 +64,7 @@ pub(super) fn adopt(
                 return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
             }
             None => {
-                unique.insert(symbol.name.as_slice().into(), Definition { provider: number, symbol: own, value });
+                unique.insert((*symbol.name).into(), Definition { provider: number, symbol: own, value });
             }
         }
     }
@@ -109,7 +109,7 @@ impl Adopting<'_> {
         provider.ok_or_else(|| senseless("an object of the scope"))
     }
 
-    fn member(&self, member: &Member, mapped: &Mapped) -> Result<Outcome, Refusal> {
+    fn member(&self, member: &Member<'_>, mapped: &Mapped) -> Result<Outcome, Refusal> {
         let write = |place: u64, value: u64| {
             mapped.mapping.write(Vaddr(place), 8, value).map_err(|_| senseless("the place of a word"))
         };
@@ -119,25 +119,25 @@ impl Adopting<'_> {
             thread_local: Vec::with_capacity(member.thread_local.len()),
             ..Outcome::default()
         };
-        for provider in &member.bound_to {
-            outcome.bound_to[self.number(*provider)?] = true;
+        for provider in member.bound_to.iter() {
+            outcome.bound_to[self.number(provider)?] = true;
         }
         // Words that refer to one object follow one another, mostly.
         let mut last = (u16::MAX, Bias::default());
-        for word in &member.host {
+        for word in member.host.iter() {
             if last.0 != word.provider {
                 last = (word.provider, self.host(word.provider)?);
             }
             write(word.place, (last.1.get() as u64).wrapping_add(word.value))?;
         }
-        for word in &member.imports {
+        for word in member.imports.iter() {
             let function = self.names.get(word.name as usize).ok_or_else(|| senseless("a function of the loader"))?;
             write(word.place, (function.0 as u64).wrapping_add(word.plus))?;
         }
-        for word in &member.resolved {
-            outcome.pending.push(self.resolved(word, mapped)?);
+        for word in member.resolved.iter() {
+            outcome.pending.push(self.resolved(&word, mapped)?);
         }
-        for word in &member.thread_local {
+        for word in member.thread_local.iter() {
             let kind = kind_of(word.kind).ok_or_else(|| senseless("a kind of word"))?;
             let provider = self.number(word.provider)?;
             let bytes = if kind == Kind::TlsDescriptor { 16 } else { 8 };
@@ -150,11 +150,11 @@ impl Adopting<'_> {
     }
 
     /// The functions that stubs are to lead to: the host's, as its own symbols say, and the loader's.
-    fn callees(&self, functions: &[Function]) -> Result<Vec<Callee>, Refusal> {
+    fn callees(&self, functions: &List<'_, Function>) -> Result<Vec<Callee>, Refusal> {
         let none = || senseless("a function that is called");
         let mut callees = Vec::with_capacity(functions.len());
         let mut last = None;
-        for function in functions {
+        for function in functions.iter() {
             if function.provider == LOADER {
                 let addr = *self.names.get(function.number as usize).ok_or_else(none)?;
                 callees.push(Callee { addr, resolved_by: None });
@@ -212,18 +212,18 @@ impl Adopting<'_> {
     }
 
     /// The functions to run, as the library's own relocations say.
-    fn functions(&self, member: &Member, mapped: &Mapped) -> Result<Functions, Refusal> {
+    fn functions(&self, member: &Member<'_>, mapped: &Mapped) -> Result<Functions, Refusal> {
         let Some(dynamic) = mapped.new.image.dynamic() else { return Ok(Functions::default()) };
-        let array = |at: Option<u64>, size: Option<u64>, numbers: &[u32]| {
+        let array = |at: Option<u64>, size: Option<u64>, numbers: &List<'_, u32>| {
             let count = if at.is_some() { size.unwrap_or(0) / 8 } else { 0 };
             let known = numbers.len() as u64 == count;
             known.then_some((at.unwrap_or(0), numbers.len())).ok_or_else(|| senseless("an array of functions"))
         };
         let (init_at, inits) = array(dynamic.init_array, dynamic.init_arraysz, &member.init)?;
         let (fini_at, finis) = array(dynamic.fini_array, dynamic.fini_arraysz, &member.fini)?;
-        let words = |at: u64, numbers: &[u32], in_file: &[u64]| {
-            let word = |(index, number): (usize, &u32)| {
-                let word = function(mapped, at.wrapping_add(8 * index as u64), *number, in_file.get(index));
+        let words = |at: u64, numbers: &List<'_, u32>, in_file: &[u64]| {
+            let word = |(index, number)| {
+                let word = function(mapped, at.wrapping_add(8 * index as u64), number, in_file.get(index));
                 word.ok_or_else(|| senseless("the relocation of a function"))
             };
             numbers.iter().enumerate().map(word).collect::<Result<Vec<usize>, _>>()

@@ -99,7 +99,7 @@ pub(super) fn is_function(symbol: &Symbol) -> bool {
 /// are more pages than the stubs need themselves. `calls` are those of each member.
 ///
 /// Answers the functions, in the order of their stubs, and the words of each member. Those are struck off its lists.
-pub(super) fn gather(members: &mut [Member], calls: &[Vec<Call>], page: u64) -> (Vec<Function>, Vec<Gathered>) {
+pub(super) fn gather(members: &mut [Member<'_>], calls: &[Vec<Call>], page: u64) -> (Vec<Function>, Vec<Gathered>) {
     let mut functions: Vec<Function> = Vec::new();
     let mut numbers: HashMap<Function, usize> = HashMap::new();
     let (mut all, mut saved) = (Vec::with_capacity(members.len()), 0);
@@ -132,9 +132,9 @@ pub(super) fn gather(members: &mut [Member], calls: &[Vec<Call>], page: u64) -> 
     }
     for (member, gathered) in members.iter_mut().zip(&all) {
         let gathered: HashSet<u64> = gathered.iter().map(|(place, _)| *place).collect();
-        member.host.retain(|word| !gathered.contains(&word.place));
-        member.imports.retain(|word| !gathered.contains(&word.place));
-        member.resolved.retain(|word| !gathered.contains(&word.place));
+        member.host.to_mut().retain(|word| !gathered.contains(&word.place));
+        member.imports.to_mut().retain(|word| !gathered.contains(&word.place));
+        member.resolved.to_mut().retain(|word| !gathered.contains(&word.place));
     }
     (functions, all)
 }

@@ -1,5 +1,6 @@
 //! Keeping: the pages of a group that has just been bound, and what other processes must know to use them.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
@@ -16,7 +17,7 @@ use crate::load::relocate::{Foreign, Outcome, Pending};
 use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::snapshot::{
-    AS_IT_IS, Function, HostWord, IN_PLACE, ImportWord, LOADER, Manifest, Member, Pages, Refusal, ResolvedWord,
+    AS_IT_IS, Function, HostWord, IN_PLACE, ImportWord, LOADER, List, Manifest, Member, Pages, Refusal, ResolvedWord,
     ThreadLocalWord, Unique, content_hash, encode, key, kind_number,
 };
 
@@ -41,6 +42,7 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
     let Keeping { names, pages, .. } = keeping;
     let scope = deal.fits.encode();
     let key = key(&scope);
+    let (scope, functions) = (Cow::Owned(scope), functions.into());
     Ok((key, encode(Manifest { scope, members, names, unique, functions }, deal.fits.page, &pages, secret)))
 }
 
@@ -55,7 +57,7 @@ struct Keeping<'a> {
     bound: &'a Bound,
     deal: &'a Deal,
     /// Functions that libraries get from the loader.
-    names: Vec<Vec<u8>>,
+    names: Vec<Cow<'static, [u8]>>,
     /// Symbols of functions by what they say, and whether that is a resolver, for each provider that was asked for.
     functions: HashMap<usize, HashMap<(Addr, bool), u32>>,
     /// Words that serve for nothing but calls of the host or the loader, of each member so far.
@@ -64,25 +66,25 @@ struct Keeping<'a> {
 }
 
 impl<'a> Keeping<'a> {
-    fn member(&mut self, own: &Shareable, mapped: &Mapped, outcome: &Outcome) -> Result<Member, Refusal> {
+    fn member(&mut self, own: &Shareable, mapped: &Mapped, outcome: &Outcome) -> Result<Member<'static>, Refusal> {
         let image = &mapped.new.image;
         let unread = |error| Refusal::unsuitable(image.path(), format_args!("it cannot be read: {error}"));
         let mut member = Member {
-            path: image.path().as_os_str().as_bytes().to_vec(),
+            path: Cow::Owned(image.path().as_os_str().as_bytes().to_vec()),
             file: own.stamp,
             content: content_hash(&image.file().fd).map_err(unread)?,
             start: mapped.mapping.range().start.0 as u64,
-            pages: Vec::new(),
-            bound_to: Vec::new(),
-            host: Vec::new(),
-            imports: Vec::new(),
-            resolved: Vec::new(),
-            thread_local: Vec::new(),
-            init: Vec::new(),
-            fini: Vec::new(),
+            pages: List::default(),
+            bound_to: List::default(),
+            host: List::default(),
+            imports: List::default(),
+            resolved: List::default(),
+            thread_local: List::default(),
+            init: List::default(),
+            fini: List::default(),
         };
         for (number, _) in outcome.bound_to.iter().enumerate().filter(|(_, bound)| **bound) {
-            member.bound_to.push(self.canonical(number)?);
+            member.bound_to.to_mut().push(self.canonical(number)?);
         }
         // What is not on pages of a file is not in the snapshot.
         let mut called = gather::called(mapped);
@@ -92,7 +94,7 @@ impl<'a> Keeping<'a> {
             let function = self.foreign(word, mapped, &mut member)?.filter(|_| called.contains(&word.place.0));
             calls.extend(function.map(|function| Call { place: word.place.0, function }));
         }
-        member.host.sort_by_key(|word| (word.provider, word.place));
+        member.host.to_mut().sort_by_key(|word| (word.provider, word.place));
         let numbers = Numbers::of(mapped, outcome);
         for word in &outcome.pending {
             let resolved = self.resolved(word, &numbers)?;
@@ -101,14 +103,19 @@ impl<'a> Keeping<'a> {
                 let function = Function { provider: resolved.provider, number: resolved.number };
                 calls.push(Call { place: word.place.0, function });
             }
-            member.resolved.push(resolved);
+            member.resolved.to_mut().push(resolved);
         }
         self.calls.push(calls);
         for word in &outcome.thread_local {
             let kind = kind_number(word.kind)
                 .ok_or_else(|| Refusal::unsuitable(image.path(), "a thread-local reference of a rare kind"))?;
             let provider = self.canonical(word.provider)?;
-            member.thread_local.push(ThreadLocalWord { place: word.place.0, offset: word.offset, provider, kind });
+            member.thread_local.to_mut().push(ThreadLocalWord {
+                place: word.place.0,
+                offset: word.offset,
+                provider,
+                kind,
+            });
         }
         if let Some(dynamic) = image.dynamic() {
             member.init = numbers.functions(mapped, dynamic.init_array, dynamic.init_arraysz)?;
@@ -119,7 +126,7 @@ impl<'a> Keeping<'a> {
 
     /// Copies the pages that relocation has written to, without the words that other processes write themselves, and with
     /// the addresses of stubs in the words that lead to such.
-    fn pages(&mut self, own: &Shareable, mapped: &Mapped, member: &mut Member, gathered: &Gathered) {
+    fn pages(&mut self, own: &Shareable, mapped: &Mapped, member: &mut Member<'_>, gathered: &Gathered) {
         for (number, range) in &own.writable {
             let (at, len) = (self.pages.len(), range.end.0 - range.start.0);
             self.pages.extend(mapped.mapping.copy(range.start, len));
@@ -136,7 +143,7 @@ impl<'a> Keeping<'a> {
                 let at = at + (place - range.start.0) as usize;
                 self.pages[at..at + 8].copy_from_slice(&gather::address(self.deal.fits.stubs, *stub).to_le_bytes());
             }
-            member.pages.push(Pages { map: *number, offset: at as u64, len });
+            member.pages.to_mut().push(Pages { map: *number, offset: at as u64, len });
         }
     }
 
@@ -157,7 +164,12 @@ impl<'a> Keeping<'a> {
     }
 
     /// Notes a word that would be another one in another process. Answers the function that it is the address of, if it is.
-    fn foreign(&mut self, word: &Foreign, mapped: &Mapped, member: &mut Member) -> Result<Option<Function>, Refusal> {
+    fn foreign(
+        &mut self,
+        word: &Foreign,
+        mapped: &Mapped,
+        member: &mut Member<'_>,
+    ) -> Result<Option<Function>, Refusal> {
         let unsuitable = |why: &str| Err(Refusal::unsuitable(mapped.new.image.path(), why));
         let Definition { provider: number, symbol, value } = word.definition;
         let now = (value.0 as u64).wrapping_add(word.plus);
@@ -167,7 +179,7 @@ impl<'a> Keeping<'a> {
         let place = word.place.0;
         if let Some(Source::Object(Object::Host(host))) = self.bound.scope.sources.get(number) {
             let provider = self.canonical(number)?;
-            member.host.push(HostWord { place, value: now.wrapping_sub(host.bias.get() as u64), provider });
+            member.host.to_mut().push(HostWord { place, value: now.wrapping_sub(host.bias.get() as u64), provider });
             let function = self.function(number, (Addr(now as usize), false));
             return Ok(function.map(|number| Function { provider, number }));
         }
@@ -175,12 +187,12 @@ impl<'a> Keeping<'a> {
         if (self.bound.scope.imports)(name) != Some(value) {
             return unsuitable("it refers to a definition that only the C library's loader sees");
         }
-        let known = self.names.iter().position(|known| known == name);
+        let known = self.names.iter().position(|known| **known == *name);
         let name = known.unwrap_or_else(|| {
-            self.names.push(name.to_vec());
+            self.names.push(Cow::Owned(name.to_vec()));
             self.names.len() - 1
         });
-        member.imports.push(ImportWord { place, plus: word.plus, name: name as u32 });
+        member.imports.to_mut().push(ImportWord { place, plus: word.plus, name: name as u32 });
         Ok((word.plus == 0).then_some(Function { provider: LOADER, number: name as u32 }))
     }
 
@@ -215,7 +227,7 @@ impl<'a> Keeping<'a> {
     }
 
     /// All unique symbols that the group uses, in order of their names.
-    fn unique(&self) -> Result<Vec<Unique>, Refusal> {
+    fn unique(&self) -> Result<Vec<Unique<'static>>, Refusal> {
         let settled = self.bound.settled.iter().map(|(name, (definition, _))| (name, definition));
         let all: BTreeMap<&[u8], &Definition> =
             self.bound.unique.iter().chain(settled).map(|(name, definition)| (&**name, definition)).collect();
@@ -234,7 +246,11 @@ impl<'a> Keeping<'a> {
                 let name = crate::Escaped(name);
                 Refusal::Unsuitable(format!("unique symbol {name} is not where its object has it"))
             })?;
-            unique.push(Unique { name: name.to_vec(), provider: self.canonical(definition.provider)?, symbol });
+            unique.push(Unique {
+                name: Cow::Owned(name.to_vec()),
+                provider: self.canonical(definition.provider)?,
+                symbol,
+            });
         }
         Ok(unique)
     }
@@ -258,8 +274,8 @@ impl Numbers {
     }
 
     /// For each word of an array of functions where it comes from.
-    fn functions(&self, mapped: &Mapped, at: Option<u64>, size: Option<u64>) -> Result<Vec<u32>, Refusal> {
-        let Some(at) = at else { return Ok(Vec::new()) };
+    fn functions(&self, mapped: &Mapped, at: Option<u64>, size: Option<u64>) -> Result<List<'static, u32>, Refusal> {
+        let Some(at) = at else { return Ok(List::default()) };
         let words = mapped.mapping.words(at, size.unwrap_or(0));
         let in_file = adopt::words_in_file(mapped, at, words.len());
         let number = |(index, word): (u64, &usize)| {
@@ -273,6 +289,7 @@ impl Numbers {
             let why = "the address of a function comes from elsewhere than its own relocations";
             found.ok_or_else(|| Refusal::unsuitable(mapped.new.image.path(), why))
         };
-        (0..).zip(&words).map(number).collect()
+        let numbers: Result<Vec<u32>, Refusal> = (0..).zip(&words).map(number).collect();
+        numbers.map(List::from)
     }
 }

@@ -24,7 +24,9 @@ use crate::process::hooks;
 use crate::process::host::HostObject;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{FileStamp, Fits, Folder, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted};
+use crate::snapshot::{
+    FileStamp, Fits, Folder, Member, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
+};
 use crate::snapshot::{content_hash, file_name, library_id, object_id, slots_for};
 use crate::sys::{self, RegularFile};
 
@@ -201,7 +203,7 @@ impl Sharing {
                 };
                 let mut places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
                 places.push(Addr(made.stubs as usize));
-                if settle(&places) != opened.manifest.scope {
+                if settle(&places) != *opened.manifest()?.scope {
                     return Err(Refusal::Snapshot(made.difference(&fits)));
                 }
                 check_files(opened, &members, group)?;
@@ -209,8 +211,10 @@ impl Sharing {
             }
         };
         let mut all = vec![Place::default(); group.members.len()];
+        let made = opened.as_ref().map(|opened| opened.manifest()).transpose()?;
         for (number, (member, start)) in members.iter().zip(&places).enumerate() {
-            let kept = opened.as_ref().map(|opened| member.kept(opened, number)).transpose()?;
+            let made = opened.as_ref().zip(made.as_ref());
+            let kept = made.map(|(opened, made)| member.kept(opened, made.members.get(number))).transpose()?;
             all[member.index] = Place { start: Some(*start), kept };
         }
         Ok(Placed { places: all, deal: Some(Deal { fits, numbers, members, opened }) })
@@ -331,21 +335,21 @@ impl Shareable {
         Ok(Self { index, path: image.path().to_owned(), wanted, stamp, writable })
     }
 
-    /// What the snapshot has of it as member `number`: the pages of the mappings that are written to, and no others.
-    fn kept(&self, opened: &Opened, number: usize) -> Result<Kept, Refusal> {
+    /// What the snapshot has of it, by what it says of it: the pages of the mappings that are written to, and no others.
+    fn kept(&self, opened: &Opened, made: Option<&Member<'_>>) -> Result<Kept, Refusal> {
         let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
-        let member = opened.manifest.members.get(number).ok_or_else(senseless)?;
-        let stated = &member.pages;
-        let mut pages = Vec::with_capacity(self.writable.last().map_or(0, |(number, _)| *number as usize + 1));
+        let member = made.ok_or_else(senseless)?;
+        let mut at = Vec::with_capacity(self.writable.last().map_or(0, |(number, _)| *number as usize + 1));
         for (number, range) in &self.writable {
-            let own = stated.iter().find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
-            pages.resize(*number as usize, None);
-            pages.push(Some(own.ok_or_else(senseless)?.offset));
+            let mut stated = member.pages.iter();
+            let own = stated.find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
+            at.resize(*number as usize, None);
+            at.push(Some(own.ok_or_else(senseless)?.offset));
         }
-        if stated.len() != self.writable.len() {
+        if member.pages.len() != self.writable.len() {
             return Err(senseless());
         }
-        Ok(Kept { pages: Arc::clone(&opened.file), at: pages })
+        Ok(Kept { pages: Arc::clone(&opened.file), at })
     }
 }
 
@@ -369,7 +373,7 @@ fn image(group: &Planned, index: usize) -> Option<&Image> {
 /// Holds the files of a snapshot against those that were opened: by what the system says of them or, if that has changed,
 /// by their content. Answers whether it has.
 fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Result<bool, Refusal> {
-    let made = &opened.manifest.members;
+    let made = opened.manifest()?.members;
     if made.len() != members.len() {
         return Err(Refusal::Snapshot("damaged: it has not the libraries that it states".into()));
     }

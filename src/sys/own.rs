@@ -1,10 +1,18 @@
 //! What the kernel tells a process about itself, and gives it: the auxiliary vector, whose rights it has, random bytes, pages.
 
 use std::ffi::{CStr, c_void};
+#[cfg(feature = "snapshots")]
+use std::num::NonZeroUsize;
+#[cfg(feature = "snapshots")]
+use std::ops::{Deref, DerefMut};
 
 #[cfg(feature = "snapshots")]
 use nix::errno::Errno;
+#[cfg(feature = "snapshots")]
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
+#[cfg(feature = "snapshots")]
+use super::Map;
 use crate::addr::PageSize;
 
 /// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
@@ -68,5 +76,39 @@ pub(crate) fn populate(words: &mut [u32]) {
     if start < end {
         // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
         unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+/// Zeros to be written over, which go back to the kernel when they are dropped: what is of use only for a moment leaves no
+/// hole in the heap.
+#[cfg(feature = "snapshots")]
+pub(crate) struct Scratch(Map);
+
+#[cfg(feature = "snapshots")]
+impl Scratch {
+    pub(crate) fn new(len: usize) -> nix::Result<Self> {
+        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
+        let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        Ok(Self(Map { start, len }))
+    }
+}
+
+#[cfg(feature = "snapshots")]
+impl Deref for Scratch {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: that many bytes stay mapped as long as it lives, and it has them to itself.
+        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr().cast(), self.0.len.get()) }
+    }
+}
+
+#[cfg(feature = "snapshots")]
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`.
+        unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr().cast(), self.0.len.get()) }
     }
 }
