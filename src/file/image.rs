@@ -22,6 +22,9 @@ const HEAD: usize = 1024;
 /// Bytes that the last name is given.
 const NAME: u64 = 128;
 
+/// Bytes before the dynamic section that are read with it: in most libraries all that stands before it in its segment.
+const FRONT: u64 = 4096;
+
 /// Bytes of a dynamic section that are read; a larger one is refused.
 const DYNAMIC_MAX: u64 = 2 << 20;
 
@@ -48,6 +51,8 @@ pub struct Image {
     build_id: OnceLock<Option<Vec<u8>>>,
     dynamic: Option<Box<Dynamic>>,
     names: Names,
+    /// Bytes of the file with the arrays of functions to run, and where they begin, if they have been read.
+    arrays: Option<(u64, Box<[u8]>)>,
 }
 
 impl Image {
@@ -70,7 +75,8 @@ impl Image {
         let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
         let view = View::new(bytes, header.class, header.order);
         let (names, build_id) = (Names::default(), OnceLock::new());
-        Box::new(Self { path, file, header, headers, view, shown: None, build_id, dynamic, names }).checked(None)
+        let (shown, arrays) = (None, None);
+        Box::new(Self { path, file, header, headers, view, shown, build_id, dynamic, names, arrays }).checked(None)
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
@@ -84,7 +90,7 @@ impl Image {
             return Self::read(path, file);
         }
         let program_headers = header.program_headers(head)?;
-        let headers = Headers::check(program_headers, file.size)?;
+        let mut headers = Headers::check(program_headers, file.size)?;
         let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
         let build_id = OnceLock::new();
         let known = || {
@@ -93,25 +99,34 @@ impl Image {
             found().inspect(|id| drop(build_id.set(Some(id.clone()))))
         };
         let home = home(&file, &known, room);
+        if build_id.get().is_some() {
+            // Nothing else is wanted of the notes of what is going to be loaded.
+            headers.notes = Vec::new();
+        }
         // What is written to is mapped from elsewhere.
         let shown = file.show(room, home.map(|home| (home, headers.constant_in_place(sys::page_size()).min(room))))?;
         let bytes = shown.bytes();
+        let mut front = None;
         let entries = |at: &ProgramHeader| {
             // Where relocated pages may be had, the file's own are not wanted at all.
             if home.is_none() && headers.starts_near(at.offset) {
                 return header.dynamic_entries(&bytes, at.offset, at);
             }
-            // Of its page the file's content is wanted just this once.
-            let bytes = file.read(at.offset, at.file_size.min(DYNAMIC_MAX) as usize)?;
-            header.dynamic_entries(&bytes, 0, at)
+            // Of its page the file's content is wanted just this once; and of what stands close before it.
+            let before = headers.before(at.offset).filter(|before| home.is_some() && *before <= FRONT).unwrap_or(0);
+            let piece = file.read(at.offset - before, before as usize + at.file_size.min(DYNAMIC_MAX) as usize)?;
+            let entries = header.dynamic_entries(&piece, before, at);
+            front = Some((at.offset - before, piece));
+            entries
         };
         let entries = headers.dynamic.as_ref().map(entries).transpose()?;
         let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
+        let arrays = front.and_then(|(start, piece)| arrays_in(start, &piece, dynamic.as_ref()?, &headers.segments));
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
         let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file));
         let (shown, names) = (Some(shown), Names::default());
-        Box::new(Self { path, file, header, headers, view, shown, build_id, dynamic, names }).checked(read)
+        Box::new(Self { path, file, header, headers, view, shown, build_id, dynamic, names, arrays }).checked(read)
     }
 
     /// `names`: those of the dynamic section, if they have been read.
@@ -245,7 +260,7 @@ impl Image {
     }
 
     pub(crate) fn tls_header(&self) -> Option<&ProgramHeader> {
-        self.headers.tls.as_ref()
+        self.headers.tls.as_deref()
     }
 
     pub(crate) fn eh_frame_header(&self) -> Option<&ProgramHeader> {
@@ -383,6 +398,13 @@ impl Image {
     /// `len` bytes at `vaddr`, read from the file without mapping it.
     pub(crate) fn bytes_at(&self, vaddr: Vaddr, len: usize) -> Option<Vec<u8>> {
         let (offset, follows) = self.source().locate(vaddr)?;
+        let known = self.arrays.as_ref().and_then(|(start, bytes)| {
+            let at = usize::try_from(offset.0.checked_sub(*start)?).ok()?;
+            bytes.get(at..at.checked_add(len)?)
+        });
+        if let Some(known) = known.filter(|_| len as u64 <= follows) {
+            return Some(known.to_vec());
+        }
         self.file.read(offset.0, len).ok().filter(|bytes| bytes.len() == len && len as u64 <= follows)
     }
 
@@ -432,6 +454,19 @@ fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -
     let piece = piece.get_mut(..usize::try_from(len).ok()?)?;
     let read = file.read_into(table.0.checked_add(first)?, piece).ok()?;
     Names::read(dynamic, &Piece { bytes: &piece[..read], start: first, size }).ok()
+}
+
+/// The bytes of a piece of the file, which begins at `start`, that have the arrays of functions to run; and where they begin.
+fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &[Segment]) -> Option<(u64, Box<[u8]>)> {
+    let arrays = [(dynamic.init_array, dynamic.init_arraysz), (dynamic.fini_array, dynamic.fini_arraysz)];
+    let place = |(at, len): (Option<u64>, Option<u64>)| {
+        let first = locate(segments, Vaddr(at?))?.0.0.checked_sub(start)?;
+        Some((first, first.checked_add(len?)?))
+    };
+    let places = || arrays.into_iter().filter_map(place);
+    let (first, end) = (places().map(|place| place.0).min()?, places().map(|place| place.1).max()?);
+    let bytes = piece.get(usize::try_from(first).ok()?..usize::try_from(end).ok()?)?;
+    Some((start + first, bytes.into()))
 }
 
 impl std::fmt::Debug for Image {

@@ -63,8 +63,9 @@ impl Segment {
 pub(super) struct Headers {
     pub(super) segments: Vec<Segment>,
     pub(super) dynamic: Option<ProgramHeader>,
-    pub(super) interpreter: Option<ProgramHeader>,
-    pub(super) tls: Option<ProgramHeader>,
+    /// Boxed, as few objects have these two.
+    pub(super) interpreter: Option<Box<ProgramHeader>>,
+    pub(super) tls: Option<Box<ProgramHeader>>,
     pub(super) relro: Option<ProgramHeader>,
     pub(super) eh_frame: Option<ProgramHeader>,
     pub(super) notes: Vec<ProgramHeader>,
@@ -93,8 +94,8 @@ impl Headers {
                 }
                 pt::PT_GNU_STACK => checked.stack = Some(header.flags),
                 pt::PT_DYNAMIC => checked.dynamic = Some(in_file(header, file_size)?),
-                pt::PT_INTERP => checked.interpreter = Some(in_file(header, file_size)?),
-                pt::PT_TLS => checked.tls = Some(thread_local(header, file_size)?),
+                pt::PT_INTERP => checked.interpreter = Some(Box::new(in_file(header, file_size)?)),
+                pt::PT_TLS => checked.tls = Some(Box::new(thread_local(header, file_size)?)),
                 pt::PT_GNU_RELRO if header.memory_size > 0 => checked.relro = Some(*header),
                 pt::PT_GNU_EH_FRAME => checked.eh_frame = Some(*header),
                 pt::PT_NOTE => checked.notes.push(*header),
@@ -102,7 +103,8 @@ impl Headers {
             }
         }
         // These three describe parts of segments; a part that sticks out would be read or protected elsewhere.
-        for header in [&checked.dynamic, &checked.tls, &checked.relro].into_iter().flatten() {
+        let parts = [checked.dynamic.as_ref(), checked.tls.as_deref(), checked.relro.as_ref()];
+        for header in parts.into_iter().flatten() {
             let is_relro = header.kind == pt::PT_GNU_RELRO;
             let inside = |segment: &Segment| match is_relro {
                 // Its end may be rounded up to a page, past the end of the segment, as lld does.
@@ -141,11 +143,16 @@ impl Headers {
         writable.map_or(u64::MAX, |segment| page.down(segment.vaddr.0))
     }
 
+    /// How many bytes of its segment stand before `offset` in the file.
+    pub(super) fn before(&self, offset: u64) -> Option<u64> {
+        self.segments.iter().filter_map(|segment| offset.checked_sub(segment.offset.0)).min()
+    }
+
     /// Whether a segment begins not far before `offset` in the file. Its pages come along then when those in front of it are
     /// faulted in, which are the ends of the unwind records in nearly every file: the kernel brings 64 KiB at once.
     pub(super) fn starts_near(&self, offset: u64) -> bool {
         const NEAR: u64 = 16 << 10;
-        self.segments.iter().any(|segment| offset.checked_sub(segment.offset.0).is_some_and(|inside| inside < NEAR))
+        self.before(offset).is_some_and(|inside| inside < NEAR)
     }
 
     /// The dynamic section is read from the file but used in memory: both must be the same bytes.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
+use crate::file::hash;
 use crate::file::image::{Home, Image};
 use crate::guard::{self, Guard};
 use crate::sys::{Identity, RegularFile};
@@ -139,7 +140,7 @@ pub(crate) fn discover<W: World>(
     search.refresh();
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), for_host: Vec::new() },
-        by_name: BTreeMap::new(),
+        by_name: Vec::new(),
         by_identity: BTreeMap::new(),
         known: BTreeMap::new(),
         opened: RefCell::new(opened),
@@ -159,8 +160,8 @@ pub(crate) fn discover<W: World>(
 
 struct Discovery<'a, W: World> {
     graph: Graph<W::Object>,
-    /// Names and sonames of new members.
-    by_name: BTreeMap<Box<[u8]>, usize>,
+    /// New members by what their names and sonames add up to, in order. The names themselves are the members' own.
+    by_name: Vec<(u32, usize)>,
     by_identity: BTreeMap<Identity, usize>,
     known: BTreeMap<W::Object, usize>,
     opened: RefCell<OpenedBefore>,
@@ -220,8 +221,8 @@ impl<W: World> Discovery<'_, W> {
             false => name,
         };
         // An object that is there already, or joins already, satisfies the name without any search.
-        if let Some(index) = self.by_name.get(name) {
-            return Ok(Some(*index));
+        if let Some(index) = self.by_name(name) {
+            return Ok(Some(index));
         }
         if let Some(object) = self.world.by_name(name) {
             return Ok(Some(self.known(object)));
@@ -237,7 +238,7 @@ impl<W: World> Discovery<'_, W> {
         let new = match found {
             Opened::Known(object) => return Ok(Some(self.known(object))),
             Opened::Member(index) => {
-                self.by_name.insert(name.into(), index);
+                self.is_called(name, index);
                 if let Object::New(new) = &mut self.graph.members[index].object {
                     new.names.push(name.into());
                 }
@@ -259,13 +260,32 @@ impl<W: World> Discovery<'_, W> {
             let kind = ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found };
             return Err((new.image.path().to_owned(), kind));
         }
-        self.by_name.insert(name.into(), index);
-        if let Some(soname) = new.image.soname() {
-            self.by_name.entry(soname.into()).or_insert(index);
+        self.is_called(name, index);
+        if let Some(soname) = new.image.soname().filter(|soname| *soname != name) {
+            self.is_called(soname, index);
         }
         self.by_identity.insert(new.image.identity(), index);
         self.graph.members.push(Member { object: Object::New(new), needed: Vec::new() });
         Ok(Some(index))
+    }
+
+    /// The new member that `name` means; of several that have it as soname, the first.
+    fn by_name(&self, name: &[u8]) -> Option<usize> {
+        let hash = hash(name);
+        let from = self.by_name.partition_point(|(known, _)| *known < hash);
+        let alike = self.by_name[from..].iter().take_while(|(known, _)| *known == hash);
+        let mut alike = alike.map(|(_, index)| *index);
+        alike.find(|index| match &self.graph.members[*index].object {
+            Object::New(new) => new.names.iter().any(|own| **own == *name) || new.image.soname() == Some(name),
+            Object::Known(_) => false,
+        })
+    }
+
+    /// Notes that new member `index` has that name or soname.
+    fn is_called(&mut self, name: &[u8], index: usize) {
+        let entry = (hash(name), index);
+        let at = self.by_name.partition_point(|known| *known < entry);
+        self.by_name.insert(at, entry);
     }
 
     /// What the attempt before this one has found, if that was the next search in it: the same name for the same asker.
@@ -416,6 +436,11 @@ impl<W: World> Discovery<'_, W> {
             Ok(_) => Ok(Opened::New(image)),
         }
     }
+}
+
+/// What tells most names apart.
+fn hash(name: &[u8]) -> u32 {
+    hash::gnu(name).unwrap_or_default()
 }
 
 /// `path` from the root on. One that begins there is left as it is written.

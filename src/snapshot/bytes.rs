@@ -10,6 +10,8 @@ pub(crate) struct Cut;
 pub(crate) trait Field<'a>: Sized {
     /// The fewest bytes that one takes, so that a count can be held against what is left.
     const LEAST: usize;
+    /// Whether it always takes so many, and reads back whatever they are.
+    const FIXED: bool = false;
     fn put(&self, to: &mut Vec<u8>);
     fn get(from: &mut Reader<'a>) -> Result<Self, Cut>;
 }
@@ -42,6 +44,7 @@ macro_rules! number {
     ($($type:ty),*) => {$(
         impl<'a> Field<'a> for $type {
             const LEAST: usize = size_of::<$type>();
+            const FIXED: bool = true;
 
             fn put(&self, to: &mut Vec<u8>) {
                 to.extend(self.to_le_bytes());
@@ -58,6 +61,7 @@ number!(u8, u16, u32, u64, i64);
 
 impl<'a, const LEN: usize> Field<'a> for [u8; LEN] {
     const LEAST: usize = LEN;
+    const FIXED: bool = true;
 
     fn put(&self, to: &mut Vec<u8>) {
         to.extend(self);
@@ -105,12 +109,8 @@ impl<'a> Field<'a> for Cow<'a, [u8]> {
     }
 }
 
-/// Something that always takes [`Field::LEAST`] bytes, and reads back whatever they are.
-pub(crate) trait Number: for<'a> Field<'a> + Copy {}
-impl Number for u16 {}
-impl Number for u32 {}
-
-/// Numbers in a row: those that are to be written, or those that stand in bytes.
+/// Values one after another: those that are to be written, or those that stand in bytes, each read when its turn comes. In
+/// front of them stands how many bytes they have.
 #[derive(Clone, Debug)]
 pub(crate) enum List<'a, T> {
     Made(Vec<T>),
@@ -124,62 +124,84 @@ impl<T> Default for List<'_, T> {
 }
 
 impl<T> From<Vec<T>> for List<'_, T> {
-    fn from(numbers: Vec<T>) -> Self {
-        Self::Made(numbers)
+    fn from(values: Vec<T>) -> Self {
+        Self::Made(values)
     }
 }
 
-impl<T: Number> List<'_, T> {
+impl<'a, T: Field<'a> + Clone> List<'a, T> {
     pub(crate) fn len(&self) -> usize {
         match self {
-            Self::Made(numbers) => numbers.len(),
-            Self::Read(bytes) => bytes.len() / T::LEAST,
+            Self::Made(values) => values.len(),
+            Self::Read(bytes) if T::FIXED => bytes.len() / T::LEAST,
+            Self::Read(_) => self.iter().count(),
         }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = T> + '_ {
-        let (made, read): (&[T], &[u8]) = match self {
-            Self::Made(numbers) => (numbers, &[]),
+        let (made, read): (&[T], &'a [u8]) = match self {
+            Self::Made(values) => (values, &[]),
             Self::Read(bytes) => (&[], bytes),
         };
-        let read = read.chunks_exact(T::LEAST).filter_map(|bytes| Reader::new(bytes).read().ok());
-        made.iter().copied().chain(read)
+        let mut reader = Reader::new(read);
+        let read = std::iter::from_fn(move || if reader.0.is_empty() { None } else { reader.read().ok() });
+        made.iter().cloned().chain(read)
     }
 
-    /// The numbers themselves, to be changed.
+    /// Whether all of its bytes are values, for which `holds`.
+    pub(crate) fn all(&self, mut holds: impl FnMut(T) -> bool) -> bool {
+        match self {
+            Self::Made(values) => values.iter().cloned().all(holds),
+            Self::Read(bytes) => {
+                let mut reader = Reader::new(bytes);
+                while !reader.0.is_empty() {
+                    if !reader.read().is_ok_and(&mut holds) {
+                        return false;
+                    }
+                }
+                true
+            }
+        }
+    }
+
+    /// The values themselves, to be changed.
     pub(crate) fn to_mut(&mut self) -> &mut Vec<T> {
         if let Self::Read(_) = self {
             *self = Self::Made(self.iter().collect());
         }
         match self {
-            Self::Made(numbers) => numbers,
+            Self::Made(values) => values,
             Self::Read(_) => unreachable!("it has just been made"),
         }
     }
 }
 
-impl<T: Number + PartialEq> PartialEq for List<'_, T> {
+impl<'a, T: Field<'a> + Clone + PartialEq> PartialEq for List<'a, T> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
 
-impl<T: Number + Eq> Eq for List<'_, T> {}
+impl<'a, T: Field<'a> + Clone + Eq> Eq for List<'a, T> {}
 
-impl<'a, T: Number> Field<'a> for List<'a, T> {
+impl<'a, T: Field<'a> + Clone> Field<'a> for List<'a, T> {
     const LEAST: usize = 4;
 
     fn put(&self, to: &mut Vec<u8>) {
-        (self.len() as u32).put(to);
+        let start = to.len();
+        0u32.put(to);
         match self {
-            Self::Made(numbers) => numbers.iter().for_each(|number| number.put(to)),
+            Self::Made(values) => values.iter().for_each(|value| value.put(to)),
             Self::Read(bytes) => to.extend_from_slice(bytes),
         }
+        let len = (to.len() - start - 4) as u32;
+        to[start..start + 4].copy_from_slice(&len.to_le_bytes());
     }
 
     fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
-        let count = from.read::<u32>()? as usize;
-        from.take(count.checked_mul(<T as Field<'a>>::LEAST).ok_or(Cut)?).map(Self::Read)
+        let len = from.read::<u32>()? as usize;
+        let whole = !T::FIXED || len.is_multiple_of(T::LEAST);
+        from.take(len).map(Self::Read).and_then(|list| if whole { Ok(list) } else { Err(Cut) })
     }
 }
 
@@ -191,6 +213,7 @@ macro_rules! fields {
     ($type:ident, $full:ty { $($field:ident: $kind:ty),* $(,)? }) => {
         impl<'a> Field<'a> for $full {
             const LEAST: usize = 0 $(+ <$kind as Field<'a>>::LEAST)*;
+            const FIXED: bool = true $(&& <$kind as Field<'a>>::FIXED)*;
 
             fn put(&self, to: &mut Vec<u8>) {
                 $(self.$field.put(to);)*
@@ -217,5 +240,35 @@ mod tests {
         assert_eq!(Reader::new(&bytes).read::<Vec<u64>>(), Err(Cut));
         assert_eq!(Reader::new(&[1, 0, 0, 0]).read::<Vec<u8>>(), Err(Cut));
         assert_eq!(Reader::new(&[0]).end(), Err(Cut));
+    }
+
+    #[test]
+    fn a_list_is_read_where_it_stands_and_changed_only_in_a_copy() {
+        let mut bytes = Vec::new();
+        List::from(vec![7u16, 8, 9]).put(&mut bytes);
+        assert_eq!(bytes, [6, 0, 0, 0, 7, 0, 8, 0, 9, 0]);
+        let mut list: List<'_, u16> = Reader::new(&bytes).read().unwrap();
+        assert!(matches!(list, List::Read(of) if std::ptr::eq(of, &raw const bytes[4..])));
+        assert_eq!((list.len(), list.iter().collect::<Vec<_>>()), (3, vec![7, 8, 9]));
+        list.to_mut().retain(|number| *number != 8);
+        assert_eq!(list, List::from(vec![7, 9]));
+        let texts = List::from(vec![Cow::Borrowed(&b"a"[..]), Cow::Borrowed(b"")]);
+        bytes.clear();
+        texts.put(&mut bytes);
+        assert_eq!(Reader::new(&bytes).read(), Ok(texts));
+    }
+
+    #[test]
+    fn a_list_that_is_cut_or_ends_inside_a_value_is_refused() {
+        assert_eq!(Reader::new(&[4, 0, 0, 0, 1, 0]).read::<List<'_, u16>>(), Err(Cut));
+        assert_eq!(Reader::new(&[3, 0, 0, 0, 1, 0, 2]).read::<List<'_, u16>>(), Err(Cut));
+        assert_eq!(Reader::new(&[255, 255, 255, 255, 1, 0]).read::<List<'_, u16>>(), Err(Cut));
+        // The values of other lists have lengths of their own: whoever takes them asks for all.
+        for (bytes, whole) in
+            [(&[1, 0, 0, 0, 7][..], true), (&[2, 0, 0, 0, 7], false), (&[0, 0, 0], false), (&[], true)]
+        {
+            assert_eq!(List::<Cow<'_, [u8]>>::Read(bytes).all(|_| true), whole, "{bytes:?}");
+        }
+        assert!(!List::<u16>::Read(&[1, 0, 2, 0]).all(|number| number == 1));
     }
 }

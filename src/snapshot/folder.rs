@@ -139,7 +139,7 @@ impl Folder {
         stamps: impl Iterator<Item = FileStamp>,
     ) -> Result<(), Refusal> {
         let mut manifest = opened.manifest()?;
-        for (member, stamp) in manifest.members.iter_mut().zip(stamps) {
+        for (member, stamp) in manifest.members.to_mut().iter_mut().zip(stamps) {
             member.file = stamp;
         }
         let first = opened.header.first_page();

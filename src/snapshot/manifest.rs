@@ -17,11 +17,11 @@
 
 use std::borrow::Cow;
 
-use super::bytes::{Cut, Field, List, Number, Reader, fields};
+use super::bytes::{Cut, Field, List, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 const HEADER: usize = 128;
 const SEAL_AT: usize = 96;
 
@@ -36,19 +36,19 @@ pub(crate) struct Manifest<'a> {
     /// What it fits, as [`super::scope`] writes it.
     pub(crate) scope: Cow<'a, [u8]>,
     /// The objects it has pages of, in the order of the group.
-    pub(crate) members: Vec<Member<'a>>,
+    pub(crate) members: List<'a, Member<'a>>,
     /// Names of functions that libraries get from the loader.
-    pub(crate) names: Vec<Cow<'a, [u8]>>,
+    pub(crate) names: List<'a, Cow<'a, [u8]>>,
     /// Unique symbols that its words refer to.
-    pub(crate) unique: Vec<Unique<'a>>,
+    pub(crate) unique: List<'a, Unique<'a>>,
     /// Functions that its words lead to by stubs, in the order of those.
     pub(crate) functions: List<'a, Function>,
 }
 fields!(Manifest, Manifest<'a> {
     scope: Cow<'a, [u8]>,
-    members: Vec<Member<'a>>,
-    names: Vec<Cow<'a, [u8]>>,
-    unique: Vec<Unique<'a>>,
+    members: List<'a, Member<'a>>,
+    names: List<'a, Cow<'a, [u8]>>,
+    unique: List<'a, Unique<'a>>,
     functions: List<'a, Function>,
 });
 
@@ -140,7 +140,6 @@ pub(crate) struct Pages {
     pub(crate) len: u64,
 }
 fields!(Pages { map: u32, offset: u64, len: u64 });
-impl Number for Pages {}
 
 /// A word that refers to an object of the host, which is elsewhere in each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,7 +150,6 @@ pub(crate) struct HostWord {
     pub(crate) provider: u16,
 }
 fields!(HostWord { place: u64, value: u64, provider: u16 });
-impl Number for HostWord {}
 
 /// A word that refers to a function of the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -161,7 +159,6 @@ pub(crate) struct ImportWord {
     pub(crate) name: u32,
 }
 fields!(ImportWord { place: u64, plus: u64, name: u32 });
-impl Number for ImportWord {}
 
 /// A word that an IFUNC resolver decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +174,6 @@ pub(crate) struct ResolvedWord {
     pub(crate) symbol: u8,
 }
 fields!(ResolvedWord { place: u64, plus: u64, bytes: u8, provider: u16, number: u32, symbol: u8 });
-impl Number for ResolvedWord {}
 
 /// A word that says where thread-local storage is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +185,6 @@ pub(crate) struct ThreadLocalWord {
     pub(crate) kind: u8,
 }
 fields!(ThreadLocalWord { place: u64, offset: u64, provider: u16, kind: u8 });
-impl Number for ThreadLocalWord {}
 
 /// A unique symbol that words refer to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +205,6 @@ pub(crate) struct Function {
     pub(crate) number: u32,
 }
 fields!(Function { provider: u16, number: u32 });
-impl Number for Function {}
 
 /// Functions with stubs in one snapshot: more than the C library has.
 pub(crate) const FUNCTIONS_MAX: usize = 4096;
@@ -280,7 +274,7 @@ impl<'a> Manifest<'a> {
 
     /// Counts the offsets of pages from `to` where they were counted from `from`.
     pub(crate) fn pages_from(&mut self, to: u64, from: u64) {
-        for pages in self.members.iter_mut().flat_map(|member| member.pages.to_mut()) {
+        for pages in self.members.to_mut().iter_mut().flat_map(|member| member.pages.to_mut()) {
             pages.offset = pages.offset.wrapping_sub(from).wrapping_add(to);
         }
     }
@@ -318,7 +312,8 @@ impl<'a> Manifest<'a> {
                 && pages.offset.checked_add(pages.len).is_some_and(|end| end <= header.len)
         };
         let few = manifest.functions.len() <= FUNCTIONS_MAX;
-        match few && manifest.members.iter().flat_map(|member| member.pages.iter()).all(inside) {
+        let whole = manifest.names.all(|_| true) && manifest.unique.all(|_| true);
+        match few && whole && manifest.members.all(|member| member.pages.all(inside)) {
             true => Ok(manifest),
             false => Err(Damage::Content),
         }
@@ -393,9 +388,9 @@ mod tests {
         let unique = Unique { name: b"u".into(), provider: 0, symbol: 3 };
         Manifest {
             scope: b"scope".into(),
-            members: vec![member],
-            names: vec![b"dlopen".into()],
-            unique: vec![unique],
+            members: vec![member].into(),
+            names: vec![b"dlopen".into()].into(),
+            unique: vec![unique].into(),
             functions: vec![Function { provider: 1, number: 9 }, Function { provider: LOADER, number: 0 }].into(),
         }
     }
@@ -439,10 +434,25 @@ mod tests {
     fn pages_outside_of_the_file_are_refused_whatever_the_seal_says() {
         for (offset, len) in [(0, 4096), (4096, 8192), (4096, 0), (4097, 4096), (4096, 1), (!4095, 8192)] {
             let mut manifest = manifest();
-            manifest.members[0].pages.to_mut()[0] = Pages { map: 3, offset, len };
+            manifest.members.to_mut()[0].pages.to_mut()[0] = Pages { map: 3, offset, len };
             let mut file = manifest.encode(4096, [0; 32], 4096, &[7; 32]);
             file.extend([1; 4096]);
             assert_eq!(decode(&file, &[7; 32]), Err(Damage::Content), "{offset:#x} {len:#x}");
+        }
+    }
+
+    #[test]
+    fn lists_that_end_inside_a_value_are_refused_whatever_the_seal_says() {
+        let cut: &[u8] = &[5, 0, 0, 0, b'x'];
+        let all = [
+            Manifest { members: List::Read(cut), ..manifest() },
+            Manifest { names: List::Read(cut), ..manifest() },
+            Manifest { unique: List::Read(cut), ..manifest() },
+        ];
+        for manifest in all {
+            let mut file = manifest.encode(4096, [0; 32], 4096, &[7; 32]);
+            file.extend([1; 4096]);
+            assert_eq!(decode(&file, &[7; 32]), Err(Damage::Content));
         }
     }
 }

@@ -46,8 +46,9 @@ impl Opened {
 
     /// The files of the libraries that it has pages of.
     pub(super) fn libraries(&self) -> Vec<PathBuf> {
-        let members = self.manifest().map(|manifest| manifest.members).unwrap_or_default();
-        members.iter().map(|member| OsStr::from_bytes(&member.path).into()).collect()
+        let manifest = self.manifest().ok();
+        let members = manifest.iter().flat_map(|manifest| manifest.members.iter());
+        members.map(|member| OsStr::from_bytes(&member.path).into()).collect()
     }
 
     /// What it fits.

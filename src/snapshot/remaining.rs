@@ -124,6 +124,6 @@ impl Snapshot {
     pub fn remaining(&self, library: &Path) -> Option<Remaining> {
         let manifest = self.0.manifest().ok()?;
         let member = manifest.members.iter().find(|member| OsStr::from_bytes(&member.path) == library)?;
-        Some(Remaining::of(member, PageSize::new(self.0.header.page.into())?))
+        Some(Remaining::of(&member, PageSize::new(self.0.header.page.into())?))
     }
 }

@@ -31,13 +31,13 @@ pub(super) fn adopt(
     opened: &Opened,
 ) -> Result<Bound, Refusal> {
     let manifest = opened.manifest()?;
-    let names = manifest.names.iter().map(|name| (scope.imports)(name));
+    let names = manifest.names.iter().map(|name| (scope.imports)(&name));
     let names = names.collect::<Option<Vec<Addr>>>().ok_or_else(|| senseless("a function of the loader"))?;
     let adopting = Adopting { group: &group, scope: &scope, deal, names };
     let functions = adopting.callees(&manifest.functions)?;
-    let mut outcomes = Vec::with_capacity(manifest.members.len());
+    let mut outcomes = Vec::with_capacity(deal.members.len());
     for (member, (_, mapped)) in manifest.members.iter().zip(group.new_members()) {
-        outcomes.push(adopting.member(member, mapped)?);
+        outcomes.push(adopting.member(&member, mapped)?);
     }
     let (mut stubs, start) = (None, Addr(deal.fits.stubs as usize));
     if !functions.is_empty() {
@@ -50,7 +50,7 @@ pub(super) fn adopt(
         }
     }
     let mut unique = BTreeMap::new();
-    for symbol in &manifest.unique {
+    for symbol in manifest.unique.iter() {
         let number = adopting.number(symbol.provider)?;
         let provider = adopting.provider(number)?;
         let own = provider.symbols.get(symbol.symbol).filter(|own| own.is_unique() && own.is_defined());
@@ -69,7 +69,7 @@ pub(super) fn adopt(
         }
     }
     let mut outcomes = outcomes.into_iter();
-    let mut members = deal.members.iter().zip(&manifest.members);
+    let mut members = deal.members.iter().zip(manifest.members.iter());
     let bound = group.advance(|_, mut mapped| {
         let shared = members.next().map(|(member, made)| content_id(&member.wanted.id, &made.content));
         mapped.shared = shared;

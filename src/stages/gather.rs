@@ -180,28 +180,28 @@ pub(super) fn call_directly(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::snapshot::{FileStamp, HostWord};
+    use crate::snapshot::{FileStamp, HostWord, List};
 
     const PAGE: u64 = 4096;
 
     /// A library with words that refer to the host, at these places.
-    fn member(places: &[u64]) -> Member {
+    fn member(places: &[u64]) -> Member<'static> {
         let file =
             FileStamp { device: 0, inode: 0, size: 0, modified: 0, modified_nanos: 0, changed: 0, changed_nanos: 0 };
         let host = places.iter().map(|place| HostWord { place: *place, value: *place, provider: 0 });
         Member {
-            path: Vec::new(),
+            path: b"".into(),
             file,
             content: [0; 32],
             start: 0,
-            pages: Vec::new(),
-            bound_to: Vec::new(),
-            host: host.collect(),
-            imports: Vec::new(),
-            resolved: Vec::new(),
-            thread_local: Vec::new(),
-            init: Vec::new(),
-            fini: Vec::new(),
+            pages: List::default(),
+            bound_to: List::default(),
+            host: host.collect::<Vec<_>>().into(),
+            imports: List::default(),
+            resolved: List::default(),
+            thread_local: List::default(),
+            init: List::default(),
+            fini: List::default(),
         }
     }
 
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(functions.iter().map(|function| function.number).collect::<Vec<_>>(), [3, 4]);
         assert_eq!(gathered, [vec![(PAGE, 0)], vec![(0, 0), (PAGE, 1)], vec![(PAGE, 0)]]);
         assert_eq!(members[0].host.len(), places.len() - 1);
-        assert!(members[1].host.is_empty() && members[2].host.is_empty());
+        assert!(members[1].host.len() + members[2].host.len() == 0);
     }
 
     #[test]

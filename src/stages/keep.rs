@@ -43,6 +43,7 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
     let scope = deal.fits.encode();
     let key = key(&scope);
     let (scope, functions) = (Cow::Owned(scope), functions.into());
+    let (members, names, unique) = (members.into(), names.into(), unique.into());
     Ok((key, encode(Manifest { scope, members, names, unique, functions }, deal.fits.page, &pages, secret)))
 }
 

@@ -16,7 +16,7 @@ use super::map::{Mapped, map};
 use crate::addr::{Addr, Vaddr};
 use crate::error::{Error, ErrorKind, shown};
 use crate::file::image::Image;
-use crate::load::group::Group;
+use crate::load::group::{Group, Slot};
 use crate::load::map::{Kept, Place};
 use crate::load::plan::Plan;
 use crate::loader::Wishes;
@@ -24,9 +24,7 @@ use crate::process::hooks;
 use crate::process::host::HostObject;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{
-    FileStamp, Fits, Folder, Member, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
-};
+use crate::snapshot::{FileStamp, Fits, Folder, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted};
 use crate::snapshot::{content_hash, file_name, library_id, object_id, slots_for};
 use crate::sys::{self, RegularFile};
 
@@ -83,7 +81,6 @@ pub(super) struct Deal {
 pub(super) struct Shareable {
     /// Its number in the group.
     index: usize,
-    pub(super) path: PathBuf,
     pub(super) wanted: Wanted,
     pub(super) stamp: FileStamp,
     /// The mappings of its plan that relocation writes to: their numbers and addresses.
@@ -166,7 +163,7 @@ impl Sharing {
         // Behind the libraries, their stubs.
         let mut wanted: Vec<Wanted> = members.iter().map(|member| member.wanted).collect();
         wanted.push(gather::room(&wanted));
-        let (mut fits, numbers) = fits(scope, look, &members)?;
+        let (mut fits, numbers) = fits(scope, look, group, &members)?;
         let mut settle = |places: &[Addr]| {
             for (number, place) in fits.members.iter().zip(places) {
                 fits.providers[usize::from(*number)].start = place.0 as u64;
@@ -198,7 +195,8 @@ impl Sharing {
             From::Memory(opened, made) => {
                 let made = made.as_ref().ok_or(Refusal::Snapshot("damaged: its scope does not make sense".into()))?;
                 let place = |member: &Shareable| {
-                    let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(&member.path)));
+                    let path = || image(group, member.index).map_or(Path::new(""), Image::path);
+                    let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(path())));
                     made.place(&member.wanted.id).ok_or_else(missing)
                 };
                 let mut places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
@@ -210,12 +208,11 @@ impl Sharing {
                 (places, Some(Arc::clone(opened)))
             }
         };
+        let kept = opened.as_ref().map(|opened| kept(opened, &members)).transpose()?;
+        let mut kept = kept.into_iter().flatten();
         let mut all = vec![Place::default(); group.members.len()];
-        let made = opened.as_ref().map(|opened| opened.manifest()).transpose()?;
-        for (number, (member, start)) in members.iter().zip(&places).enumerate() {
-            let made = opened.as_ref().zip(made.as_ref());
-            let kept = made.map(|(opened, made)| member.kept(opened, made.members.get(number))).transpose()?;
-            all[member.index] = Place { start: Some(*start), kept };
+        for (member, start) in members.iter().zip(&places) {
+            all[member.index] = Place { start: Some(*start), kept: kept.next() };
         }
         Ok(Placed { places: all, deal: Some(Deal { fits, numbers, members, opened }) })
     }
@@ -332,25 +329,29 @@ impl Shareable {
         let wanted = Wanted { id, len: plan.span.end.0 - plan.span.start.0, align: plan.align.bytes() };
         let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
         let writable = of_file.map(|(number, map)| (number as u32, map.range.clone())).collect();
-        Ok(Self { index, path: image.path().to_owned(), wanted, stamp, writable })
+        Ok(Self { index, wanted, stamp, writable })
     }
+}
 
-    /// What the snapshot has of it, by what it says of it: the pages of the mappings that are written to, and no others.
-    fn kept(&self, opened: &Opened, made: Option<&Member<'_>>) -> Result<Kept, Refusal> {
-        let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
-        let member = made.ok_or_else(senseless)?;
-        let mut at = Vec::with_capacity(self.writable.last().map_or(0, |(number, _)| *number as usize + 1));
-        for (number, range) in &self.writable {
-            let mut stated = member.pages.iter();
-            let own = stated.find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
+/// What a snapshot has of each of `members`: the pages of the mappings that are written to, and no others.
+fn kept(opened: &Opened, members: &[Shareable]) -> Result<Vec<Kept>, Refusal> {
+    let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
+    let manifest = opened.manifest()?;
+    let mut made = manifest.members.iter();
+    let kept = members.iter().map(|member| {
+        let stated = made.next().ok_or_else(senseless)?.pages;
+        let mut at = Vec::with_capacity(member.writable.last().map_or(0, |(number, _)| *number as usize + 1));
+        for (number, range) in &member.writable {
+            let own = stated.iter().find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
             at.resize(*number as usize, None);
             at.push(Some(own.ok_or_else(senseless)?.offset));
         }
-        if member.pages.len() != self.writable.len() {
+        if stated.len() != member.writable.len() {
             return Err(senseless());
         }
         Ok(Kept { pages: Arc::clone(&opened.file), at })
-    }
+    });
+    kept.collect()
 }
 
 fn stamp(file: &RegularFile) -> FileStamp {
@@ -367,7 +368,10 @@ fn stamp(file: &RegularFile) -> FileStamp {
 }
 
 fn image(group: &Planned, index: usize) -> Option<&Image> {
-    group.new_members().find(|(own, _)| *own == index).map(|(_, (new, _))| &*new.image)
+    match group.members.get(index)? {
+        Slot::New((new, _)) => Some(&new.image),
+        Slot::Known(_) => None,
+    }
 }
 
 /// Holds the files of a snapshot against those that were opened: by what the system says of them or, if that has changed,
@@ -395,7 +399,7 @@ fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Resul
 
 /// What the words of a group follow from, the places of its members still to be filled in; and the number in `scope` of
 /// each provider.
-fn fits(scope: &Scope, look: &Look, members: &[Shareable]) -> Result<(Fits, Vec<usize>), Refusal> {
+fn fits(scope: &Scope, look: &Look, group: &Planned, members: &[Shareable]) -> Result<(Fits, Vec<usize>), Refusal> {
     let mut fits = Fits {
         version: env!("CARGO_PKG_VERSION").into(),
         page: sys::page_size().bytes() as u32,
@@ -422,7 +426,7 @@ fn fits(scope: &Scope, look: &Look, members: &[Shareable]) -> Result<(Fits, Vec<
             Source::Member(index) => {
                 let Some(order) = members.iter().position(|member| member.index == *index) else { continue };
                 fits.members[order] = numbers.len() as u16;
-                (&*members[order].path, members[order].wanted.id, 0)
+                (image(group, *index).map_or(Path::new(""), Image::path), members[order].wanted.id, 0)
             }
         };
         fits.providers.push(Provider { name: file_name(path), id, start });
