@@ -4,6 +4,7 @@
 //! This module owns every mapping that soload creates. A [`Reservation`] is a range of addresses that nobody else
 //! uses; all other mappings are made inside one, so no call here can change memory of the rest of the program.
 
+mod below;
 pub(crate) mod fault;
 #[cfg(feature = "serve")]
 pub(crate) mod fork;
@@ -13,7 +14,6 @@ pub(crate) mod socket;
 
 use std::any::Any;
 use std::ffi::c_void;
-use std::fs::File;
 use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, Range};
@@ -25,13 +25,14 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
+use nix::fcntl::OFlag;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 use nix::sys::stat::Mode;
 
 use crate::addr::{Addr, PageSize, Protection};
 use crate::error::ErrorKind;
 
+pub(crate) use below::{open_directory, place_below};
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) use own::effective_user;
 #[cfg(feature = "snapshots")]
@@ -75,14 +76,6 @@ impl RegularFile {
         }
         let opened = fault::point("open").and_then(|()| nix::fcntl::open(path, QUIETLY, Mode::empty()));
         Self::of(path, opened)
-    }
-
-    /// The same with `root` as the root of the file system: no link leads out of it.
-    pub(crate) fn open_below(root: &OwnedFd, path: &Path) -> Result<Self, ErrorKind> {
-        if path.as_os_str().as_bytes().contains(&0) {
-            return Err(ErrorKind::NulInName);
-        }
-        Self::of(path, open_below(root, path, QUIETLY))
     }
 
     fn of(path: &Path, opened: nix::Result<OwnedFd>) -> Result<Self, ErrorKind> {
@@ -213,25 +206,6 @@ impl Shown {
 /// How files are opened to be read. `O_NONBLOCK`: a FIFO without a writer would otherwise block right there, before its
 /// type is known.
 const QUIETLY: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
-
-/// A directory, opened only to look up names below it.
-pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, ErrorKind> {
-    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    nix::fcntl::open(path, flags, Mode::empty()).map_err(|errno| ErrorKind::Open { errno: errno as i32 })
-}
-
-/// Where `path` leads if `root` is the root of the file system, as a path of this process's; nothing is opened for reading.
-pub(crate) fn place_below(root: &OwnedFd, path: &Path) -> std::io::Result<(std::path::PathBuf, std::fs::Metadata)> {
-    let fd = open_below(root, path, OFlag::O_PATH | OFlag::O_CLOEXEC)?;
-    let place = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
-    Ok((place, File::from(fd).metadata()?))
-}
-
-/// Linux has this since 5.6. What a walk along the components would do, it does without a moment between look and step.
-fn open_below(root: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
-    let how = OpenHow::new().flags(flags).resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    nix::fcntl::openat2(root, path, how)
-}
 
 /// What a file of that `st_mode` is, unless it is a regular one.
 fn not_regular(mode: u32) -> Option<&'static str> {
@@ -427,9 +401,9 @@ impl Reservation {
         call: &'static str,
         map: impl FnOnce(NonZeroUsize, NonZeroUsize, MapFlags) -> nix::Result<NonNull<c_void>>,
     ) -> Result<(), ErrorKind> {
-        let end = self.len();
-        let grows = offset == end as u64;
-        let (at, size) = if grows { self.at_end(len)? } else { self.inside(offset, len)? };
+        let grows = offset == self.len() as u64;
+        let behind = NonZeroUsize::new(self.start().0.wrapping_add(self.len())).zip(NonZeroUsize::new(len as usize));
+        let (at, size) = behind.filter(|_| grows).map_or_else(|| self.inside(offset, len), Ok)?;
         let flags = if grows { MapFlags::MAP_FIXED_NOREPLACE } else { MapFlags::MAP_FIXED };
         let start = fault::point("mmap").and_then(|()| map(at, size, flags));
         let start = start.map_err(|errno| refused(call, len, errno))?;
@@ -471,15 +445,6 @@ impl Reservation {
             // SAFETY: `inside` proved the range to be ours; what it contains stays what it is.
             unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_HUGEPAGE) };
         }
-    }
-
-    /// The `len` bytes behind the end, as an address and a size.
-    fn at_end(&self, len: u64) -> Result<(NonZeroUsize, NonZeroUsize), ErrorKind> {
-        let size = usize::try_from(len).ok().and_then(NonZeroUsize::new);
-        let at = NonZeroUsize::new(self.start().0.wrapping_add(self.len()));
-        let fits = |(at, size): &(NonZeroUsize, NonZeroUsize)| at.checked_add(size.get()).is_some();
-        let no_room = ErrorKind::NoRoom { bytes: len, errno: Errno::ENOMEM as i32 };
-        at.zip(size).filter(fits).ok_or(no_room)
     }
 
     /// The range as an address and a size, if it lies inside.

@@ -191,10 +191,9 @@ const FUNCTION: usize = 6;
 /// Where the functions stand, the last thing before the pages.
 fn functions(bytes: &[u8]) -> Range<usize> {
     let head = u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize;
-    let count = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
-    let start = (1..1000).map(|functions| (functions, head - functions * FUNCTION));
-    let start = start.into_iter().find(|(functions, start)| count(start - 4) == *functions);
-    start.expect("a list of functions").1..head
+    let len = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+    let mut starts = (1..1000).filter_map(|functions| head.checked_sub(functions * FUNCTION));
+    starts.find(|start| len(start - 4) == head - start).expect("a list of functions")..head
 }
 
 /// A memory file with these bytes, as whoever makes up a snapshot would make it: its seal fits.
@@ -258,10 +257,12 @@ fn a_list_of_functions_that_is_made_up_is_refused() {
         }
         assert!(others > 50, "{others}");
 
-        // Fewer of them than words lead to.
-        let mut short = made.clone();
-        short[functions.start - 4..functions.start].copy_from_slice(&1u32.to_le_bytes());
-        assert!(made_up(short).is_err(), "bytes that belong to nothing");
+        // Fewer of them than words lead to, and one that is cut.
+        for len in [FUNCTION as u32, 1, u32::MAX] {
+            let mut short = made.clone();
+            short[functions.start - 4..functions.start].copy_from_slice(&len.to_le_bytes());
+            assert!(made_up(short).is_err(), "{len} bytes and what belongs to nothing");
+        }
     });
 }
 
