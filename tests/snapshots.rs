@@ -200,19 +200,32 @@ fn what_is_never_called_need_not_be_defined_where_binding_may_wait() {
 #[test]
 fn addresses_that_are_taken_make_a_load_private() {
     on_ours(|_| {
-        let library = open_in(&directory(), &fixture("demo")).unwrap();
-        let at = library.bias().unwrap().get();
+        drop(open_in(&directory(), &fixture("bss")).unwrap());
+        let library = open_in(&directory(), &fixture("bss")).unwrap();
+        assert_eq!(library.snapshot(), USED);
+        let start = library.bias().unwrap().get();
+        // Its first page, that of what comes from the snapshot, and that of the zeros behind.
+        let maps = || maps().into_iter().filter(move |map| map.range.start >= start);
+        let kept = maps().find(|map| map.path.contains(".snapshot")).unwrap().range.start;
+        let zeros = maps().find(|map| map.range.start > kept && map.path.is_empty()).unwrap();
+        assert!(zeros.range.len() > 4096 && zeros.perms == "rw-p", "{zeros:?}");
         drop(library);
-        let taken = unsafe {
-            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
-            libc::mmap(at as *mut _, 4096, libc::PROT_NONE, flags, -1, 0)
-        };
-        assert_eq!(taken as usize, at);
-        let library = open_in(&directory(), &fixture("demo")).unwrap();
-        assert!(matches!(library.snapshot(), SnapshotUse::Refused(Refusal::Place(_))), "{}", library.snapshot());
-        assert_ne!(library.bias().unwrap().get(), at);
-        assert!(Lib::Ours(library).call_text("demo_greeting").starts_with("hello"));
-        assert!(maps().iter().any(|map| map.range.start == at && map.perms == "---p"), "not replaced");
+        for at in [start, kept, zeros.range.start, zeros.range.end - 4096] {
+            let taken = unsafe {
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+                libc::mmap(at as *mut _, 4096, libc::PROT_NONE, flags, -1, 0)
+            };
+            assert_eq!(taken as usize, at);
+            let before = common::maps::address_space();
+            let library = open_in(&directory(), &fixture("bss")).unwrap();
+            assert!(matches!(library.snapshot(), SnapshotUse::Refused(Refusal::Place(_))), "{}", library.snapshot());
+            assert_ne!(library.bias().unwrap().get(), start);
+            assert!(maps().any(|map| map.range.start == at && map.perms == "---p"), "not replaced");
+            drop(library);
+            common::maps::assert_same_address_space(&before, "private");
+            assert_eq!(unsafe { libc::munmap(taken, 4096) }, 0);
+        }
+        assert_eq!(open_in(&directory(), &fixture("bss")).unwrap().snapshot(), USED);
     });
 }
 
