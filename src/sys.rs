@@ -2,7 +2,8 @@
 //!
 //! # Safety
 //! This module owns every mapping that soload creates. A [`Reservation`] is a range of addresses that nobody else
-//! uses; all other mappings are made inside one, so no call here can change memory of the rest of the program.
+//! uses; all other mappings are made inside one, or behind it where the kernel finds nothing, so no call here can change
+//! memory of the rest of the program.
 
 mod below;
 pub(crate) mod fault;
