@@ -220,7 +220,12 @@ impl<'a> Providers<'a> {
             }
             return Definition { value, symbol, ..found };
         }
-        *self.unique.entry(name.into()).or_insert(found)
+        // Its references are many, and a key of its own is memory.
+        if let Some(first) = self.unique.get(name) {
+            return *first;
+        }
+        self.unique.insert(name.into(), found);
+        found
     }
 
     /// What references of object `from` to itself go by. A symbolic object asks itself first.

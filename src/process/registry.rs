@@ -129,7 +129,7 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
         if let Object::Module(module) = &owner
             && let Some(entry) = state.entry_mut(module.id)
         {
-            entry.keep.get_or_insert(Keep::Unique(name.clone()));
+            entry.keep.get_or_insert_with(|| Keep::Unique(name.clone()));
         }
         state.unique.entry(fit.namespace).or_default().insert(name, (addr, symbol, owner));
     }
