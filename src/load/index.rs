@@ -313,6 +313,16 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn whether_there_is_a_name_of_a_hash_is_told_without_its_lowest_bit() {
+        let (libc, libgcc) = (symbols("/libc.so.6"), symbols("/libgcc_s.so.1"));
+        let own: Vec<u32> = libc.hashes().unwrap().map(|hash| hash | 1).collect();
+        let table = libc.gnu().unwrap();
+        assert!(own.iter().all(|hash| table.has_either(*hash) && table.has_either(*hash & !1)));
+        let others: Vec<u32> = libgcc.hashes().unwrap().filter(|hash| !own.contains(&(hash | 1))).collect();
+        assert!(others.len() > 50 && others.iter().all(|hash| !table.has_either(*hash)));
+    }
+
+    #[test]
     fn a_table_of_what_is_wanted_has_all_that_is_and_little_else() {
         let (libc, libgcc) = (symbols("/libc.so.6"), symbols("/libgcc_s.so.1"));
         let demand = Demand { references: usize::MAX, by: vec![&libgcc] };

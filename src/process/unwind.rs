@@ -164,6 +164,7 @@ fn stay() -> bool {
     let host = hooks::undisturbed(Host::look);
     host.by_address(Addr(answer as *const () as usize)).is_some_and(|own| own.keep())
 }
+
 /// Frames that the unwinder knows. Dropping it makes it forget them.
 pub(crate) struct Frames(Addr);
 
