@@ -93,7 +93,11 @@ fn the_error_about_an_undefined_symbol_says_where_it_was_looked_for() {
 
 /// A copy of the inner library of `own_definition.c`, changed, under the outer one; calls the inner one's reference.
 fn inner_answer(loader: Loader, change: impl FnOnce(&mut Elf)) -> i32 {
-    let mut inner = Elf::of("own_inner");
+    answer_of(loader, "own_inner", change)
+}
+
+fn answer_of(loader: Loader, inner: &str, change: impl FnOnce(&mut Elf)) -> i32 {
+    let mut inner = Elf::of(inner);
     change(&mut inner);
     inner.save("libown_inner.so");
     loader.open(link("own_outer", "libown_outer.so")).call("outer_answer")
@@ -109,6 +113,14 @@ fn dt_symbolic_makes_a_library_look_in_itself_first() {
     on_both_loaders(|loader| {
         let answer = inner_answer(loader, |elf| elf.dynamic(DT_RELACOUNT).d_tag.set(LE, DT_SYMBOLIC));
         assert_eq!(answer, 2);
+    });
+}
+
+#[test]
+fn a_symbolic_library_looks_in_itself_first_for_what_has_no_version_beside_what_has_one() {
+    on_both_loaders(|loader| {
+        let answer = |change: fn(&mut Elf)| answer_of(loader, "own_versioned_inner", change);
+        assert_eq!(answer(|elf| elf.dynamic(DT_RELACOUNT).d_tag.set(LE, DT_SYMBOLIC)), 2);
     });
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -140,7 +140,7 @@ pub(crate) fn discover<W: World>(
     search.refresh();
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), for_host: Vec::new() },
-        by_name: Vec::new(),
+        by_name: BTreeSet::new(),
         by_identity: BTreeMap::new(),
         known: BTreeMap::new(),
         opened: RefCell::new(opened),
@@ -160,8 +160,8 @@ pub(crate) fn discover<W: World>(
 
 struct Discovery<'a, W: World> {
     graph: Graph<W::Object>,
-    /// New members by what their names and sonames add up to, in order. The names themselves are the members' own.
-    by_name: Vec<(u32, usize)>,
+    /// New members by what their names and sonames add up to. The names themselves are the members' own.
+    by_name: BTreeSet<(u32, usize)>,
     by_identity: BTreeMap<Identity, usize>,
     known: BTreeMap<W::Object, usize>,
     opened: RefCell<OpenedBefore>,
@@ -272,9 +272,7 @@ impl<W: World> Discovery<'_, W> {
     /// The new member that `name` means; of several that have it as soname, the first.
     fn by_name(&self, name: &[u8]) -> Option<usize> {
         let hash = hash(name);
-        let from = self.by_name.partition_point(|(known, _)| *known < hash);
-        let alike = self.by_name[from..].iter().take_while(|(known, _)| *known == hash);
-        let mut alike = alike.map(|(_, index)| *index);
+        let mut alike = self.by_name.range((hash, 0)..=(hash, usize::MAX)).map(|(_, index)| *index);
         alike.find(|index| match &self.graph.members[*index].object {
             Object::New(new) => new.names.iter().any(|own| **own == *name) || new.image.soname() == Some(name),
             Object::Known(_) => false,
@@ -283,9 +281,7 @@ impl<W: World> Discovery<'_, W> {
 
     /// Notes that new member `index` has that name or soname.
     fn is_called(&mut self, name: &[u8], index: usize) {
-        let entry = (hash(name), index);
-        let at = self.by_name.partition_point(|known| *known < entry);
-        self.by_name.insert(at, entry);
+        self.by_name.insert((hash(name), index));
     }
 
     /// What the attempt before this one has found, if that was the next search in it: the same name for the same asker.
