@@ -86,6 +86,9 @@ impl Vaddr {
 pub struct PageSize(u64);
 
 impl PageSize {
+    /// What one entry of the second level of page tables maps, where pages have 4 KiB.
+    pub(crate) const HUGE: Self = Self(2 << 20);
+
     /// `bytes` as a page size, if it is a power of two.
     #[must_use]
     pub const fn new(bytes: u64) -> Option<Self> {
@@ -96,6 +99,11 @@ impl PageSize {
     #[must_use]
     pub const fn bytes(self) -> u64 {
         self.0
+    }
+
+    /// The size of the pages that the kernel can give in place of many of these, where it is known.
+    pub(crate) fn huge(self) -> Option<Self> {
+        (self.0 == 4096).then_some(Self::HUGE)
     }
 
     /// The start of the page that `number` lies in.

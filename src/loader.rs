@@ -227,8 +227,8 @@ mod tests {
     use crate::sys::fault;
 
     /// Between them these need every call that loading makes: segments, zero pages, alignment, text relocations,
-    /// dependencies, resolvers, thread-local storage of both kinds, stubs.
-    const LIBRARIES: [&str; 9] = [
+    /// dependencies, resolvers, thread-local storage of both kinds, stubs, huge pages.
+    const LIBRARIES: [&str; 10] = [
         "libbss.so",
         "libalign_2m.so",
         "librelr.so",
@@ -238,6 +238,7 @@ mod tests {
         "libtls_general.so",
         "libtls_initial.so",
         "libgathered.so",
+        "libhuge_data.so",
     ];
 
     /// Opens with every system call after the `calls`-th failing; answers whether it did not come to that.

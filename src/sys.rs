@@ -9,6 +9,7 @@ mod below;
 pub(crate) mod fault;
 #[cfg(feature = "serve")]
 pub(crate) mod fork;
+mod huge;
 mod own;
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) mod socket;
@@ -143,8 +144,14 @@ impl RegularFile {
     }
 
     /// Shows the file, read-only, in the first of `len` bytes of address space. If it has a home, and that is free, it is
-    /// shown there, and only so much of it: the room grows when the rest is mapped.
-    pub(crate) fn show(&self, len: u64, home: Option<(Addr, u64)>) -> Result<Shown, ErrorKind> {
+    /// shown there, and only so much of it: the room grows when the rest is mapped. Elsewhere it lies so that a
+    /// huge page fits into `data`, if such a place can be had.
+    pub(crate) fn show(
+        &self,
+        len: u64,
+        home: Option<(Addr, u64)>,
+        data: Option<Range<u64>>,
+    ) -> Result<Shown, ErrorKind> {
         let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 };
         let show = |at: Option<NonZeroUsize>, len: u64| {
             let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
@@ -156,7 +163,20 @@ impl RegularFile {
             Ok(Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file })
         };
         let at_home = || home.and_then(|(home, len)| show(Some(NonZeroUsize::new(home.0)?), len).ok());
-        fault::point("mmap").and_then(|()| at_home().map_or_else(|| show(None, len), Ok)).map_err(no_room)
+        let elsewhere = || {
+            let shown = show(None, len)?;
+            let start = shown.room.start().0 as u64;
+            let fits = |data: &Range<u64>| {
+                PageSize::HUGE.up(start + data.start).is_some_and(|at| at + PageSize::HUGE.bytes() <= start + data.end)
+            };
+            // The kernel puts large files where their code may come in huge pages: stay there, if there is a choice.
+            let Some(data) = data.filter(|data| !fits(data)) else { return Ok(shown) };
+            // Where the kernel goes on mapping: below.
+            let below = start.wrapping_sub(len);
+            let below = below.wrapping_sub(PageSize::HUGE.offset(below.wrapping_add(data.start)));
+            Ok(show(NonZeroUsize::new(below as usize), len).unwrap_or(shown))
+        };
+        fault::point("mmap").and_then(|()| at_home().map_or_else(elsewhere, Ok)).map_err(no_room)
     }
 
     /// The whole file, mapped read-only; reading it copies nothing.
@@ -436,15 +456,6 @@ impl Reservation {
         if let Ok((at, size)) = self.inside(offset, len) {
             // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
             unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
-        }
-    }
-
-    /// Has the kernel read `len` bytes of a file at `offset` in blocks of 2 MiB, and map them by one entry each, where it
-    /// can. Before they are first read; nothing is lost where it cannot.
-    pub(crate) fn prefer_huge_pages(&self, offset: u64, len: u64) {
-        if let Ok((at, size)) = self.inside(offset, len) {
-            // SAFETY: `inside` proved the range to be ours; what it contains stays what it is.
-            unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_HUGEPAGE) };
         }
     }
 

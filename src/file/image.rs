@@ -104,7 +104,9 @@ impl Image {
             headers.notes = Vec::new();
         }
         // What is written to is mapped from elsewhere.
-        let shown = file.show(room, home.map(|home| (home, headers.constant_in_place(sys::page_size()).min(room))))?;
+        let page = sys::page_size();
+        let at_home = home.map(|home| (home, headers.constant_in_place(page).min(room)));
+        let shown = file.show(room, at_home, headers.huge_data(page))?;
         let bytes = shown.bytes();
         let mut front = None;
         let entries = |at: &ProgramHeader| {

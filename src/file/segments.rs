@@ -3,6 +3,8 @@
 use super::dynamic::Dynamic;
 use super::elf::{ProgramHeader, segment_type as pt};
 use super::view::View;
+use std::ops::Range;
+
 use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 
@@ -141,6 +143,14 @@ impl Headers {
     pub(super) fn constant_in_place(&self, page: PageSize) -> u64 {
         let writable = self.segments.iter().find(|segment| segment.flags.write);
         writable.map_or(u64::MAX, |segment| page.down(segment.vaddr.0))
+    }
+
+    /// The whole pages of the largest writable segment's part of the file, if they come to a huge page.
+    pub(super) fn huge_data(&self, page: PageSize) -> Option<Range<u64>> {
+        let largest =
+            self.segments.iter().filter(|segment| segment.flags.write).max_by_key(|segment| segment.file_size)?;
+        let (start, end) = (page.down(largest.vaddr.0), page.down(largest.file_end().0));
+        (end.saturating_sub(start) >= page.huge()?.bytes()).then_some(start..end)
     }
 
     /// How many bytes of its segment stand before `offset` in the file.

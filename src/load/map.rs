@@ -82,7 +82,7 @@ impl Mapping {
         plan: &Plan,
         image: &mut Image,
         place: &Place,
-        written: Option<&Written>,
+        mut written: Option<Written>,
     ) -> Result<Self, ErrorKind> {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
         let room = image.take_room().filter(|room| room.len() as u64 <= size);
@@ -94,6 +94,7 @@ impl Mapping {
             (None, Some(wanted)) => Reservation::at(wanted, size)?,
         };
         let bias = Bias::between(reservation.start(), start);
+        let blocks = written.as_ref().map_or_else(Vec::new, |written| written.blocks(bias));
         let mut parts: Vec<Part> = Vec::with_capacity(plan.maps.len());
         for (index, map) in plan.maps.iter().enumerate() {
             let (offset, len) = (map.range.start.0 - start.0, map.range.end.0 - map.range.start.0);
@@ -107,8 +108,8 @@ impl Mapping {
                 (None, Some(_)) if shown && reservation.protect(offset, len, map.protection).is_ok() => {}
                 // Where no page may become executable (`PR_SET_MDWE`), what is mapped so from the file still is.
                 (None, Some(from)) => {
-                    let copy = written.is_some_and(|written| written.covers(&map.range));
-                    reservation.map_file(offset, len, map.protection, &image.file().fd, from.0, copy)?;
+                    let all = written.take_if(|written| blocks.is_empty() && written.covers(&map.range)).is_some();
+                    reservation.map_file(offset, len, map.protection, &image.file().fd, from.0, all)?;
                 }
                 (None, None) => reservation.map_zeros(offset, len, map.protection)?,
             }
@@ -127,7 +128,17 @@ impl Mapping {
                 _ => parts.push(Part { range: map.range.start.0..map.range.end.0, protection: map.protection }),
             }
         }
-        for range in written.iter().flat_map(|written| written.runs()) {
+        for block in &blocks {
+            let Some((map, Some(from))) = plan.map_at(block.start).map(|map| (map, map.file)) else { break };
+            let (offset, from) = (block.start.0 - start.0, from.0 + (block.start.0 - map.range.start.0));
+            if !reservation.copy_to_huge_page(offset, image.file(), from)? {
+                let len = block.end.0 - block.start.0;
+                reservation.map_file(offset, len, map.protection, &image.file().fd, from, false)?;
+                break;
+            }
+            written.iter_mut().for_each(|written| written.done(block));
+        }
+        for range in written.iter().flat_map(Written::runs) {
             reservation.populate(range.start.0 - start.0, range.end.0 - range.start.0);
         }
         let writable = parts.iter().filter(|part| part.protection.write).map(|part| part.range.clone());

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
+use crate::addr::{Bias, FileOffset, PageSize, Protection, Vaddr};
 use crate::error::ErrorKind;
 use crate::file::image::Image;
 use crate::file::relocations::Relocations;
@@ -149,7 +149,7 @@ impl Plan {
     /// Asks for a place where code can be mapped in pages of 2 MiB: one that differs from its offset in the file by a
     /// multiple of that. Code for which there is no such place stays where it would be.
     pub(crate) fn align_for_huge_pages(&mut self) {
-        const HUGE: PageSize = PageSize::new(2 << 20).unwrap();
+        const HUGE: PageSize = PageSize::HUGE;
         let fits = |map: &PlannedMap| {
             let same = |offset: FileOffset| HUGE.offset(offset.0) == HUGE.offset(map.range.start.0 - self.span.start.0);
             map.protection.execute && map.range.end.0 - map.range.start.0 >= HUGE.bytes() && map.file.is_some_and(same)
@@ -223,7 +223,7 @@ impl Written {
         self.range == *range && self.pages.iter().all(|written| *written)
     }
 
-    /// Where pages that are written to follow one another, unless all do.
+    /// Where pages that are written to follow one another.
     pub(crate) fn runs(&self) -> impl Iterator<Item = Range<Vaddr>> {
         let mut end = self.range.start.0;
         let runs = self.pages.chunk_by(|a, b| a == b).map(move |run| {
@@ -231,7 +231,29 @@ impl Written {
             end += (run.len() as u64) << self.shift;
             (run[0] && run.len() > 1).then_some(Vaddr(start)..Vaddr(end))
         });
-        runs.flatten().filter(|run| *run != self.range)
+        runs.flatten()
+    }
+
+    /// Blocks that can be one huge page each, because all their pages are written to, of an object that lies there.
+    pub(crate) fn blocks(&self, bias: Bias) -> Vec<Range<Vaddr>> {
+        let Some(huge) = PageSize::new(1 << self.shift).and_then(PageSize::huge) else { return Vec::new() };
+        let of_run = |run: Range<Vaddr>| {
+            let start = bias.at(run.start).0 as u64;
+            let first = run.start.0.saturating_add(huge.up(start).unwrap_or(start) - start);
+            let count = run.end.0.saturating_sub(first) / huge.bytes();
+            let block = move |number: u64| Vaddr(first + number * huge.bytes());
+            (0..count).map(move |number| block(number)..block(number + 1))
+        };
+        self.runs().flat_map(of_run).collect()
+    }
+
+    /// Nothing more is to be done for these pages.
+    pub(crate) fn done(&mut self, range: &Range<Vaddr>) {
+        let page = |at: Vaddr| (at.0.saturating_sub(self.range.start.0) >> self.shift) as usize;
+        let (start, end) = (page(range.start), page(range.end));
+        if let Some(pages) = self.pages.get_mut(start..end) {
+            pages.fill(false);
+        }
     }
 }
 
@@ -245,6 +267,7 @@ fn up(page: PageSize, segment: &Segment, number: u64) -> Result<u64, ErrorKind> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::Addr;
 
     const PAGE: PageSize = PageSize::new(0x1000).unwrap();
     const RW: Protection = Protection { read: true, write: true, execute: false };
@@ -321,5 +344,28 @@ mod tests {
         assert_eq!(relro(0x1010, 0x1fff), None);
         // Made for larger pages: what follows the segment is not touched.
         assert_eq!(relro(0x1010, 0x1_0000), Some(Vaddr(0x1000)..Vaddr(0x4000)));
+    }
+
+    #[test]
+    fn blocks_are_where_all_pages_of_a_huge_one_are_written_to() {
+        let (page, huge) = (PAGE.bytes(), PageSize::HUGE.bytes());
+        let written =
+            |pages: Vec<bool>| Written { range: Vaddr(page)..Vaddr(page * (1 + pages.len() as u64)), shift: 12, pages };
+        let starts = |written: &Written, start: u64| {
+            let blocks = written.blocks(Bias::between(Addr(start as usize), Vaddr(0)));
+            assert!(blocks.iter().all(|block| block.end.0 - block.start.0 == huge));
+            blocks.iter().map(|block| block.start.0 / page).collect::<Vec<_>>()
+        };
+        let all = written(vec![true; 1100]);
+        assert_eq!(starts(&all, huge), [512]);
+        assert_eq!(starts(&all, huge - page), [1, 513]);
+        assert_eq!(starts(&all, 2 * huge - 50 * page), [50, 562]);
+        let mut gap = written(vec![true; 1100]);
+        gap.done(&(Vaddr(600 * page)..Vaddr(601 * page)));
+        assert_eq!(starts(&gap, huge - page), [1]);
+        assert_eq!(starts(&gap, huge), Vec::<u64>::new());
+        assert_eq!(starts(&written(vec![true; 511]), huge - page), Vec::<u64>::new());
+        assert_eq!(starts(&written(vec![true; 512]), huge - page), [1]);
+        assert_eq!(gap.runs().map(|run| run.start.0 / page..run.end.0 / page).collect::<Vec<_>>(), [1..600, 601..1101]);
     }
 }

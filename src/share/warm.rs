@@ -56,8 +56,7 @@ pub struct Warming {
     pub after: Warmth,
 }
 
-/// The size of a block, on x86-64 and on most other machines with pages of 4 KiB.
-const HUGE: u64 = 2 << 20;
+const HUGE: u64 = PageSize::HUGE.bytes();
 /// The most code of one file that is read: 4 GiB. A file with holes may claim more than there are bytes in the world.
 const CODE_MAX: u64 = 4 << 30;
 

@@ -1,0 +1,17 @@
+// More relocated constants than a page of 2 MiB has room for: every pointer is relocated, what stands between them is as in
+// the file.
+// cc: -Wl,-z,pack-relative-relocs -Wl,-z,relro
+
+#define COUNT (150 * 1024)
+#define LONG 0x1111111111111111
+
+static char target;
+const struct entry { char *pointer; long other; } constants[COUNT] = {[0 ... COUNT - 1] = {&target, LONG}};
+
+int count_wrong(void) {
+    const volatile struct entry *seen = constants;
+    int wrong = 0;
+    for (int i = 0; i < COUNT; i++)
+        wrong += seen[i].pointer != &target || seen[i].other != LONG;
+    return wrong;
+}
