@@ -165,16 +165,8 @@ impl RegularFile {
         let at_home = || home.and_then(|(home, len)| show(Some(NonZeroUsize::new(home.0)?), len).ok());
         let elsewhere = || {
             let shown = show(None, len)?;
-            let start = shown.room.start().0 as u64;
-            let fits = |data: &Range<u64>| {
-                PageSize::HUGE.up(start + data.start).is_some_and(|at| at + PageSize::HUGE.bytes() <= start + data.end)
-            };
-            // The kernel puts large files where their code may come in huge pages: stay there, if there is a choice.
-            let Some(data) = data.filter(|data| !fits(data)) else { return Ok(shown) };
-            // Where the kernel goes on mapping: below.
-            let below = start.wrapping_sub(len);
-            let below = below.wrapping_sub(PageSize::HUGE.offset(below.wrapping_add(data.start)));
-            Ok(show(NonZeroUsize::new(below as usize), len).unwrap_or(shown))
+            let better = data.and_then(|data| huge::better_start(shown.room.start(), len, &data));
+            Ok(better.and_then(|at| show(NonZeroUsize::new(at.0), len).ok()).unwrap_or(shown))
         };
         fault::point("mmap").and_then(|()| at_home().map_or_else(elsewhere, Ok)).map_err(no_room)
     }

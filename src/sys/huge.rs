@@ -1,8 +1,22 @@
 //! Pages of 2 MiB: under what is read of a file, and under copies of its pages that every process has anyway.
 
+use std::ops::Range;
+
 use super::{RegularFile, Reservation};
-use crate::addr::{PageSize, Protection};
+use crate::addr::{Addr, PageSize, Protection};
 use crate::error::ErrorKind;
+
+/// Where `len` bytes should start instead of `start`, so that a huge page fits into `data`, a part of them; `None` if one
+/// does already. The kernel puts large files where their code may come in huge pages: they stay there if there is a choice.
+pub(super) fn better_start(start: Addr, len: u64, data: &Range<u64>) -> Option<Addr> {
+    let (start, huge) = (start.0 as u64, PageSize::HUGE);
+    if huge.up(start + data.start)? + huge.bytes() <= start + data.end {
+        return None;
+    }
+    // The kernel goes on mapping below.
+    let below = start.checked_sub(len)?;
+    below.checked_sub(huge.offset(below + data.start)).map(|start| Addr(start as usize))
+}
 
 impl Reservation {
     /// Has the kernel read `len` bytes of a file at `offset` in blocks of 2 MiB, and map them by one entry each, where it
@@ -37,5 +51,23 @@ impl Reservation {
             file.read_into(from, unsafe { std::slice::from_raw_parts_mut(start, size.get()) })?;
         }
         Ok(huge)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_no_room_for_a_huge_page_where_it_is_starts_elsewhere() {
+        let huge = PageSize::HUGE.bytes();
+        let (start, len) = (Addr(100 * huge as usize), 3 * huge);
+        // A block that begins where one begins in memory, or has one inside.
+        assert_eq!(better_start(start, len, &(huge..2 * huge)), None);
+        assert_eq!(better_start(start, len, &(0x1000..2 * huge)), None);
+        let at = better_start(start, len, &(0x1000..2 * huge - 0x1000)).unwrap();
+        assert!(at.0 + len as usize <= start.0 && start.0 - at.0 < (len + huge) as usize, "{at}");
+        assert_eq!((at.0 as u64 + 0x1000) % huge, 0);
+        assert_eq!(better_start(Addr(0x1000), len, &(0x1000..huge)), None, "nothing is below");
     }
 }
