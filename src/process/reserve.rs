@@ -38,7 +38,7 @@ static GIVEN: Mutex<Given> = Mutex::new(Given { parts: Vec::new(), below: 0, abo
 
 /// The largest block that is taken from the reserve though glibc may have room for it; where such parts of zeroes begin, and
 /// where such with an image end. The rest is for those that glibc has no room for.
-const SMALL_MAX: u64 = 256;
+const SMALL_MAX: u64 = 1280;
 const ZEROES_FROM: usize = native::RESERVE / 2;
 const IMAGES_TO: usize = native::RESERVE / 4;
 
