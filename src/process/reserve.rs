@@ -10,8 +10,8 @@
 //! there is one thread only, a small block with an image is there nearly as soon.
 //!
 //! # Safety
-//! System calls that read where a thread keeps a list, and for how long it has run. All writing goes through `/proc/self/mem`, which refuses what
-//! is not mapped: a thread may end at any moment.
+//! System calls that read where a thread keeps a list, and for how long it has run. All writing to other threads' storage
+//! goes through `/proc/self/mem`, which refuses what is not mapped: a thread may end at any moment.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -97,7 +97,7 @@ impl Reserve {
 pub(super) fn take_small(template: &Template) -> Option<Part> {
     let size = Some(template.size).filter(|size| *size <= SMALL_MAX)? as usize;
     if template.image.iter().any(|byte| *byte != 0) {
-        return if is_alone() { take_up_to(IMAGES_TO, template) } else { None };
+        return if is_alone() { take_up_to(IMAGES_TO, template, true) } else { None };
     }
     let reserve = Reserve::find()?;
     let at = find_zeroes(size, |at| reserve.fits(template, at))?;
@@ -106,15 +106,15 @@ pub(super) fn take_small(template: &Template) -> Option<Part> {
 
 /// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
 pub(super) fn take(template: &Template) -> Option<Part> {
-    take_up_to(native::RESERVE, template)
+    take_up_to(native::RESERVE, template, is_alone())
 }
 
-fn take_up_to(end: usize, template: &Template) -> Option<Part> {
+fn take_up_to(end: usize, template: &Template, alone: bool) -> Option<Part> {
     let reserve = Reserve::find()?;
     let size = usize::try_from(template.size).ok()?;
     let at = find_room(size, end, |at| reserve.fits(template, at))?;
     let part = reserve.part(at);
-    let Reserve { program, offset, shift, .. } = reserve;
+    let Reserve { program, here, offset, shift } = reserve;
     let image = program.tls_image.clone()?;
     let mut bytes = template.image.clone();
     bytes.resize(size, 0);
@@ -125,9 +125,11 @@ fn take_up_to(end: usize, template: &Template) -> Option<Part> {
     if (image.end - image.start) < (shift + at + size) as u64 || write(&memory, start, &bytes).is_none() {
         return None;
     }
-    if is_alone() {
-        let own = native::thread_pointer().wrapping_add(offset).wrapping_add(at);
-        return write(&memory, own, &bytes).map(|()| part);
+    if alone {
+        let own = here.wrapping_add(at) as *mut u8;
+        // SAFETY: `size` bytes of this thread's part of the reserve, which `part` has to itself.
+        unsafe { own.copy_from_nonoverlapping(bytes.as_ptr(), size) };
+        return Some(part);
     }
     // How far from its thread pointer glibc keeps the list that each thread has told the kernel (of locks to free if it
     // dies).

@@ -73,7 +73,8 @@ pub(crate) fn populate(words: &mut [u32]) {
     let page = page_size();
     let (start, end) = (words.as_ptr() as u64, words.as_ptr() as u64 + size_of_val(words) as u64);
     let (start, end) = (page.up(start).unwrap_or(end), page.down(end));
-    if start < end {
+    // Asking costs as much as the faults of a few pages.
+    if end.saturating_sub(start) >= 24 * page.bytes() {
         // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
         unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
     }
