@@ -63,10 +63,10 @@ impl Index {
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
-        // is a miss or two of the cache. What a look-up reads by the table can be asked of memory beforehand. So a table
-        // pays from about two questions for each export on.
+        // is a miss or two of the cache. What a look-up reads can be asked of memory beforehand, with a table and without.
+        // So a table pays from about four questions for each export on.
         let questions = demand.references.saturating_mul(asked.len()) / 2;
-        if questions <= exports.saturating_mul(2) {
+        if questions <= exports.saturating_mul(4) {
             return None;
         }
         match Filter::of(&demand.by, exports) {
