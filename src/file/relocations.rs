@@ -32,7 +32,7 @@ pub(crate) enum What {
 pub(crate) type Entry = [[u8; 8]; 3];
 
 /// How many relocations are announced at once: with all that they read they fit into the fastest cache.
-pub(crate) const AHEAD: usize = 32;
+pub(crate) const AHEAD: usize = 64;
 
 /// Who applies relocations.
 pub(crate) trait Apply {
