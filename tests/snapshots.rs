@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use common::maps::maps;
 use common::snapshots::{MADE, USED, directory};
 use common::*;
-use soload::{Error, Library, OpenOptions, Refusal, Snapshot, SnapshotUse, Snapshots};
+use soload::{Addr, Error, Library, OpenOptions, PageMap, PageState, Refusal, Snapshot, SnapshotUse, Snapshots};
 
 fn open_in(directory: &Path, library: &Path) -> Result<Library, Error> {
     unsafe { OpenOptions::new().snapshots(directory).open(library) }
@@ -111,6 +111,32 @@ fn constructors_and_destructors_run_in_order_in_every_round() {
     });
     let once = "init 200 300 default -default -300 -200 fini";
     assert!(printed[0].1.contains(&format!("{once} {once}")), "{}", printed[0].1);
+}
+
+#[test]
+fn a_function_that_does_nothing_is_not_called_and_one_that_has_something_to_call_is() {
+    on_ours(|_| {
+        for round in 0..3 {
+            assert_eq!(shared("idle").call("count"), 1, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn code_of_which_nothing_runs_is_not_touched() {
+    on_ours(|_| {
+        let untouched = |library: Library| {
+            let map =
+                maps().into_iter().find(|map| map.path.ends_with("librelr.so") && map.perms.contains('x')).unwrap();
+            let pages = PageMap::of_range(Addr(map.range.start)..Addr(map.range.end)).unwrap().pages;
+            drop(library);
+            pages.iter().all(|page| page.state == PageState::Untouched)
+        };
+        assert!(!untouched(ours("relr").unwrap()), "they run where nobody knows");
+        let open = || open_in(&directory(), &fixture("relr")).unwrap();
+        drop(open());
+        assert!(untouched(open()));
+    });
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 mod aarch64;
 mod arm;
+#[cfg(feature = "snapshots")]
+pub(crate) mod idle;
 mod loongarch64;
 mod mips;
 #[allow(unsafe_code)] // reads the thread pointer

@@ -82,9 +82,11 @@ pub(crate) struct Outcome {
     pub(crate) bound_to: Vec<bool>,
 }
 
-/// The words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`.
+/// What is known of the functions to run: the words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`, 0 for what does nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Functions {
+    /// Whether `DT_INIT` does nothing.
+    pub(crate) idle: bool,
     pub(crate) init: Vec<usize>,
     pub(crate) fini: Vec<usize>,
 }

@@ -21,7 +21,7 @@ use super::bytes::{Cut, Field, List, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
-pub(crate) const VERSION: u32 = 5;
+pub(crate) const VERSION: u32 = 6;
 const HEADER: usize = 128;
 const SEAL_AT: usize = 96;
 
@@ -69,8 +69,9 @@ pub(crate) struct Member<'a> {
     pub(crate) imports: List<'a, ImportWord>,
     pub(crate) resolved: List<'a, ResolvedWord>,
     pub(crate) thread_local: List<'a, ThreadLocalWord>,
-    /// For each word of `DT_INIT_ARRAY` the number of the relocation that writes it, [`IN_PLACE`] or
-    /// [`AS_IT_IS`].
+    /// 1 if `DT_INIT` does nothing.
+    pub(crate) idle: u8,
+    /// For each word of `DT_INIT_ARRAY` the number of the relocation that writes it, [`IN_PLACE`], [`AS_IT_IS`] or [`IDLE`].
     pub(crate) init: List<'a, u32>,
     /// The same of `DT_FINI_ARRAY`.
     pub(crate) fini: List<'a, u32>,
@@ -86,6 +87,7 @@ fields!(Member, Member<'a> {
     imports: List<'a, ImportWord>,
     resolved: List<'a, ResolvedWord>,
     thread_local: List<'a, ThreadLocalWord>,
+    idle: u8,
     init: List<'a, u32>,
     fini: List<'a, u32>,
 });
@@ -108,6 +110,8 @@ impl Member<'_> {
 pub(crate) const IN_PLACE: u32 = u32::MAX;
 /// No relocation writes it: 0 or -1, as old linkers put around lists of functions.
 pub(crate) const AS_IT_IS: u32 = u32::MAX - 1;
+/// The function does nothing, and is not called.
+pub(crate) const IDLE: u32 = u32::MAX - 2;
 
 /// Which file, and when it was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -382,6 +386,7 @@ mod tests {
             imports: vec![ImportWord { place: 0x1008, plus: 8, name: 0 }].into(),
             resolved: vec![ResolvedWord { place: 0x1010, plus: 0, bytes: 8, provider: 0, number: 7, symbol: 1 }].into(),
             thread_local: vec![ThreadLocalWord { place: 0x1018, offset: 16, provider: 0, kind: 2 }].into(),
+            idle: 1,
             init: vec![1, IN_PLACE].into(),
             fini: vec![].into(),
         };

@@ -35,8 +35,8 @@ pub(crate) use folder::Folder;
 pub use folder::{SnapshotFile, Snapshots};
 pub(crate) use manifest::key;
 pub(crate) use manifest::{
-    AS_IT_IS, FUNCTIONS_MAX, FileStamp, Function, HostWord, IN_PLACE, ImportWord, LOADER, Manifest, Member, Pages,
-    ResolvedWord, ThreadLocalWord, Unique,
+    AS_IT_IS, FUNCTIONS_MAX, FileStamp, Function, HostWord, IDLE, IN_PLACE, ImportWord, LOADER, Manifest, Member,
+    Pages, ResolvedWord, ThreadLocalWord, Unique,
 };
 pub use memory::Snapshot;
 pub(crate) use opened::{Opened, content_hash, encode};

@@ -19,7 +19,7 @@ use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::process::world::Look;
 use crate::snapshot::{
-    AS_IT_IS, Function, IN_PLACE, LOADER, List, Member, Opened, Refusal, ResolvedWord, content_id, kind_of,
+    AS_IT_IS, Function, IDLE, IN_PLACE, LOADER, List, Member, Opened, Refusal, ResolvedWord, content_id, kind_of,
 };
 
 /// Writes what `opened` leaves to be written.
@@ -219,6 +219,7 @@ impl Adopting<'_> {
             let known = numbers.len() as u64 == count;
             known.then_some((at.unwrap_or(0), numbers.len())).ok_or_else(|| senseless("an array of functions"))
         };
+        let idle = member.idle == 1;
         let (init_at, inits) = array(dynamic.init_array, dynamic.init_arraysz, &member.init)?;
         let (fini_at, finis) = array(dynamic.fini_array, dynamic.fini_arraysz, &member.fini)?;
         let words = |at: u64, numbers: &List<'_, u32>, in_file: &[u64]| {
@@ -233,11 +234,13 @@ impl Adopting<'_> {
             let all = words_in_file(mapped, init_at, inits + finis);
             let (init, fini) = all.split_at(inits.min(all.len()));
             return Ok(Functions {
+                idle,
                 init: words(init_at, &member.init, init)?,
                 fini: words(fini_at, &member.fini, fini)?,
             });
         }
         Ok(Functions {
+            idle,
             init: words(init_at, &member.init, &words_in_file(mapped, init_at, inits))?,
             fini: words(fini_at, &member.fini, &words_in_file(mapped, fini_at, finis))?,
         })
@@ -256,6 +259,8 @@ pub(super) fn function(mapped: &Mapped, place: u64, number: u32, in_file: Option
     let bias = mapped.mapping.bias();
     match number {
         IN_PLACE => Some(bias.at(Vaddr(*in_file?)).0),
+        // As old linkers have it in lists, for none.
+        IDLE => Some(0),
         AS_IT_IS => in_file.map(|word| *word as usize).filter(|word| matches!(*word, 0 | usize::MAX)),
         number => {
             let relocation = mapped.relocations.get(number.into()).filter(|own| own.place.0 == place)?;

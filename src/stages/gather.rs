@@ -200,6 +200,7 @@ mod tests {
             imports: List::default(),
             resolved: List::default(),
             thread_local: List::default(),
+            idle: 0,
             init: List::default(),
             fini: List::default(),
         }

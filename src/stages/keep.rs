@@ -10,15 +10,15 @@ use super::gather::{self, Call, Gathered};
 use super::map::Mapped;
 use super::sharing::{Deal, Shareable};
 use crate::addr::{Addr, Vaddr};
-use crate::arch::Kind;
+use crate::arch::{Kind, idle};
 use crate::file::symbols::Symbol;
 use crate::load::group::Slot;
 use crate::load::relocate::{Foreign, Outcome, Pending};
 use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::snapshot::{
-    AS_IT_IS, Function, HostWord, IN_PLACE, ImportWord, LOADER, List, Manifest, Member, Pages, Refusal, ResolvedWord,
-    ThreadLocalWord, Unique, content_hash, encode, key, kind_number,
+    AS_IT_IS, Function, HostWord, IDLE, IN_PLACE, ImportWord, LOADER, List, Manifest, Member, Pages, Refusal,
+    ResolvedWord, ThreadLocalWord, Unique, content_hash, encode, key, kind_number,
 };
 
 /// The key and the bytes of the snapshot of `bound`, none of whose code has run yet.
@@ -81,6 +81,7 @@ impl<'a> Keeping<'a> {
             imports: List::default(),
             resolved: List::default(),
             thread_local: List::default(),
+            idle: 0,
             init: List::default(),
             fini: List::default(),
         };
@@ -119,8 +120,15 @@ impl<'a> Keeping<'a> {
             });
         }
         if let Some(dynamic) = image.dynamic() {
-            member.init = numbers.functions(mapped, dynamic.init_array, dynamic.init_arraysz)?;
-            member.fini = numbers.functions(mapped, dynamic.fini_array, dynamic.fini_arraysz)?;
+            let others = |place: u64| member.words().any(|(_, at, bytes)| at < place + 8 && place < at + bytes);
+            let is_zero =
+                |place: u64| mapped.mapping.read(Vaddr(place), 8).is_ok_and(|word| word == 0) && !others(place);
+            let code = |at: u64, len: usize| image.bytes_at(Vaddr(at), len);
+            let idle = |at: Vaddr| idle::does_nothing(at.0, &code, &is_zero);
+            let own = dynamic.init.is_some_and(|at| idle(Vaddr(at)));
+            let init = numbers.functions(mapped, dynamic.init_array, dynamic.init_arraysz, &idle)?;
+            member.fini = numbers.functions(mapped, dynamic.fini_array, dynamic.fini_arraysz, &|_| false)?;
+            (member.idle, member.init) = (own.into(), init);
         }
         Ok(member)
     }
@@ -275,7 +283,13 @@ impl Numbers {
     }
 
     /// For each word of an array of functions where it comes from.
-    fn functions(&self, mapped: &Mapped, at: Option<u64>, size: Option<u64>) -> Result<List<'static, u32>, Refusal> {
+    fn functions(
+        &self,
+        mapped: &Mapped,
+        at: Option<u64>,
+        size: Option<u64>,
+        idle: &dyn Fn(Vaddr) -> bool,
+    ) -> Result<List<'static, u32>, Refusal> {
         let Some(at) = at else { return Ok(List::default()) };
         let words = mapped.mapping.words(at, size.unwrap_or(0));
         let in_file = adopt::words_in_file(mapped, at, words.len());
@@ -286,7 +300,8 @@ impl Numbers {
             let candidates = [IN_PLACE, AS_IT_IS].into_iter().chain(relocation);
             let same =
                 |number: &u32| adopt::function(mapped, place, *number, in_file.get(index as usize)) == Some(*word);
-            let found = candidates.into_iter().find(same);
+            let nothing = Some(IDLE).filter(|_| idle(mapped.mapping.bias().vaddr(Addr(*word))));
+            let found = nothing.or_else(|| candidates.into_iter().find(same));
             let why = "the address of a function comes from elsewhere than its own relocations";
             found.ok_or_else(|| Refusal::unsuitable(mapped.new.image.path(), why))
         };

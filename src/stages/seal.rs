@@ -321,7 +321,8 @@ impl Mapped {
         let init = known.map(|known| &known.init);
         let init = array("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz, init)?;
         let mut constructors = Vec::with_capacity(1 + init.len());
-        constructors.extend(single("DT_INIT", dynamic.init)?);
+        let own = dynamic.init.filter(|_| known.is_none_or(|known| !known.idle));
+        constructors.extend(single("DT_INIT", own)?);
         constructors.extend(init);
         let fini = known.map(|known| &known.fini);
         let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz, fini)?;
