@@ -81,8 +81,8 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let home = |file: &_, id: &dyn Fn() -> _, len| sharing.home(file, id, len);
-            let graph = stages::discover(name, wishes, &look, &home, mem::take(&mut opened));
+            let homes = |file: &_, id: &dyn Fn() -> _, len| sharing.home(file, id, len);
+            let graph = stages::discover(name, wishes, &look, &homes, mem::take(&mut opened));
             (look, graph)
         });
         let graph = graph?;

@@ -10,8 +10,8 @@ use super::relocations::Relocations;
 use super::segments::{FileImage, Headers, Segment, locate};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
-use super::{Source, Strings, frames, inspect, notes};
-use crate::addr::{Addr, Protection, Vaddr};
+use super::{Home, Homes, Source, Strings, frames, inspect, notes};
+use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{Error, ErrorKind};
 use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
@@ -28,10 +28,6 @@ const FRONT: u64 = 4096;
 /// Bytes of a dynamic section that are read; a larger one is refused.
 const DYNAMIC_MAX: u64 = 2 << 20;
 
-/// Where a file is always mapped, if it is: by the file, its build id as far as that is known before it is mapped, and the
-/// bytes of address space that it takes.
-pub(crate) type Home<'a> = dyn Fn(&RegularFile, &dyn Fn() -> Option<Vec<u8>>, u64) -> Option<Addr> + 'a;
-
 /// An ELF file of any machine, opened and validated; nothing of it is executed or mapped for execution.
 ///
 /// ```
@@ -47,6 +43,8 @@ pub struct Image {
     view: View,
     /// Where the view is, if that is where the object is going to be mapped.
     shown: Option<Shown>,
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    home: Option<Home>,
     /// Its build id, if that was wanted before.
     build_id: OnceLock<Option<Vec<u8>>>,
     dynamic: Option<Box<Dynamic>>,
@@ -75,13 +73,14 @@ impl Image {
         let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
         let view = View::new(bytes, header.class, header.order);
         let (names, build_id) = (Names::default(), OnceLock::new());
-        let (shown, arrays) = (None, None);
-        Box::new(Self { path, file, header, headers, view, shown, build_id, dynamic, names, arrays }).checked(None)
+        let (shown, home, arrays) = (None, None, None);
+        Box::new(Self { path, file, header, headers, view, shown, home, build_id, dynamic, names, arrays })
+            .checked(None)
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
     /// be, so that nothing has to be mapped or faulted in twice.
-    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, home: &Home<'_>) -> Result<Box<Self>, ErrorKind> {
+    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, homes: &Homes<'_>) -> Result<Box<Self>, ErrorKind> {
         let mut head = [0; HEAD];
         let len = file.read_into(0, &mut head)?;
         let head = &head[..len];
@@ -98,14 +97,14 @@ impl Image {
             // What is not in the head may be elsewhere.
             found().inspect(|id| drop(build_id.set(Some(id.clone()))))
         };
-        let home = home(&file, &known, room);
+        let home = homes(&file, &known, room);
         if build_id.get().is_some() {
             // Nothing else is wanted of the notes of what is going to be loaded.
             headers.notes = Vec::new();
         }
         // What is written to is mapped from elsewhere.
         let page = sys::page_size();
-        let at_home = home.map(|home| (home, headers.constant_in_place(page).min(room)));
+        let at_home = home.map(|home| (home.start, headers.constant_in_place(page).min(room)));
         let shown = file.show(room, at_home, headers.huge_data(page))?;
         let bytes = shown.bytes();
         let mut front = None;
@@ -128,7 +127,8 @@ impl Image {
         // Nor is anything else going to be looked at in the pages of the names.
         let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file));
         let (shown, names) = (Some(shown), Names::default());
-        Box::new(Self { path, file, header, headers, view, shown, build_id, dynamic, names, arrays }).checked(read)
+        Box::new(Self { path, file, header, headers, view, shown, home, build_id, dynamic, names, arrays })
+            .checked(read)
     }
 
     /// `names`: those of the dynamic section, if they have been read.
@@ -219,6 +219,12 @@ impl Image {
 
     pub(crate) fn file(&self) -> &RegularFile {
         &self.file
+    }
+
+    /// Where it is always mapped, if that was known when it was opened.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn home(&self) -> Option<Home> {
+        self.home
     }
 
     pub(crate) fn identity(&self) -> Identity {

@@ -19,8 +19,9 @@ pub(crate) mod wanted;
 
 use std::borrow::Cow;
 
-use crate::addr::Vaddr;
+use crate::addr::{Addr, Vaddr};
 use crate::error::{At, ErrorKind};
+use crate::sys::RegularFile;
 use view::View;
 
 /// A table of strings.
@@ -68,3 +69,16 @@ pub(crate) trait Source {
         })
     }
 }
+
+/// Where a file is always mapped.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+pub(crate) struct Home {
+    pub(crate) start: Addr,
+    /// Which library it is, as whoever keeps the place for it counts them.
+    pub(crate) library: [u8; 32],
+}
+
+/// Where a file is always mapped, if it is: by the file, its build id as far as that is known before it is mapped, and the
+/// bytes of address space that it takes.
+pub(crate) type Homes<'a> = dyn Fn(&RegularFile, &dyn Fn() -> Option<Vec<u8>>, u64) -> Option<Home> + 'a;

@@ -66,8 +66,8 @@ pub(super) fn build_id_in_head(
     class: Class,
     order: ByteOrder,
 ) -> Option<Vec<u8>> {
-    let head = View::new(head.to_vec().into(), class, order);
-    find_in(notes, |range| head.slice(range), build_id_of)
+    let of_head = |range: Range<u64>| head.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?);
+    find_in(notes, |range| Some(View::new(of_head(range)?.to_vec().into(), class, order)), build_id_of)
 }
 
 /// The build id among the notes of one segment, whose alignment is `align`.

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
+use crate::file::Homes;
 use crate::file::hash;
-use crate::file::image::{Home, Image};
+use crate::file::image::Image;
 use crate::guard::{self, Guard};
 use crate::sys::{Identity, RegularFile};
 
@@ -101,7 +102,7 @@ pub(crate) struct Request<'a> {
     /// Whether what is read of them shall come in blocks of 2 MiB.
     pub(crate) huge_pages: bool,
     /// Where they are in all processes of the session, as far as that is known.
-    pub(crate) home: &'a Home<'a>,
+    pub(crate) homes: &'a Homes<'a>,
 }
 
 /// A file that an attempt before this one has found.
@@ -371,7 +372,7 @@ impl<W: World> Discovery<'_, W> {
     /// Reads a file where it is going to be mapped, unless it is wanted in another way.
     fn read(&self, path: &Path, file: RegularFile) -> Result<Box<Image>, ErrorKind> {
         if self.request.guard == Guard::Nothing && !self.request.huge_pages {
-            return Image::read_in_place(path.to_owned(), file, self.request.home);
+            return Image::read_in_place(path.to_owned(), file, self.request.homes);
         }
         self.read_guarded(path, file)
     }

@@ -126,7 +126,8 @@ pub(crate) fn object_id(build_id: &[u8], layout: impl Iterator<Item = u64>) -> H
 
 /// Which library it is, once its content is known too.
 pub(crate) fn content_id(id: &Hash, content: &Hash) -> Hash {
-    blake3::derive_key("soload snapshot 1 content", &[*id, *content].concat())
+    const KEY: &Hash = b"soload snapshot: what is in it..";
+    *blake3::keyed_hash(KEY, [*id, *content].as_flattened()).as_bytes()
 }
 
 /// Whose stubs they are: those of a group of libraries.

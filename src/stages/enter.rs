@@ -8,7 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::Shared;
 use crate::error::{Error, ErrorKind};
-use crate::file::image::{Home, Image};
+use crate::file::Homes;
+use crate::file::image::Image;
 use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
 use crate::find::{Asker, Search};
 use crate::load::group::{Group, Slot};
@@ -89,7 +90,7 @@ pub(crate) fn discover(
     name: &OsStr,
     wishes: &Wishes,
     look: &Look,
-    home: &Home<'_>,
+    homes: &Homes<'_>,
     mut opened: OpenedBefore,
 ) -> Result<Graph<Object>, Error> {
     let program = program(look, name.as_bytes());
@@ -101,7 +102,7 @@ pub(crate) fn discover(
             program: &program,
             guard: wishes.guard,
             huge_pages: wishes.huge_pages,
-            home,
+            homes,
         };
         graph::discover(&request, search(), look, mem::take(&mut opened))
     })

@@ -15,6 +15,7 @@ use super::keep;
 use super::map::{Mapped, map};
 use crate::addr::{Addr, Vaddr};
 use crate::error::{Error, ErrorKind, shown};
+use crate::file::Home;
 use crate::file::image::Image;
 use crate::load::group::{Group, Slot};
 use crate::load::map::{Kept, Place};
@@ -82,6 +83,8 @@ pub(super) struct Shareable {
     /// Its number in the group.
     index: usize,
     pub(super) wanted: Wanted,
+    /// Where it lies, if that was known when it was opened.
+    home: Option<Addr>,
     pub(super) stamp: FileStamp,
     /// The mappings of its plan that relocation writes to: their numbers and addresses.
     pub(super) writable: Vec<(u32, Range<Vaddr>)>,
@@ -118,11 +121,17 @@ impl Sharing {
     }
 
     /// Where a file will be, if it gets the place that it has in all processes of the session.
-    pub(crate) fn home(&self, file: &RegularFile, build_id: &dyn Fn() -> Option<Vec<u8>>, len: u64) -> Option<Addr> {
-        let wanted = || Wanted { id: library_id(build_id().as_deref(), &stamp(file)), len, align: 1 };
+    pub(crate) fn home(&self, file: &RegularFile, build_id: &dyn Fn() -> Option<Vec<u8>>, len: u64) -> Option<Home> {
+        let library = || library_id(build_id().as_deref(), &stamp(file));
         match &self.source {
-            From::Folder(folder) => folder.slot(&wanted()),
-            From::Memory(_, fits) => fits.as_ref()?.place(&wanted().id),
+            From::Folder(folder) => {
+                let library = library();
+                folder.slot(&Wanted { id: library, len, align: 1 }).map(|start| Home { start, library })
+            }
+            From::Memory(_, fits) => {
+                let (fits, library) = (fits.as_ref()?, library());
+                fits.place(&library).map(|start| Home { start, library })
+            }
             From::Nowhere | From::New(_) => None,
         }
     }
@@ -179,7 +188,9 @@ impl Sharing {
                 (places, None)
             }
             From::Folder(folder) => {
-                let places = folder.place(&wanted)?;
+                let homes = members.iter().map(|member| member.home).chain([None]);
+                let known = wanted.iter().zip(homes).map(|(wanted, home)| home.or_else(|| folder.slot(wanted)));
+                let places = known.collect::<Option<Vec<Addr>>>().map_or_else(|| folder.place(&wanted), Ok)?;
                 let key = crate::snapshot::key(&settle(&places));
                 let found = folder.find(&key).and_then(|opened| {
                     let Some(opened) = opened else { return Ok(None) };
@@ -197,7 +208,7 @@ impl Sharing {
                 let place = |member: &Shareable| {
                     let path = || image(group, member.index).map_or(Path::new(""), Image::path);
                     let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(path())));
-                    made.place(&member.wanted.id).ok_or_else(missing)
+                    member.home.or_else(|| made.place(&member.wanted.id)).ok_or_else(missing)
                 };
                 let mut places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
                 places.push(Addr(made.stubs as usize));
@@ -325,11 +336,12 @@ impl Shareable {
             return Err(Refusal::unsuitable(image.path(), "it has a segment that is writable and executable"));
         }
         let stamp = stamp(image.file());
-        let id = library_id(image.build_id().as_deref(), &stamp);
+        let home = image.home();
+        let id = home.map_or_else(|| library_id(image.build_id().as_deref(), &stamp), |home| home.library);
         let wanted = Wanted { id, len: plan.span.end.0 - plan.span.start.0, align: plan.align.bytes() };
         let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
         let writable = of_file.map(|(number, map)| (number as u32, map.range.clone())).collect();
-        Ok(Self { index, wanted, stamp, writable })
+        Ok(Self { index, wanted, home: home.map(|home| home.start), stamp, writable })
     }
 }
 
