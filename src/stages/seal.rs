@@ -154,8 +154,8 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
     };
     let mut templates = Vec::new();
     for (index, (mapped, _)) in group.new_members() {
-        let (needs_static, descriptors) = of_member(index);
         if let Some(block) = mapped.thread_local() {
+            let (needs_static, descriptors) = of_member(index);
             templates.push(Template {
                 image: mapped.mapping.copy(block.vaddr, block.file_size),
                 size: block.memory_size,
