@@ -1,7 +1,7 @@
 //! `soload snapshot`: makes, checks, lists and removes the relocated pages that processes share through a directory.
 //!
 //! JSON: `{"schema": 1, "command": "snapshot", "directory", "snapshots": […]}`, for each snapshot `name`, `bytes`, `made`
-//! (seconds since 1970), `libraries` (their paths; `null` if it is damaged) and, when verified, `state` (`rebuilt`: made
+//! (seconds since 1970), `libraries` (their paths; `null` if it is damaged or of another format) and, when verified, `state` (`rebuilt`: made
 //! anew it is the same, byte for byte; `sound`: its hashes fit, and it was made by another program; `damaged`) and
 //! `problem`. `create` prints what `soload load --json` prints, for each library.
 
@@ -135,7 +135,7 @@ fn list(directory: &Path, snapshots: &Snapshots, json: bool, out: &mut impl Writ
     for (file, libraries) in &all {
         let (first, with) = match libraries.as_deref() {
             Some([first, rest @ ..]) => (print::path(first).to_string(), print::plural(rest.len(), "other")),
-            Some([]) | None => ("damaged".into(), String::new()),
+            Some([]) | None => ("damaged, or of another format".into(), String::new()),
         };
         table.add_row([Cell::new(Size(file.bytes)), Cell::new(first), Cell::new(with), Cell::new(short(&file.name))]);
     }

@@ -226,7 +226,8 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
                 }
             }
         }
-        let (minor, major) = (snapshot.faults.0 - faults.0, snapshot.faults.1 - faults.1);
+        // While a thread ends the kernel may count some of its faults in neither place.
+        let (minor, major) = (snapshot.faults.0.saturating_sub(faults.0), snapshot.faults.1.saturating_sub(faults.1));
         costs.push(Cost { phase, time: snapshot.since(time), minor, major });
         (time, faults) = (snapshot.at, snapshot.faults);
     }
@@ -235,7 +236,7 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
     match &traced.without_breakpoints {
         Some(why) => notes.push(format!("When constructors run cannot be seen (debug registers: {why}): it {later}.")),
         None if functions == 0 => notes.push(format!("The library has no constructors: what loading does {later}.")),
-        None if traced.loaded.is_none() => notes.push("Its constructors were never reached.".into()),
+        None if traced.loaded.is_none() => notes.push("None of its constructors was reached.".into()),
         None if traced.initialised.is_none() => {
             notes.push(format!("The last constructor did not return: what it does {later}."));
         }
