@@ -129,7 +129,7 @@ impl<'a> Providers<'a> {
                 first.likely = table.first(start, hash).map(|symbol| (first.rank, symbol));
             }
         }
-        let found = || names.first.iter().filter_map(|first| first.likely);
+        let found = || names.first[..names.count].iter().filter_map(|first| first.likely);
         let symbols = |rank: usize| self.all[self.asked[rank].number].symbols;
         found().for_each(|(rank, symbol)| symbols(rank).prefetch(symbol));
         found().for_each(|(rank, symbol)| symbols(rank).prefetch_name(symbol));
