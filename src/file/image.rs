@@ -109,11 +109,8 @@ impl Image {
         let bytes = shown.bytes();
         let mut front = None;
         let entries = |at: &ProgramHeader| {
-            // Where relocated pages may be had, the file's own are not wanted at all.
-            if home.is_none() && headers.starts_near(at.offset) {
-                return header.dynamic_entries(&bytes, at.offset, at);
-            }
-            // Of its page the file's content is wanted just this once; and of what stands close before it.
+            // Of its page the file's content is wanted just this once: reading it costs less than a fault. And, where relocated
+            // pages may be had, of what stands close before it.
             let before = headers.before(at.offset).filter(|before| home.is_some() && *before <= FRONT).unwrap_or(0);
             let piece = file.read(at.offset - before, before as usize + at.file_size.min(DYNAMIC_MAX) as usize)?;
             let entries = header.dynamic_entries(&piece, before, at);

@@ -158,13 +158,6 @@ impl Headers {
         self.segments.iter().filter_map(|segment| offset.checked_sub(segment.offset.0)).min()
     }
 
-    /// Whether a segment begins not far before `offset` in the file. Its pages come along then when those in front of it are
-    /// faulted in, which are the ends of the unwind records in nearly every file: the kernel brings 64 KiB at once.
-    pub(super) fn starts_near(&self, offset: u64) -> bool {
-        const NEAR: u64 = 16 << 10;
-        self.before(offset).is_some_and(|inside| inside < NEAR)
-    }
-
     /// The dynamic section is read from the file but used in memory: both must be the same bytes.
     pub(super) fn check_dynamic_place(&self) -> Result<(), ErrorKind> {
         match &self.dynamic {
