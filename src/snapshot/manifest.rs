@@ -245,9 +245,13 @@ impl From<Cut> for Damage {
     }
 }
 
-/// The hash of what a snapshot fits: its key.
+/// The hash of the format and of what a snapshot fits: its key. So programs that know other formats keep their own.
 pub(crate) fn key(scope: &[u8]) -> Hash {
-    blake3::derive_key("soload snapshot 2 key", scope)
+    *blake3::Hasher::new_derive_key("soload snapshot 3 key")
+        .update(&VERSION.to_le_bytes())
+        .update(scope)
+        .finalize()
+        .as_bytes()
 }
 
 pub(crate) fn hash(bytes: &[u8]) -> Hash {
