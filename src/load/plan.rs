@@ -189,9 +189,10 @@ impl Plan {
     }
 }
 
-/// How many pages have to be copied for asking the kernel to copy them together: asking costs about 5 µs in a process that
-/// has not done so yet, and saves some 0.2 µs a page (`cargo bench --bench pages`).
-const WORTHWHILE: usize = 24;
+/// How many pages have to be copied for asking the kernel to copy them together. Asking costs about 5 µs in a process that
+/// has not done so yet, and to know for which pages, a look at each relocation; it saves 0.1 µs a page where memory is dear,
+/// and some 0.5 µs where exceptions are (`cargo bench --bench pages`).
+const WORTHWHILE: usize = 64;
 
 /// Which pages relocation is going to write to, of the mapping that is mostly written to.
 pub(crate) struct Written {
