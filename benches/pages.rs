@@ -1,4 +1,5 @@
-//! What it costs to copy pages of a file: by a fault for each, together, and into one page of 2 MiB; in fresh processes.
+//! What it costs to copy pages of a file, in fresh processes: by a fault for each, together, and into one page of 2 MiB.
+//!
 //! How soload maps what it is going to relocate rests on this.
 //!
 //! ```text

@@ -191,7 +191,7 @@ impl Plan {
 
 /// How many pages have to be copied for asking the kernel to copy them together. Asking costs about 5 µs in a process that
 /// has not done so yet, and to know for which pages, a look at each relocation; it saves 0.1 µs a page where memory is dear,
-/// and some 0.5 µs where exceptions are (`cargo bench --bench pages`).
+/// and 1 µs where exceptions are (`cargo bench --bench pages`).
 const WORTHWHILE: usize = 64;
 
 /// Which pages relocation is going to write to, of the mapping that is mostly written to.
