@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use common::maps::maps;
 use common::{Lib, Loader, fixture, on_both_loaders, on_ours, scratch};
 use soload::{Addr, OpenOptions, PageMap, PageState, Warming, Warmth};
 
@@ -160,5 +161,8 @@ fn words_are_the_same_where_there_are_no_huge_pages() {
         let map = pages_of_constants(&library);
         assert_eq!(map.count(PageState::Copied), map.pages.len());
         assert!(map.pages.iter().all(|page| !page.huge));
+        let middle = library.address("constants") + CONSTANTS / 2;
+        let of_it = maps().into_iter().find(|map| map.range.contains(&middle)).unwrap();
+        assert!(of_it.path.ends_with("libhuge_data.so"), "copies of the file's pages, as ever: {of_it:?}");
     });
 }
