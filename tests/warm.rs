@@ -138,14 +138,19 @@ fn gives_huge_memory() -> bool {
 #[test]
 fn relocated_pages_of_a_whole_block_of_2_mib_are_one_page() {
     on_ours(|loader| {
-        let gives = gives_huge_memory();
-        let library = loader.open("huge_data");
-        assert_eq!(library.call("count_wrong"), 0);
-        let map = pages_of_constants(&library);
-        assert_eq!(map.count(PageState::Copied), map.pages.len(), "no page more or less than relocation writes to");
-        let huge = map.pages.iter().filter(|page| page.huge).count();
-        // The first of the 512 may hold something else as well.
-        assert!(if gives { huge >= 511 } else { huge == 0 }, "{huge} pages");
+        // Memory may be in pieces for a moment.
+        for _ in 0..5 {
+            let gives = gives_huge_memory();
+            let library = loader.open("huge_data");
+            assert_eq!(library.call("count_wrong"), 0);
+            let map = pages_of_constants(&library);
+            assert_eq!(map.count(PageState::Copied), map.pages.len(), "no page more or less than relocation writes to");
+            // The first of the 512 may hold something else as well.
+            if !gives || map.pages.iter().filter(|page| page.huge).count() >= 511 {
+                return;
+            }
+        }
+        panic!("the kernel gives huge pages, and five times there was none");
     });
 }
 
