@@ -1,9 +1,9 @@
 //! `soload snapshot`: makes, checks, lists and removes the relocated pages that processes share through a directory.
 //!
 //! JSON: `{"schema": 1, "command": "snapshot", "directory", "snapshots": […]}`, for each snapshot `name`, `bytes`, `made`
-//! (seconds since 1970), `libraries` (their paths; `null` if it is damaged or of another format) and, when verified, `state` (`rebuilt`: made
-//! anew it is the same, byte for byte; `sound`: its hashes fit, and it was made by another program; `damaged`) and
-//! `problem`. `create` prints what `soload load --json` prints, for each library.
+//! (seconds since 1970), `libraries` (their paths; `null` if it is damaged or of another format) and, when verified, `state`
+//! (`rebuilt`: made anew it is the same, byte for byte; `sound`: its hashes fit, and it was made by another program;
+//! `damaged`) and `problem`. `create` prints what `soload load --json` prints, for each library.
 
 use std::ffi::OsString;
 use std::io::{self, Write};

@@ -226,7 +226,7 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
                 }
             }
         }
-        // While a thread ends the kernel may count some of its faults in neither place.
+        // The kernel's count has been seen to go down by a few.
         let (minor, major) = (snapshot.faults.0.saturating_sub(faults.0), snapshot.faults.1.saturating_sub(faults.1));
         costs.push(Cost { phase, time: snapshot.since(time), minor, major });
         (time, faults) = (snapshot.at, snapshot.faults);
