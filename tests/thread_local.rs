@@ -293,11 +293,22 @@ fn variables_without_an_image_are_zero_in_every_thread_however_often_their_libra
     });
 }
 
+/// Asserts that `work` answers true in a process with one thread.
+fn assert_alone(work: impl FnOnce() -> bool) {
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let right = work();
+        unsafe { libc::_exit(c_int::from(!right)) };
+    }
+    let mut status = 0;
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0);
+}
+
 #[test]
 fn a_process_with_one_thread_has_the_initial_image_there_and_in_threads_to_come() {
     on_both_loaders(|loader| {
-        let child = unsafe { libc::fork() };
-        if child == 0 {
+        assert_alone(|| {
             let (mut right, by_the_host) = (true, loaded_by_the_host());
             for model in MODELS.iter().cycle().take(20) {
                 let library = loader.open(model);
@@ -308,12 +319,26 @@ fn a_process_with_one_thread_has_the_initial_image_there_and_in_threads_to_come(
                 library.close();
             }
             // Ours need not have it load anything for that.
-            right &= loader == Loader::Host || loaded_by_the_host() == by_the_host;
-            unsafe { libc::_exit(c_int::from(!right)) };
-        }
-        let mut status = 0;
-        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
-        assert_eq!(status, 0);
+            right && (loader == Loader::Host || loaded_by_the_host() == by_the_host)
+        });
+    });
+}
+
+#[test]
+fn images_of_several_libraries_leave_alone_what_lies_between_them() {
+    on_both_loaders(|loader| {
+        assert_alone(|| {
+            let (before, between) = (loader.open("tls_general"), loader.open("tls_local"));
+            let next = between.address("next_value");
+            let mut right = function(next)() == 42;
+            // Where it was, there is room again for one of three.
+            before.close();
+            let together = loader.open("tls_together");
+            let sum = together.address("sum_of_all");
+            right &= (function(next)(), function(sum)()) == (43, 90);
+            let there = thread::spawn(move || (function(next)(), function(sum)())).join();
+            right && there.is_ok_and(|there| there == (42, 90))
+        });
     });
 }
 

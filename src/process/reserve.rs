@@ -13,6 +13,7 @@
 //! System calls that read where a thread keeps a list, and for how long it has run. All writing to other threads' storage
 //! goes through `/proc/self/mem`, which refuses what is not mapped: a thread may end at any moment.
 
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use super::hooks;
 use super::host::{Host, HostObject, thread_local_address};
 use super::storage::Template;
-use crate::addr::Addr;
+use crate::addr::{Addr, Vaddr};
 use crate::arch::native;
 
 /// What has been given out of the reserve.
@@ -91,53 +92,80 @@ impl Reserve {
         let (shift, offset) = ((self.shift + at) as u64, self.offset.wrapping_add(at) as u64);
         Part { at, module: self.program.tls_module, shift, offset }
     }
+
+    /// Where that many bytes of the reserve are in the image that threads to come start with.
+    fn image(&self, at: usize, size: usize) -> Option<usize> {
+        let image = self.program.tls_image.as_ref()?;
+        let end = self.shift.checked_add(at)?.checked_add(size)?;
+        (end as u64 <= image.end - image.start).then_some(self.program.bias.at(Vaddr(image.start)).0 + end - size)
+    }
+
+    /// Writes `blocks`, each with where it starts in the reserve, for this thread, which is the only one, and for those to
+    /// come.
+    fn write_alone(&self, blocks: &[(usize, Vec<u8>)]) -> Option<()> {
+        let ends = blocks.iter().map(|(at, block)| at + block.len());
+        let (Some(start), Some(end)) = (blocks.iter().map(|(at, _)| *at).min(), ends.max()) else { return Some(()) };
+        let image = self.image(start, end - start)?;
+        // What lies between them stays as it is.
+        // SAFETY: a part of the program's image, which nobody else writes.
+        let mut bytes = unsafe { std::slice::from_raw_parts(image as *const u8, end - start) }.to_vec();
+        for (at, block) in blocks {
+            bytes[at - start..][..block.len()].copy_from_slice(block);
+        }
+        write(&own_memory()?, image, &bytes)?;
+        for (at, block) in blocks {
+            let own = self.here.wrapping_add(*at) as *mut u8;
+            // SAFETY: a part of this thread's reserve, which has been taken for this block.
+            unsafe { own.copy_from_nonoverlapping(block.as_ptr(), block.len()) };
+        }
+        Some(())
+    }
 }
 
-/// A part for a small block, where that is had for less than asking glibc.
-pub(super) fn take_small(template: &Template) -> Option<Part> {
-    let size = Some(template.size).filter(|size| *size <= SMALL_MAX)? as usize;
-    if template.image.iter().any(|byte| *byte != 0) {
-        return if is_alone() { take_up_to(IMAGES_TO, template, true) } else { None };
+/// Parts for those of `templates` that are small, where they are had for less than asking glibc.
+pub(super) fn take_small(templates: &[Template]) -> Vec<Option<Part>> {
+    let is_small = |template: &&Template| template.size <= SMALL_MAX;
+    let reserve = templates.iter().find(is_small).and_then(|_| Reserve::find());
+    let alone = LazyCell::new(is_alone);
+    let mut images: Vec<(usize, Vec<u8>)> = Vec::new();
+    let take = |template| {
+        let (template, reserve) = (Some(template).filter(is_small)?, reserve.as_ref()?);
+        let (size, fits) = (template.size as usize, |at| reserve.fits(template, at));
+        if template.image.iter().all(|byte| *byte == 0) {
+            return find_zeroes(size, fits).map(|at| reserve.part(at));
+        }
+        let at = if *alone { find_room(size, IMAGES_TO, fits)? } else { return None };
+        images.push((at, template.block(size)));
+        Some(reserve.part(at))
+    };
+    let mut parts: Vec<Option<Part>> = templates.iter().map(take).collect();
+    if reserve.is_some_and(|reserve| reserve.write_alone(&images).is_none()) {
+        let has_image = |part: &mut Part| images.iter().any(|(at, _)| *at == part.at);
+        parts.iter_mut().for_each(|part| drop(part.take_if(has_image)));
     }
-    let reserve = Reserve::find()?;
-    let at = find_zeroes(size, |at| reserve.fits(template, at))?;
-    Some(reserve.part(at))
+    parts
 }
 
 /// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
 pub(super) fn take(template: &Template) -> Option<Part> {
-    take_up_to(native::RESERVE, template, is_alone())
-}
-
-fn take_up_to(end: usize, template: &Template, alone: bool) -> Option<Part> {
     let reserve = Reserve::find()?;
     let size = usize::try_from(template.size).ok()?;
-    let at = find_room(size, end, |at| reserve.fits(template, at))?;
-    let part = reserve.part(at);
-    let Reserve { program, here, offset, shift } = reserve;
-    let image = program.tls_image.clone()?;
-    let mut bytes = template.image.clone();
-    bytes.resize(size, 0);
-    let memory = OpenOptions::new().read(true).write(true).open("/proc/self/mem").ok()?;
+    let at = find_room(size, native::RESERVE, |at| reserve.fits(template, at))?;
+    let (part, block) = (reserve.part(at), template.block(size));
+    if is_alone() {
+        return reserve.write_alone(&[(at, block)]).map(|()| part);
+    }
     // First the image that threads to come start with, then the threads there are, then those that had copied the image
     // before and were not there yet. Nobody uses that part before we have answered, so it may be written twice.
-    let start = program.bias.at(crate::addr::Vaddr(image.start)).0.checked_add(shift + at)?;
-    if (image.end - image.start) < (shift + at + size) as u64 || write(&memory, start, &bytes).is_none() {
-        return None;
-    }
-    if alone {
-        let own = here.wrapping_add(at) as *mut u8;
-        // SAFETY: `size` bytes of this thread's part of the reserve, which `part` has to itself.
-        unsafe { own.copy_from_nonoverlapping(bytes.as_ptr(), size) };
-        return Some(part);
-    }
+    let memory = own_memory()?;
+    write(&memory, reserve.image(at, size)?, &block)?;
     // How far from its thread pointer glibc keeps the list that each thread has told the kernel (of locks to free if it
     // dies).
     let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
     let fill = |threads: &BTreeSet<i32>| {
         for list in threads.iter().copied().filter_map(started) {
             // One that has ended meanwhile needs nothing any more.
-            write(&memory, list.wrapping_sub(distance).wrapping_add(offset).wrapping_add(at), &bytes);
+            write(&memory, list.wrapping_sub(distance).wrapping_add(reserve.offset).wrapping_add(at), &block);
         }
     };
     let before = threads()?;
@@ -148,6 +176,9 @@ fn take_up_to(end: usize, template: &Template, alone: bool) -> Option<Part> {
 }
 
 /// Whether there is no other thread, and so nobody who could create one.
+///
+/// The kernel is asked: the C library's word for it (`__libc_single_threaded`) knows nothing of threads that another copy of
+/// it creates (`dlmopen`), and those start with the same image.
 fn is_alone() -> bool {
     count_threads() == Some(1)
 }
@@ -215,6 +246,11 @@ fn find_zeroes(size: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
         given.above = at;
         Some(at)
     })
+}
+
+/// The memory of this process, to be written whatever its protection.
+fn own_memory() -> Option<File> {
+    OpenOptions::new().read(true).write(true).open("/proc/self/mem").ok()
 }
 
 fn write(memory: &File, at: usize, bytes: &[u8]) -> Option<()> {

@@ -45,6 +45,13 @@ pub(crate) struct Template {
 }
 
 impl Template {
+    /// The first `size` bytes of it, as every thread is to start with them.
+    pub(super) fn block(&self, size: usize) -> Vec<u8> {
+        let mut block = self.image.clone();
+        block.resize(size, 0);
+        block
+    }
+
     /// Puts `other` behind what is there, if it is worth it; answers where it starts.
     fn append(&mut self, other: &Self) -> Option<u64> {
         let align = other.align.max(1);
@@ -111,7 +118,7 @@ impl Storage {
     /// What `templates` say, in their order. Small blocks of which nothing is asked but that they are there are one to
     /// glibc: having it load an object is what storage costs. For small ones the reserve mostly does.
     pub(crate) fn for_all(templates: &[Template]) -> Vec<Result<Self, ErrorKind>> {
-        let small: Vec<Option<Part>> = templates.iter().map(reserve::take_small).collect();
+        let small = reserve::take_small(templates);
         let mut all = Template { align: 1, ..Template::default() };
         let append = |(template, small): (&Template, &Option<Part>)| match small {
             Some(_) => None,
