@@ -88,7 +88,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         let graph = graph?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
-            help.bring(&graph.for_host)?;
+            help.bring(&graph.for_host, &look)?;
             opened = graph.into_opened();
             continue;
         }
@@ -160,7 +160,7 @@ pub(crate) fn snapshot(name: &OsStr, wishes: &Wishes) -> Result<Snapshot, Error>
         });
         let graph = graph?;
         if !graph.for_host.is_empty() {
-            help.bring(&graph.for_host)?;
+            help.bring(&graph.for_host, &look)?;
             continue;
         }
         let Admitted::Group(group) = stages::admit(graph, wishes)? else {

@@ -148,6 +148,14 @@ impl Search {
         }
     }
 
+    /// The path that the cache has for `name`. `None`, too, where `LD_LIBRARY_PATH` has directories to be asked before.
+    pub(crate) fn in_cache(&self, name: &[u8]) -> Option<PathBuf> {
+        let settings = &self.settings;
+        let cache = self.memory().cache.get(&settings.cache, &settings.root, settings.order).ok()?;
+        let hit = cache.lookup(name, settings.cache_flags, &settings.hwcaps);
+        hit.filter(|_| settings.library_path.is_empty()).map(|hit| OsStr::from_bytes(hit.path).into())
+    }
+
     /// The directories that a name without a slash is looked for in when `asker` needs it, in order. Each ends with a
     /// slash, except for the working directory, which is empty.
     pub(crate) fn directories(&self, asker: &Asker<'_>) -> Result<Vec<PathBuf>, ErrorKind> {

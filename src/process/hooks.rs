@@ -30,6 +30,7 @@ static COUNT: AtomicI32 = AtomicI32::new(0);
 static VALUES: AtomicPtr<*const c_char> = AtomicPtr::new(ptr::null_mut());
 static LIBRARY_PATH: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static BIND_NOW: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
+static AUDIT: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 static LOG: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
 #[cfg(feature = "snapshots")]
 static SNAPSHOTS: AtomicPtr<c_char> = AtomicPtr::new(ptr::null_mut());
@@ -45,6 +46,7 @@ unsafe extern "C" fn start(count: c_int, values: *mut *const c_char, environment
     let wanted = [
         (&b"LD_LIBRARY_PATH="[..], &LIBRARY_PATH),
         (&b"LD_BIND_NOW="[..], &BIND_NOW),
+        (&b"LD_AUDIT="[..], &AUDIT),
         (&b"SOLOAD_LOG="[..], &LOG),
         #[cfg(feature = "snapshots")]
         (&b"SOLOAD_SNAPSHOTS="[..], &SNAPSHOTS),
@@ -76,6 +78,12 @@ pub(crate) fn bind_now() -> bool {
     let at = BIND_NOW.load(Ordering::Relaxed);
     // SAFETY: set once by `start`, to a string on the initial stack.
     !at.is_null() && unsafe { *at } != 0
+}
+
+/// Whether libraries may look over the loader's shoulder, and change what it finds: `LD_AUDIT` was set when the process
+/// started.
+pub(crate) fn is_audited() -> bool {
+    !AUDIT.load(Ordering::Relaxed).is_null()
 }
 
 /// The name that the program was started by.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use super::Shared;
+use crate::addr::Addr;
 use crate::error::{Error, ErrorKind};
 use crate::file::Homes;
 use crate::file::image::Image;
@@ -15,6 +16,7 @@ use crate::find::{Asker, Search};
 use crate::load::group::{Group, Slot};
 use crate::load::plan::Plan;
 use crate::loader::{Opened, Wishes};
+use crate::process::host::HostObject;
 use crate::process::module::{Id, Module, Object};
 use crate::process::scope::Scope;
 use crate::process::world::Look;
@@ -113,6 +115,27 @@ pub(crate) fn directories(module: &Arc<Module>, look: &Look) -> Result<Vec<PathB
     let (program, object) = (program(look, b""), Object::Module(Arc::clone(module)));
     with_asker(Some(&object), look, &program, &mut |asker| search().directories(asker))
         .map_err(|kind| Error::new(module.path.clone(), kind))
+}
+
+/// Where the C library's own loader will find the part of it that is called `name`, if that is certain: the cache says so,
+/// the C library itself came from that directory, and nothing is asked before the cache. Told where, that loader need not map
+/// the cache for each part anew.
+pub(super) fn path_of_part(name: &[u8], look: &Look) -> Option<PathBuf> {
+    // It looks for what this crate asks for as for a part of the object that this crate is in.
+    let own = look.host.by_address(Addr(path_of_part as *const () as usize))?;
+    let asks_elsewhere = |object: &Arc<HostObject>| {
+        let names = &object.names;
+        let audits = names.audit.is_some() || names.depaudit.is_some();
+        names.rpath.is_some() || names.runpath.is_some() || object.nodeflib() || audits
+    };
+    // No loader of its own: the program is an argument of the loader, which may have been given directories, too.
+    let started_by_loader = sys::auxiliary(libc::AT_BASE) == 0;
+    let mut at_start = look.host.objects.iter().filter(|object| object.at_start && !object.is_kernels());
+    if !own.at_start || started_by_loader || hooks::is_audited() || at_start.any(asks_elsewhere) {
+        return None;
+    }
+    let libc = look.host.by_name(b"libc.so.6")?;
+    search().in_cache(name).filter(|path| path.parent() == libc.path().parent())
 }
 
 /// A group of which every new member has a plan.

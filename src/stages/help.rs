@@ -1,15 +1,18 @@
 //! Help from the host: what only the C library's own loader can bring or see.
 
 use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::bind::Bound;
+use super::enter::path_of_part;
 use crate::error::{Error, ErrorKind};
 use crate::file::hash;
 use crate::file::symbols::{Symbol, Wanted, WantedVersion};
 use crate::process::hooks;
 use crate::process::host::{self, Host, HostObject, Pin};
+use crate::process::world::Look;
 
 /// A symbol's name, and the version that is asked for.
 pub(super) type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
@@ -37,13 +40,15 @@ pub(crate) struct HostHelp {
 
 impl HostHelp {
     /// Has the host open `parts`; they stay at least until this is dropped.
-    pub(crate) fn bring(&mut self, parts: &[PathBuf]) -> Result<(), Error> {
+    pub(crate) fn bring(&mut self, parts: &[PathBuf], look: &Look) -> Result<(), Error> {
         for path in parts {
             if self.parts.iter().any(|(known, _)| known == path) {
                 let message = "it was loaded under another name".to_owned();
                 return Err(Error::new(path.clone(), ErrorKind::Host { message }));
             }
-            let pin = host::open_part(path).map_err(|kind| Error::new(path.clone(), kind))?;
+            let at = hooks::undisturbed(|| path_of_part(path.as_os_str().as_bytes(), look));
+            let pin = at.and_then(|at| host::open_part(&at).ok()).map_or_else(|| host::open_part(path), Ok);
+            let pin = pin.map_err(|kind| Error::new(path.clone(), kind))?;
             self.parts.push((path.clone(), pin));
         }
         Ok(())
