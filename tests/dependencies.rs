@@ -1,7 +1,10 @@
 //! What a needed name leads to: search order, identity, names, cycles.
 
+#![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the C library's own loader is asked
+
 mod common;
 
+use std::ffi::{CStr, c_int, c_void};
 use std::fs;
 
 use common::elf::Elf;
@@ -346,6 +349,63 @@ fn what_the_c_library_consists_of_is_never_loaded_a_second_time() {
                 common::maps::maps().iter().filter(|map| map.path.ends_with(name) && map.perms == "r-xp").count();
             assert!(text <= 1, "{name} is mapped {text} times");
         }
+    });
+}
+
+/// The path by which the C library's loader has `libresolv.so.2`.
+fn path_of_resolv() -> Option<String> {
+    unsafe extern "C" fn find(info: *mut libc::dl_phdr_info, _: usize, found: *mut c_void) -> c_int {
+        let name = unsafe { CStr::from_ptr((*info).dlpi_name) }.to_str().unwrap();
+        let found = unsafe { &mut *found.cast::<Option<String>>() };
+        *found = Some(name.to_owned()).filter(|name| name.ends_with("/libresolv.so.2"));
+        c_int::from(found.is_some())
+    }
+    let mut found = None;
+    unsafe { libc::dl_iterate_phdr(Some(find), (&raw mut found).cast()) };
+    found
+}
+
+#[test]
+fn a_part_of_the_c_library_has_the_path_and_the_names_that_its_loader_gives_it() {
+    on_both_loaders(|loader| {
+        assert_eq!(path_of_resolv(), None);
+        let library = loader.open("part_of_libc");
+        let path = path_of_resolv().unwrap();
+        // Whoever needs it finds that one, its versions too.
+        Loader::Host.open("part_of_libc").close();
+        let by_name = || unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
+        let handle = by_name();
+        assert!(!handle.is_null());
+        assert_eq!(unsafe { libc::dlclose(handle) }, 0);
+        library.close();
+        assert_eq!(path_of_resolv(), None);
+        assert!(by_name().is_null());
+        assert!(!unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) }.is_null());
+        assert_eq!(path_of_resolv(), Some(path));
+    });
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_cache_is_not_opened_for_each_part_of_the_c_library() {
+    on_ours(|_| {
+        drop(ours("part_of_libc").unwrap());
+        let calls = common::trace::system_calls_of(|| drop(ours("part_of_libc").unwrap()));
+        let opened = calls.iter().filter(|call| call.number == libc::SYS_openat && call.result >= 0).count();
+        assert_eq!(opened, 2, "the library and the part");
+    });
+}
+
+#[test]
+fn a_part_of_the_c_library_comes_from_where_its_loader_looks_first() {
+    Child::default().env("LD_LIBRARY_PATH", "$SCRATCH").on_both_loaders(|loader| {
+        let handle = unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) };
+        let (usual, copy) = (path_of_resolv().unwrap(), scratch().join("libresolv.so.2"));
+        assert_eq!(unsafe { libc::dlclose(handle) }, 0);
+        fs::copy(usual, &copy).unwrap();
+        let library = loader.open("part_of_libc");
+        assert_eq!(library.call("calls_part"), 0x102);
+        assert_eq!(path_of_resolv().as_deref(), copy.to_str());
     });
 }
 
