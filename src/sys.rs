@@ -143,32 +143,41 @@ impl RegularFile {
         Ok(done)
     }
 
-    /// Shows the file, read-only, in the first of `len` bytes of address space. If it has a home, and that is free, it is
-    /// shown there, and only so much of it: the room grows when the rest is mapped. Elsewhere it lies so that a
-    /// huge page fits into `data`, if such a place can be had.
+    /// Shows the file, read-only, in the first of `len` bytes of address space, at a multiple of `align`. If it has a home,
+    /// and that is free, it is shown there, and only so much of it: the room grows when the rest is mapped. Elsewhere it lies
+    /// so that a huge page fits into `data`, if such a place can be had.
     pub(crate) fn show(
         &self,
         len: u64,
+        align: PageSize,
         home: Option<(Addr, u64)>,
         data: Option<Range<u64>>,
     ) -> Result<Shown, ErrorKind> {
-        let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 };
+        let is_aligned = |at: &Addr| align.offset(at.0 as u64) == 0;
         let show = |at: Option<NonZeroUsize>, len: u64| {
             let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
             let flags = if at.is_some() { MapFlags::MAP_FIXED_NOREPLACE } else { MapFlags::empty() };
             // SAFETY: a new mapping at an address that the kernel chooses, or where nothing is, touches no memory of the
             // program.
             let start = unsafe { mmap(at, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | flags, &self.fd, 0) }?;
-            let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(len.get());
-            Ok(Shown { room: Arc::new(Reservation { map: Map { start, len } }), from_file })
+            Ok(Reservation { map: Map { start, len } })
         };
-        let at_home = || home.and_then(|(home, len)| show(Some(NonZeroUsize::new(home.0)?), len).ok());
+        let at = |(at, len): (Addr, u64)| is_aligned(&at).then(|| show(Some(NonZeroUsize::new(at.0)?), len).ok())?;
         let elsewhere = || {
             let shown = show(None, len)?;
-            let better = data.and_then(|data| huge::better_start(shown.room.start(), len, &data));
-            Ok(better.and_then(|at| show(NonZeroUsize::new(at.0), len).ok()).unwrap_or(shown))
+            let better = data.and_then(|data| huge::better_start(shown.start(), len, &data));
+            Ok(better.and_then(|better| at((better, len))).unwrap_or(shown))
         };
-        fault::point("mmap").and_then(|()| at_home().map_or_else(elsewhere, Ok)).map_err(no_room)
+        let shown = fault::point("mmap").and_then(|()| home.and_then(at).map_or_else(elsewhere, Ok));
+        let mut room = shown.map_err(|errno: Errno| ErrorKind::NoRoom { bytes: len, errno: errno as i32 })?;
+        // The kernel puts large files where huge pages fit: mostly that is enough.
+        if !is_aligned(&room.start()) {
+            drop(room);
+            room = Reservation::new(len, align)?;
+            room.map_file(0, len, Protection::READ, &self.fd, 0, false)?;
+        }
+        let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(room.len());
+        Ok(Shown { room: Arc::new(room), from_file })
     }
 
     /// The whole file, mapped read-only; reading it copies nothing.
@@ -440,15 +449,6 @@ impl Reservation {
             // never written (`load::map`), and those stay readable.
             .and_then(|()| unsafe { mprotect(start, size.get(), prot(protection)) })
             .map_err(|errno| refused("mprotect of a segment", len, errno))
-    }
-
-    /// Has the kernel copy `len` bytes of private pages at `offset` at once, as writing to each would do. Kernels before
-    /// 5.14 cannot; nothing is lost then but time.
-    pub(crate) fn populate(&self, offset: u64, len: u64) {
-        if let Ok((at, size)) = self.inside(offset, len) {
-            // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
-            unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
-        }
     }
 
     /// The range as an address and a size, if it lies inside.

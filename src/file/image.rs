@@ -90,7 +90,7 @@ impl Image {
         }
         let program_headers = header.program_headers(head)?;
         let mut headers = Headers::check(program_headers, file.size)?;
-        let Some(room) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
+        let Some((room, align)) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
         let build_id = OnceLock::new();
         let known = || {
             let found = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
@@ -105,7 +105,7 @@ impl Image {
         // What is written to is mapped from elsewhere.
         let page = sys::page_size();
         let at_home = home.map(|home| (home.start, headers.constant_in_place(page).min(room)));
-        let shown = file.show(room, at_home, headers.huge_data(page))?;
+        let shown = file.show(room, align, at_home, headers.huge_data(page))?;
         let bytes = shown.bytes();
         let mut front = None;
         let entries = |at: &ProgramHeader| {

@@ -127,16 +127,15 @@ impl Headers {
 
     /// How many bytes of address space show every segment's part of the file where the object is mapped, if the file is
     /// simply mapped there from its start on: its first segment begins with the file, is never written, and stands at the
-    /// first address, which may be any page.
-    pub(super) fn room_in_place(&self, page: PageSize) -> Option<u64> {
+    /// first address. And what that is to be a multiple of.
+    pub(super) fn room_in_place(&self, page: PageSize) -> Option<(u64, PageSize)> {
         let (first, last) = (self.segments.first()?, self.segments.last()?);
         let begins = first.offset.0 == 0 && first.vaddr.0 == 0 && first.file_size > 0;
         let room = page.up(last.end().0)?;
-        let fits = |segment: &Segment| {
-            segment.align <= page.bytes()
-                && segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= room)
-        };
-        (begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits)).then_some(room)
+        let align = self.segments.iter().map(|segment| segment.align).max()?.max(page.bytes());
+        let align = PageSize::new(align).filter(|align| align.bytes() <= PageSize::HUGE.bytes())?;
+        let fits = |segment: &Segment| segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= room);
+        (begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits)).then_some((room, align))
     }
 
     /// How many of these bytes stand before all that may be written.

@@ -13,6 +13,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 #[cfg(feature = "snapshots")]
 use super::Map;
+use super::Reservation;
 use crate::addr::PageSize;
 
 /// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
@@ -77,6 +78,17 @@ pub(crate) fn populate(words: &mut [u32]) {
     if end.saturating_sub(start) >= 24 * page.bytes() {
         // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
         unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
+    }
+}
+
+impl Reservation {
+    /// Has the kernel copy `len` bytes of private pages at `offset` at once, as writing to each would do. Kernels before
+    /// 5.14 cannot; nothing is lost then but time.
+    pub(crate) fn populate(&self, offset: u64, len: u64) {
+        if let Ok((at, size)) = self.inside(offset, len) {
+            // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
+            unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
+        }
     }
 }
 
