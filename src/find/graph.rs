@@ -138,7 +138,10 @@ pub(crate) fn discover<W: World>(
     world: &W,
     opened: OpenedBefore,
 ) -> Result<Graph<W::Object>, Error> {
-    search.refresh();
+    // Another attempt at the same open goes by what the first has seen.
+    if opened.is_empty() {
+        search.refresh();
+    }
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), for_host: Vec::new() },
         by_name: BTreeSet::new(),
