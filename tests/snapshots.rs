@@ -9,7 +9,7 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use common::maps::maps;
+use common::maps::{Map, maps};
 use common::snapshots::{MADE, USED, directory};
 use common::*;
 use soload::{Addr, Error, Library, OpenOptions, PageMap, PageState, Refusal, Snapshot, SnapshotUse, Snapshots};
@@ -34,17 +34,21 @@ fn files() -> Vec<PathBuf> {
 #[test]
 fn what_is_made_is_used_and_mapped_privately_and_never_executable() {
     on_ours(|_| {
-        let made = open_in(&directory(), &fixture("relr")).unwrap();
-        assert_eq!(made.snapshot(), MADE);
-        let at = made.bias();
-        drop(made);
-        assert!(maps().iter().all(|map| !map.path.contains(".snapshot")), "unloaded");
-        let used = open_in(&directory(), &fixture("relr")).unwrap();
-        assert_eq!((used.snapshot(), used.bias()), (USED, at), "at the same addresses");
-        let of_snapshot: Vec<_> = maps().into_iter().filter(|map| map.path.contains(".snapshot")).collect();
-        assert!(!of_snapshot.is_empty());
-        assert!(of_snapshot.iter().all(|map| map.perms.ends_with("-p")), "private, never executable: {of_snapshot:?}");
-        assert_eq!(used.snapshot().to_string(), "by a snapshot");
+        // Also what is aligned to more than a page.
+        for name in ["relr", "align_64k", "align_2m"] {
+            let made = open_in(&directory(), &fixture(name)).unwrap();
+            assert_eq!(made.snapshot(), MADE);
+            let at = made.bias();
+            drop(made);
+            assert!(maps().iter().all(|map| !map.path.contains(".snapshot")), "unloaded");
+            let used = open_in(&directory(), &fixture(name)).unwrap();
+            assert_eq!((used.snapshot(), used.bias()), (USED, at), "at the same addresses");
+            let of_snapshot: Vec<_> = maps().into_iter().filter(|map| map.path.contains(".snapshot")).collect();
+            assert!(!of_snapshot.is_empty());
+            let is_private = |map: &Map| map.perms.ends_with("-p");
+            assert!(of_snapshot.iter().all(is_private), "private, never executable: {of_snapshot:?}");
+            assert_eq!(used.snapshot().to_string(), "by a snapshot");
+        }
     });
 }
 
