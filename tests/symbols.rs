@@ -199,6 +199,19 @@ fn a_library_whose_unique_symbol_was_bound_stays() {
 }
 
 #[test]
+fn a_library_of_the_host_whose_unique_symbol_was_bound_stays() {
+    on_ours(|loader| {
+        let theirs = Loader::Host.open("unique_unused");
+        let user = loader.open("unique_user");
+        assert_eq!(user.call("count_from_outside"), 7);
+        user.close();
+        theirs.close();
+        assert!(is_mapped("libunique_unused.so"));
+        assert_eq!(loader.open("unique_b").call("unique_count"), 8, "the first definition is still the one");
+    });
+}
+
+#[test]
 fn closing_a_library_with_a_unique_symbol_says_why_it_stays() {
     on_ours(|_| {
         let closed = ours("unique_a").unwrap().close().unwrap();

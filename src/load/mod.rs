@@ -9,4 +9,5 @@ pub(crate) mod plan;
 pub(crate) mod relocate;
 pub(crate) mod scope;
 pub(crate) mod seal;
+pub(crate) mod unique;
 pub(crate) mod versions;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::ahead::{Expected, First};
 use super::index::{Demand, Filter, Index};
+use super::unique::{Unique, UniqueSymbols};
 use crate::addr::{Addr, Bias};
 use crate::file::gnu::Gnu;
 use crate::file::image::Image;
@@ -55,11 +56,8 @@ impl Provider<'_> {
     }
 }
 
-/// `STB_GNU_UNIQUE` definitions: one for the whole process, whichever scope it was first found in.
-pub(crate) type Unique<Owner> = BTreeMap<Box<[u8]>, (Addr, Symbol, Owner)>;
-
 /// Where a unique symbol is that an earlier group has settled.
-pub(crate) type Settled<'a> = dyn Fn(&[u8]) -> Option<(Addr, Symbol)> + 'a;
+pub(crate) type Settled<'a> = dyn Fn(&Wanted<'_>) -> Option<(Addr, Symbol)> + 'a;
 
 /// The functions that loaded code gets from the loader, by name.
 pub(crate) type Imports = fn(&[u8]) -> Option<Addr>;
@@ -77,10 +75,10 @@ pub(crate) struct Providers<'a> {
     pub(super) index: Option<Index>,
     pub(super) expected: Expected<'a>,
     /// Unique symbols that this group is the first to use.
-    pub(crate) unique: BTreeMap<Box<[u8]>, Definition>,
-    /// Unique symbols that it uses and earlier groups have settled: what it would have been bound to, and whether that
-    /// is another definition.
-    pub(crate) settled: BTreeMap<Box<[u8]>, (Definition, bool)>,
+    pub(crate) unique: UniqueSymbols,
+    /// Unique symbols that it uses and earlier groups have settled: what it would have been bound to, and whether everybody
+    /// uses another definition.
+    pub(crate) settled: BTreeMap<Unique, bool>,
     rules: Rules<'a>,
 }
 
@@ -133,7 +131,7 @@ impl<'a> Providers<'a> {
         order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
         let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
         let asked: Vec<_> = asked.collect();
-        let (unique, settled) = (BTreeMap::new(), BTreeMap::new());
+        let (unique, settled) = (UniqueSymbols::default(), BTreeMap::new());
         Self { all, asked, ranks, leading, index, expected: Expected::default(), unique, settled, rules }
     }
 
@@ -197,7 +195,7 @@ impl<'a> Providers<'a> {
         let object = &self.all[provider];
         let symbol = object.symbols.get(index)?;
         let found = Definition { provider, symbol, value: object.address(&symbol) };
-        Some(if found.symbol.is_unique() { self.find_unique(wanted.name, found) } else { found })
+        Some(if found.symbol.is_unique() { self.find_unique(wanted, index, found) } else { found })
     }
 
     /// How many objects `leading` is about.
@@ -213,18 +211,18 @@ impl<'a> Providers<'a> {
     }
 
     /// The definition that everybody uses: the one found first, now or at an earlier load.
-    fn find_unique(&mut self, name: &[u8], found: Definition) -> Definition {
-        if let Some((value, symbol)) = (self.rules.settled)(name) {
-            if !self.settled.contains_key(name) {
-                self.settled.insert(name.into(), (found, value != found.value));
-            }
+    fn find_unique(&mut self, wanted: &Wanted<'_>, index: u32, found: Definition) -> Definition {
+        let own = Unique { hash: wanted.gnu_hash(), owner: found.provider as u32, index };
+        if let Some((value, symbol)) = (self.rules.settled)(wanted) {
+            self.settled.insert(own, value != found.value);
             return Definition { value, symbol, ..found };
         }
-        // Its references are many, and a key of its own is memory.
-        if let Some(first) = self.unique.get(name) {
-            return *first;
+        let symbols = |owner: u32| self.all.get(owner as usize).map(|object| object.symbols);
+        if let Some((first, symbol)) = self.unique.find(wanted, symbols) {
+            let provider = first.owner as usize;
+            return Definition { provider, symbol, value: self.all[provider].address(&symbol) };
         }
-        self.unique.insert(name.into(), found);
+        self.unique.insert(own);
         found
     }
 

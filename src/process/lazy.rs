@@ -331,7 +331,7 @@ fn fleeting(namespace: Namespace, object: &Fleeting, stays: bool, gone: &[Id], w
 fn definition(namespace: Namespace, symbols: &Symbols, bias: Bias, wanted: &Wanted<'_>) -> Option<(Addr, Symbol)> {
     let (_, symbol) = symbols.find(wanted)?;
     // One for the whole name space, whoever defines it: settled by the load that was first to use it.
-    let settled = if symbol.is_unique() { registry::state().unique(namespace, wanted.name) } else { None };
+    let settled = if symbol.is_unique() { registry::state().unique(namespace, wanted) } else { None };
     Some((settled.map(|(addr, _)| addr).unwrap_or_else(|| address(&symbol, bias)), symbol))
 }
 

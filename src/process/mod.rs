@@ -18,6 +18,7 @@ pub(crate) mod reason;
 pub(crate) mod registry;
 mod reserve;
 pub(crate) mod scope;
+mod settled;
 pub(crate) mod start;
 pub(crate) mod storage;
 pub(crate) mod symbols;

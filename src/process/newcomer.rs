@@ -4,34 +4,45 @@ use std::sync::Arc;
 
 use super::module::{Id, Instance, Module, Object};
 use super::namespace::Namespace;
-use crate::addr::Addr;
-use crate::file::symbols::Symbol;
+use super::symbols::LateSymbols;
+use crate::file::symbols::{Symbols, Wanted};
+use crate::load::unique::{Unique, UniqueSymbols};
 
 /// What a group was made to fit: if the process has changed in one of these, it has to be made anew.
-pub(crate) struct Fit {
+pub(crate) struct Fit<'a> {
     /// The name space it is loaded in.
     pub(crate) namespace: Namespace,
     /// What its new modules are: nobody else may have loaded them meanwhile.
     pub(crate) instances: Vec<Instance>,
     /// Modules of the process that it rests on: they must still be there.
     pub(crate) rests_on: Vec<Id>,
-    /// Unique symbols it was first to define.
-    pub(crate) unique: Vec<NewUnique>,
+    /// Unique symbols it was first to use.
+    pub(crate) unique: &'a UniqueSymbols,
+    /// Who has them, by the owners' numbers.
+    pub(crate) owners: Vec<Owner>,
 }
 
-/// A unique symbol: its name, where it is, and who has it.
-pub(crate) struct NewUnique {
-    pub(crate) name: Box<[u8]>,
-    pub(crate) addr: Addr,
-    pub(crate) symbol: Symbol,
-    pub(crate) owner: UniqueOwner,
+impl Fit<'_> {
+    /// The name of a unique symbol, as one that is looked for.
+    pub(super) fn name(&self, own: Unique) -> Option<Wanted<'_>> {
+        Wanted::by_name(own.read(self.owners.get(own.owner as usize)?.symbols()?)?.1, None)
+    }
 }
 
-/// Who has a unique symbol.
-pub(crate) enum UniqueOwner {
-    /// A new module, by its place in the group's order of initialisation.
-    New(usize),
+/// Who may have a unique symbol.
+pub(crate) enum Owner {
+    /// A new module: its place in the group's order of initialisation, and its symbols.
+    New(usize, Arc<LateSymbols>),
     Known(Object),
+}
+
+impl Owner {
+    fn symbols(&self) -> Option<&Symbols> {
+        match self {
+            Self::New(_, symbols) => Some(symbols),
+            Self::Known(object) => object.symbols(),
+        }
+    }
 }
 
 /// A module on its way into the registry.

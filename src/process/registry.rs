@@ -13,12 +13,12 @@ use super::hooks::{self, Thread};
 use super::later;
 use super::module::{Dependency, Id, Instance, Module, Object};
 use super::namespace::Namespace;
-use super::newcomer::{Fit, Keep, NewUnique, Newcomer, UniqueOwner};
+use super::newcomer::{Fit, Keep, Newcomer};
 use super::reason::Reason;
+use super::settled::Settled;
 use super::waits::Waits;
 use crate::addr::Addr;
-use crate::file::symbols::Symbol;
-use crate::load::scope::Unique;
+use crate::file::symbols::{Symbol, Wanted};
 
 /// All modules, in order of their ids.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ pub(crate) struct State {
     pub(super) entries: Vec<Entry>,
     /// Made global by an open, in order, each in its name space; what the program started with is not among them.
     global: Vec<(Namespace, Object)>,
-    unique: BTreeMap<Namespace, Unique<Object>>,
+    unique: BTreeMap<Namespace, Settled>,
     next: u64,
     waits: Waits,
 }
@@ -94,7 +94,7 @@ pub(crate) fn state() -> Arc<State> {
 /// them, and whether they are the first of an isolated name space. `None` if the process has changed meanwhile so that the
 /// group does not fit any more.
 pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
-    fit: Fit,
+    fit: Fit<'_>,
     root: usize,
     make: impl FnOnce(Id) -> M,
 ) -> Option<(Vec<Arc<Module>>, bool)> {
@@ -103,7 +103,7 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
     let gone = |id: &Id| state.entry(*id).is_none_or(|entry| !entry.is_live());
     if fit.rests_on.iter().any(gone)
         || fit.instances.iter().any(|instance| state.instance(*instance).is_some())
-        || fit.unique.iter().any(|unique| state.unique(fit.namespace, &unique.name).is_some())
+        || fit.unique.iter().any(|own| fit.name(own).is_some_and(|name| state.unique(fit.namespace, &name).is_some()))
     {
         return None;
     }
@@ -121,17 +121,10 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
         modules.push(module);
     }
     addresses::add(modules.iter().map(|module| &**module));
-    for NewUnique { name, addr, symbol, owner } in fit.unique {
-        let owner = match owner {
-            UniqueOwner::New(index) => Object::Module(Arc::clone(&modules[index])),
-            UniqueOwner::Known(object) => object,
-        };
-        if let Object::Module(module) = &owner
-            && let Some(entry) = state.entry_mut(module.id)
-        {
-            entry.keep.get_or_insert_with(|| Keep::Unique(name.clone()));
+    for (id, name) in state.unique.entry(fit.namespace).or_default().add(&fit, &modules) {
+        if let Some(entry) = state.entry_mut(id) {
+            entry.keep.get_or_insert(Keep::Unique(name));
         }
-        state.unique.entry(fit.namespace).or_default().insert(name, (addr, symbol, owner));
     }
     Some((modules, first))
 }
@@ -413,8 +406,8 @@ impl State {
     }
 
     /// Where a unique symbol of a name space is, once somebody has defined it.
-    pub(crate) fn unique(&self, namespace: Namespace, name: &[u8]) -> Option<(Addr, Symbol)> {
-        self.unique.get(&namespace)?.get(name).map(|(addr, symbol, _)| (*addr, *symbol))
+    pub(crate) fn unique(&self, namespace: Namespace, wanted: &Wanted<'_>) -> Option<(Addr, Symbol)> {
+        self.unique.get(&namespace)?.get(wanted)
     }
 
     /// The modules in use: open, kept, still being initialised, or needed or referred to by one in use.

@@ -103,7 +103,7 @@ fn place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> 
         };
     }
     if symbol.is_unique()
-        && let Some((addr, _)) = registry::state().unique(object.namespace(), wanted.name)
+        && let Some((addr, _)) = registry::state().unique(object.namespace(), wanted)
     {
         return Some(addr);
     }

@@ -13,9 +13,11 @@ use super::sharing::Deal;
 use crate::addr::{Addr, Bias, Vaddr};
 use crate::arch::{Kind, Machine};
 use crate::file::relocations::What;
+use crate::file::symbols::Wanted;
 use crate::load::group::{Group, Slot};
 use crate::load::relocate::{Functions, Outcome, Pending, ThreadLocal};
-use crate::load::scope::{Definition, Provider};
+use crate::load::scope::Provider;
+use crate::load::unique::{Unique, UniqueSymbols};
 use crate::process::module::Object;
 use crate::process::world::Look;
 use crate::snapshot::{
@@ -49,22 +51,22 @@ pub(super) fn adopt(
             }
         }
     }
-    let mut unique = BTreeMap::new();
+    let mut unique = UniqueSymbols::default();
     for symbol in manifest.unique.iter() {
         let number = adopting.number(symbol.provider)?;
         let provider = adopting.provider(number)?;
         let own = provider.symbols.get(symbol.symbol).filter(|own| own.is_unique() && own.is_defined());
         let own = own.filter(|own| provider.symbols.string(own.name) == Some(&symbol.name));
-        let own = own.ok_or_else(|| senseless("a unique symbol"))?;
+        let (own, wanted) = own.zip(Wanted::by_name(&symbol.name, None)).ok_or_else(|| senseless("a unique symbol"))?;
         let value = provider.address(&own);
-        match look.state.unique(look.namespace, &symbol.name) {
+        match look.state.unique(look.namespace, &wanted) {
             Some((settled, _)) if settled == value => {}
             Some(_) => {
                 let name = crate::Escaped(&symbol.name);
                 return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
             }
             None => {
-                unique.insert((*symbol.name).into(), Definition { provider: number, symbol: own, value });
+                unique.insert(Unique { hash: wanted.gnu_hash(), owner: number as u32, index: symbol.symbol });
             }
         }
     }

@@ -10,13 +10,14 @@ use super::map::Mapped;
 use crate::addr::Vaddr;
 use crate::arch::trampoline;
 use crate::error::{At, Error, ErrorKind};
-use crate::file::symbols::Symbols;
+use crate::file::symbols::{Symbols, Wanted};
 use crate::find::graph::World;
 use crate::load::group::{Group, Slot};
 use crate::load::index::Demand;
 use crate::load::map::Mapping;
 use crate::load::relocate::{self as relocation, Outcome, Pending, Unit};
-use crate::load::scope::{Definition, Imports, Providers, Rules};
+use crate::load::scope::{Imports, Providers, Rules};
+use crate::load::unique::{Unique, UniqueSymbols};
 use crate::load::versions;
 use crate::loader::Wishes;
 use crate::process::host::{HostObject, Pin};
@@ -94,10 +95,10 @@ pub(crate) struct Bound {
     pub(super) group: Group<Object, (Box<Mapped>, Outcome)>,
     pub(super) scope: Scope,
     /// Unique symbols that it is the first to use.
-    pub(super) unique: BTreeMap<Box<[u8]>, Definition>,
+    pub(super) unique: UniqueSymbols,
     /// Unique symbols that were settled before, see [`Providers::settled`].
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
-    pub(super) settled: BTreeMap<Box<[u8]>, (Definition, bool)>,
+    pub(super) settled: BTreeMap<Unique, bool>,
     /// If some of its calls go through such.
     pub(super) stubs: Option<Stubs>,
 }
@@ -175,7 +176,7 @@ pub(crate) fn relocate(
             host.symbols().into_iter().for_each(Symbols::read_now);
         }
     }
-    let settled = |name: &[u8]| look.state.unique(look.namespace, name);
+    let settled = |wanted: &Wanted<'_>| look.state.unique(look.namespace, wanted);
     // Memory passes between the C library and whoever calls it, and so between all name spaces.
     let own = |name: &[u8]| {
         (scope.imports)(name).or_else(|| if look.namespace.is_base() { None } else { look.host.allocator(name) })

@@ -1,7 +1,7 @@
 //! Keeping: the pages of a group that has just been bound, and what other processes must know to use them.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::os::unix::ffi::OsStrExt;
 
 use super::adopt;
@@ -23,12 +23,9 @@ use crate::snapshot::{
 
 /// The key and the bytes of the snapshot of `bound`, none of whose code has run yet.
 pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<([u8; 32], Vec<u8>), Refusal> {
-    if let Some((name, _)) = bound.settled.iter().find(|(_, (_, another))| *another) {
-        let name = crate::Escaped(name);
-        return Err(Refusal::Unsuitable(format!("unique symbol {name} is that of a library that was loaded before")));
-    }
     let mut keeping =
         Keeping { bound, deal, names: Vec::new(), functions: HashMap::new(), calls: Vec::new(), pages: Vec::new() };
+    let unique = keeping.unique()?;
     let mut members = Vec::with_capacity(deal.members.len());
     for (own, (_, (mapped, outcome))) in deal.members.iter().zip(bound.group.new_members()) {
         members.push(keeping.member(own, mapped, outcome)?);
@@ -38,7 +35,6 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
     for (((own, (_, (mapped, _))), member), gathered) in of_members {
         keeping.pages(own, mapped, member, gathered);
     }
-    let unique = keeping.unique()?;
     let Keeping { names, pages, .. } = keeping;
     let scope = deal.fits.encode();
     let key = key(&scope);
@@ -237,30 +233,21 @@ impl<'a> Keeping<'a> {
 
     /// All unique symbols that the group uses, in order of their names.
     fn unique(&self) -> Result<Vec<Unique<'static>>, Refusal> {
-        let settled = self.bound.settled.iter().map(|(name, (definition, _))| (name, definition));
-        let all: BTreeMap<&[u8], &Definition> =
-            self.bound.unique.iter().chain(settled).map(|(name, definition)| (&**name, definition)).collect();
-        let mut known: HashMap<usize, HashMap<(&[u8], Addr), u32>> = HashMap::new();
-        let mut unique = Vec::with_capacity(all.len());
-        for (name, definition) in all {
-            let of_provider = known.entry(definition.provider).or_insert_with(|| {
-                let Some(object) = self.object(definition.provider) else { return HashMap::new() };
-                let named = |(index, symbol): (u32, Symbol)| {
-                    Some(((object.symbols.string(symbol.name)?, object.address(&symbol)), index))
-                };
-                symbols(&object).filter(|(_, symbol)| symbol.is_unique()).filter_map(named).collect()
-            });
-            let symbol = of_provider.get(&(name, definition.value)).copied();
-            let symbol = symbol.ok_or_else(|| {
-                let name = crate::Escaped(name);
-                Refusal::Unsuitable(format!("unique symbol {name} is not where its object has it"))
-            })?;
-            unique.push(Unique {
-                name: Cow::Owned(name.to_vec()),
-                provider: self.canonical(definition.provider)?,
-                symbol,
-            });
+        let settled = self.bound.settled.iter().map(|(own, another)| (*own, *another));
+        let mut unique = Vec::new();
+        for (own, another) in self.bound.unique.iter().map(|own| (own, false)).chain(settled) {
+            let object = self.object(own.owner as usize);
+            let name = object.and_then(|object| Some(own.read(object.symbols)?.1.to_vec()));
+            let name = name.ok_or_else(|| Refusal::Unsuitable("a unique symbol that cannot be read".into()))?;
+            if another {
+                let name = crate::Escaped(&name);
+                let why = format!("unique symbol {name} is that of a library that was loaded before");
+                return Err(Refusal::Unsuitable(why));
+            }
+            let provider = self.canonical(own.owner as usize)?;
+            unique.push(Unique { name: Cow::Owned(name), provider, symbol: own.index });
         }
+        unique.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(unique)
     }
 }

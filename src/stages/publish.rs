@@ -7,10 +7,11 @@ use super::seal::{Sealed, SealedGroup};
 use crate::addr::Vaddr;
 use crate::file::image::Image;
 use crate::load::group::{Group, Slot};
+use crate::load::unique::UniqueSymbols;
 use crate::loader::Wishes;
 use crate::process::debugger::{self, Listed};
 use crate::process::module::{Dependency, Id, Instance, Module, Object};
-use crate::process::newcomer::{Fit, Keep, NewUnique, Newcomer, UniqueOwner};
+use crate::process::newcomer::{Fit, Keep, Newcomer, Owner};
 use crate::process::registry;
 
 /// A group that everybody sees.
@@ -41,17 +42,18 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             Source::Member(_) => None,
         })
         .collect();
-    let unique = unique.into_iter().map(|(name, found)| {
-        let owner = match &sources[found.provider] {
-            Source::Member(index) => UniqueOwner::New(place(*index)),
-            Source::Object(object) => UniqueOwner::Known(object.clone()),
-        };
-        NewUnique { name, addr: found.value, symbol: found.symbol, owner }
-    });
+    let owner = |source: &Source| match source {
+        Source::Object(object) => Owner::Known(object.clone()),
+        Source::Member(index) => match &group.members[*index] {
+            Slot::New(sealed) => Owner::New(place(*index), Arc::clone(&sealed.mapped.symbols)),
+            Slot::Known(object) => Owner::Known(object.clone()),
+        },
+    };
+    let owners = if unique.is_empty() { Vec::new() } else { sources.iter().map(owner).collect() };
     let namespace = wishes.namespace;
     let instance = |image: &Image| Instance { namespace, file: image.identity() };
     let instances = group.new_members().map(|(_, sealed)| instance(&sealed.mapped.new.image)).collect();
-    let fit = Fit { namespace, instances, rests_on: rests_on.clone(), unique: unique.collect() };
+    let fit = Fit { namespace, instances, rests_on: rests_on.clone(), unique: &unique, owners };
     let root = place(0);
     // What each member is, once the numbers of the new ones are known.
     let known: Vec<Option<Object>> = group
@@ -130,6 +132,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         order.iter().filter_map(move |index| Some(newcomer(first, *index, sealed[*index].take()?)))
     };
     let (modules, first) = registry::publish(fit, root, make)?;
+    keep_owners(&unique, &sources);
     debugger::show(modules.iter().map(|module| &module.listed));
     let object = |(index, known): (usize, Option<Object>)| {
         known.unwrap_or_else(|| Object::Module(Arc::clone(&modules[place(index)])))
@@ -140,4 +143,18 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         registry::make_global(namespace, scope.iter().cloned());
     }
     Some(Published { root: Arc::clone(&modules[root]), modules, rests_on, scope })
+}
+
+/// Keeps the objects of the host that have unique symbols which everybody uses from now on.
+fn keep_owners(unique: &UniqueSymbols, sources: &[Source]) {
+    let mut last = None;
+    for number in unique.iter().map(|own| own.owner) {
+        // Held until now, so that this cannot fail.
+        if last != Some(number)
+            && let Some(Source::Object(Object::Host(host))) = sources.get(number as usize)
+        {
+            host.keep();
+        }
+        last = Some(number);
+    }
 }

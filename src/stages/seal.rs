@@ -1,7 +1,7 @@
 //! Sealing: resolvers decide, thread-local storage is got, functions are checked, and pages become read-only.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::bind::{Bound, Scope, Source, Stubs};
 use super::map::Mapped;
@@ -15,8 +15,8 @@ use crate::load::group::{Group, Slot};
 use crate::load::map::MappedImage;
 use crate::load::plan::Plan;
 use crate::load::relocate::{Functions, Outcome, ThreadLocal};
-use crate::load::scope::Definition;
 use crate::load::seal as sealing;
+use crate::load::unique::UniqueSymbols;
 use crate::process::module::Object;
 use crate::process::storage::{Place, Storage, Template};
 use crate::process::unwind::{self, Frames};
@@ -38,7 +38,8 @@ pub(super) struct Sealed {
 pub(crate) struct SealedGroup {
     pub(super) group: Group<Object, Sealed>,
     pub(super) scope: Scope,
-    pub(super) unique: BTreeMap<Box<[u8]>, Definition>,
+    /// By their numbers as providers.
+    pub(super) unique: UniqueSymbols,
 }
 
 /// Lets IFUNC resolvers decide, gets thread-local storage, checks the functions that will be called, and makes read-only

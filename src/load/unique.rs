@@ -1,0 +1,55 @@
+//! Unique symbols (`STB_GNU_UNIQUE`): of all definitions of a name, the one that was bound to first is everybody's.
+
+use std::collections::BTreeSet;
+
+use crate::file::symbols::{Symbol, Symbols, Wanted};
+
+/// The definition of a unique symbol that everybody uses: symbol number `index` of an owner, who is known by a number, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Unique {
+    /// The hash of its name, by which it is found: the name itself stays where its owner has it.
+    pub(crate) hash: u32,
+    pub(crate) owner: u32,
+    pub(crate) index: u32,
+}
+
+impl Unique {
+    /// The definition itself, and its name, where its owner has these `symbols`.
+    pub(crate) fn read(self, symbols: &Symbols) -> Option<(Symbol, &[u8])> {
+        let symbol = symbols.get(self.index)?;
+        Some((symbol, symbols.string(symbol.name)?))
+    }
+}
+
+/// A set of those.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct UniqueSymbols(BTreeSet<Unique>);
+
+impl UniqueSymbols {
+    pub(crate) fn insert(&mut self, symbol: Unique) {
+        self.0.insert(symbol);
+    }
+
+    /// The one of that name, where each owner has the symbols that `symbols` says.
+    pub(crate) fn find<'a>(
+        &self,
+        wanted: &Wanted<'_>,
+        symbols: impl Fn(u32) -> Option<&'a Symbols>,
+    ) -> Option<(Unique, Symbol)> {
+        let (hash, first) = (wanted.gnu_hash(), Unique { hash: wanted.gnu_hash(), owner: 0, index: 0 });
+        let alike = self.0.range(first..).take_while(|own| own.hash == hash);
+        alike.copied().find_map(|own| {
+            let symbols = symbols(own.owner)?;
+            let symbol = symbols.get(own.index).filter(|symbol| symbols.is_named(symbol, wanted.name))?;
+            Some((own, symbol))
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Unique> {
+        self.0.iter().copied()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,50 @@
+//! The unique symbols of a name space that are settled, and who has them.
+
+use std::sync::Arc;
+
+use super::module::{Id, Module, Object};
+use super::newcomer::{Fit, Owner};
+use crate::addr::Addr;
+use crate::file::symbols::{Symbol, Wanted};
+use crate::load::unique::{Unique, UniqueSymbols};
+
+/// Unique symbols that everybody uses. Their owners stay for good.
+#[derive(Clone, Default)]
+pub(super) struct Settled {
+    symbols: UniqueSymbols,
+    owners: Vec<Object>,
+}
+
+impl Settled {
+    /// Where the one of that name is.
+    pub(super) fn get(&self, wanted: &Wanted<'_>) -> Option<(Addr, Symbol)> {
+        let owner = |number: u32| self.owners.get(number as usize);
+        let (own, symbol) = self.symbols.find(wanted, |number| owner(number)?.symbols())?;
+        Some((owner(own.owner)?.provider()?.address(&symbol), symbol))
+    }
+
+    /// Adds those of a group that has become `modules`. Answers which modules have such, and the name of one of each.
+    pub(super) fn add(&mut self, fit: &Fit<'_>, modules: &[Arc<Module>]) -> Vec<(Id, Box<[u8]>)> {
+        let (mut numbers, mut having) = (vec![None; fit.owners.len()], Vec::new());
+        for own in fit.unique.iter() {
+            let number = *numbers[own.owner as usize].get_or_insert_with(|| {
+                let object = match &fit.owners[own.owner as usize] {
+                    Owner::New(index, _) => Object::Module(Arc::clone(&modules[*index])),
+                    Owner::Known(object) => object.clone(),
+                };
+                having.extend(object.id().zip(fit.name(own).map(|own| own.name.into())));
+                self.number(object)
+            });
+            self.symbols.insert(Unique { owner: number, ..own });
+        }
+        having
+    }
+
+    fn number(&mut self, object: Object) -> u32 {
+        let known = self.owners.iter().position(|known| *known == object);
+        known.unwrap_or_else(|| {
+            self.owners.push(object);
+            self.owners.len() - 1
+        }) as u32
+    }
+}
