@@ -1,17 +1,17 @@
-//! Code in pages of 2 MiB: how a file's code comes from the page cache, and how to have it read anew so that it comes in
-//! fewer and larger pieces.
+//! Files read anew: how a file's code comes from the page cache, and how to have it come in fewer and larger pieces.
 
 use std::fs::File;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::experiment::{Area, faults, forget};
 use super::scan::PageScan;
 use crate::addr::PageSize;
 use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
-use crate::load::plan::Plan;
+use crate::load::plan::{Plan, PlannedMap};
 use crate::sys;
 
 /// What it costs a process to touch every page of a file's code for the first time.
@@ -34,13 +34,18 @@ pub struct Warmth {
     pub minor_faults: u64,
     /// Faults that had to wait for the disk.
     pub major_faults: u64,
+    /// How long it took.
+    pub time: Duration,
 }
 
-/// Code that has been read anew, in pages of 2 MiB where the file system gives them: how it came before, and after.
+/// A file that has been read anew, in pieces of up to 2 MiB where the file system gives them: how its code came before, and
+/// after.
 ///
-/// What decides is who reads a file first: read through a mapping of code it comes in small pages, and stays so in the
-/// cache, for all processes, until it is forgotten. This has the kernel forget the file and read it again
-/// (`MADV_HUGEPAGE`, then `MADV_POPULATE_READ`). Pages that any process has mapped are not forgotten, and stay as they are.
+/// What decides is who reads a file first: read through a mapping of code it comes in single pages, and stays so in the
+/// cache, for all processes, until it is forgotten. This has the kernel forget the file and read what loading maps of it
+/// again (`MADV_HUGEPAGE`, then `MADV_POPULATE_READ`). A whole piece of 2 MiB takes one fault; of a smaller one the 16 pages
+/// that a fault maps are mapped in one go, and not each by itself. Pages that any process has mapped are not forgotten, and
+/// stay as they are.
 ///
 /// ```no_run
 /// let warming = soload::Warming::of("/usr/lib/x86_64-linux-gnu/libLLVM-16.so.1".as_ref())?;
@@ -57,14 +62,15 @@ pub struct Warming {
 }
 
 const HUGE: u64 = PageSize::HUGE.bytes();
-/// The most code of one file that is read: 4 GiB. A file with holes may claim more than there are bytes in the world.
-const CODE_MAX: u64 = 4 << 30;
+/// The most of one file that is read: 4 GiB. A file with holes may claim more than there are bytes in the world.
+const READ_MAX: u64 = 4 << 30;
 
-/// A file, and where in it its code is.
+/// A file, where in it its code is, and where all is that loading maps.
 struct Code {
     file: File,
     len: usize,
     ranges: Vec<Range<u64>>,
+    mapped: Vec<Range<u64>>,
     page: PageSize,
 }
 
@@ -73,28 +79,31 @@ impl Code {
         // Closed again at once: it has the file mapped, which would keep its pages.
         let image = Image::open(path)?;
         let plan = Plan::of(&image, sys::page_size())?;
-        let code = plan.maps.iter().filter(|map| map.protection.execute);
-        let ranges = code.filter_map(|map| Some((map.file?.0, map.range.end.0 - map.range.start.0)));
-        let ranges: Vec<_> = ranges.map(|(offset, len)| offset..offset + len).collect();
-        let found = ranges.iter().map(|range: &Range<u64>| range.end - range.start).sum();
-        if found > CODE_MAX {
-            return Err(Error::new(path, ErrorKind::Limit { what: "bytes of code", limit: CODE_MAX, found }));
+        let in_file =
+            |map: &PlannedMap| Some((map.file?.0, map.file?.0.checked_add(map.range.end.0 - map.range.start.0)?));
+        let ranges = |wanted: &dyn Fn(&PlannedMap) -> bool| -> Vec<Range<u64>> {
+            plan.maps.iter().filter(|map| wanted(map)).filter_map(in_file).map(|(start, end)| start..end).collect()
+        };
+        let (ranges, mapped) = (ranges(&|map| map.protection.execute), ranges(&|_| true));
+        let found = mapped.iter().map(|range: &Range<u64>| range.end - range.start).sum();
+        if found > READ_MAX {
+            return Err(Error::new(path, ErrorKind::Limit { what: "bytes to be mapped", limit: READ_MAX, found }));
         }
         let open = || File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
         let (len, file) = open().map_err(|error| failed(path, "open", &error))?;
-        Ok(Self { file, len: len as usize, ranges, page: plan.page })
+        Ok(Self { file, len: len as usize, ranges, mapped, page: plan.page })
     }
 
     fn touch(&self, path: &Path) -> Result<Warmth, Error> {
         let area = Area::map_code(self.file.as_fd(), self.len, HUGE as usize);
         let area = area.map_err(|error| failed(path, "mmap", &error))?;
         let size = self.page.bytes();
-        let before = faults();
+        let (before, started) = (faults(), Instant::now());
         for range in &self.ranges {
             // The last page may end behind the end of the file.
             area.touch(range.start as usize..(range.end as usize).min(self.len), size as usize);
         }
-        let after = faults();
+        let (after, time) = (faults(), started.elapsed());
         let mut huge = 0;
         if let Ok(scan) = PageScan::of_process(std::process::id()) {
             let start = area.range().start.0 as u64;
@@ -115,6 +124,7 @@ impl Code {
             huge_possible: self.ranges.iter().map(whole).sum(),
             minor_faults: after.0 - before.0,
             major_faults: after.1 - before.1,
+            time,
         })
     }
 
@@ -124,7 +134,7 @@ impl Code {
         forget(&self.file);
         let area = Area::map_code(self.file.as_fd(), self.len, HUGE as usize);
         let area = area.map_err(|error| failed(path, "mmap", &error))?;
-        for range in &self.ranges {
+        for range in &self.mapped {
             let end = range.end.next_multiple_of(HUGE).min(self.page.up(self.len as u64).unwrap_or(range.end));
             let blocks = (range.start / HUGE * HUGE) as usize..end as usize;
             area.read_in_huge_pages(blocks).map_err(|error| failed(path, "MADV_POPULATE_READ", &error))?;
@@ -150,7 +160,7 @@ impl Warmth {
 }
 
 impl Warming {
-    /// Has the kernel read the code of the file at `path` anew, unless it comes in huge pages already.
+    /// Has the kernel read the file at `path` anew, unless all of its code comes in huge pages already.
     ///
     /// Needs no privilege. Takes the time of reading the file from the disk, and as much memory for it in the page cache.
     ///
@@ -159,10 +169,12 @@ impl Warming {
     pub fn of(path: &Path) -> Result<Self, Error> {
         let code = Code::open(path)?;
         let before = code.touch(path)?;
-        if before.huge >= before.huge_possible {
+        if before.huge_possible > 0 && before.huge >= before.huge_possible {
             return Ok(Self { before, after: before });
         }
         code.read_anew(path)?;
+        // The first time may still wait for the disk.
+        code.touch(path)?;
         Ok(Self { before, after: code.touch(path)? })
     }
 }

@@ -18,6 +18,8 @@ mod table;
 #[allow(unsafe_code)] // loads libraries, and so runs their constructors
 mod worker;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -36,7 +38,8 @@ use worker::Loader;
 ///
 /// Each loader opens the library in a fresh process, in turn, and the order rotates from round to round. Times are medians,
 /// ratios the median over the rounds; constructors are part of them. Before the clock, each loader has opened a small
-/// library; what that costs is said separately.
+/// library; what that costs is said separately. The files are read anew first, as `soload warm --closure` does it: what they
+/// come in does not depend on who read them before.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Libraries: paths, or names that are searched for as dlopen does
@@ -141,6 +144,8 @@ struct Field {
     clock: Clock,
     /// Where snapshots are kept meanwhile.
     snapshots: tempfile::TempDir,
+    /// Files that have been read anew.
+    warmed: RefCell<BTreeSet<PathBuf>>,
 }
 
 impl Field {
@@ -165,7 +170,8 @@ impl Field {
             _ => &[Mode::Own, Mode::Cold],
         };
         let clock = if args.cpu { Clock::Running } else { Clock::Passing };
-        Ok(Self { loaders, warm_up, modes, rounds: args.rounds.into(), clock, snapshots: tempfile::tempdir()? })
+        let (snapshots, warmed) = (tempfile::tempdir()?, RefCell::default());
+        Ok(Self { loaders, warm_up, modes, rounds: args.rounds.into(), clock, snapshots, warmed })
     }
 
     fn contestants(&self, before: &[PathBuf], library: &Path) -> Vec<Contestant> {
@@ -192,6 +198,14 @@ impl Field {
         Ok(first.into_iter().zip(second).collect())
     }
 
+    /// Has the file come in the largest pieces that there are, if it has not been seen to yet.
+    fn read_anew(&self, file: &Path) {
+        if self.warmed.borrow_mut().insert(file.to_owned()) {
+            // Where that is not possible, it comes as it is, for all who take part.
+            let _ = soload::Warming::of(file);
+        }
+    }
+
     /// Measures one library; the inner error is why it cannot be.
     fn library(&self, name: &OsString) -> io::Result<Result<(PathBuf, Vec<Report>), String>> {
         let files = soload::OpenOptions::new().files(name);
@@ -202,6 +216,7 @@ impl Field {
         };
         let path = files.next().unwrap_or_else(|| name.into());
         let needed: Vec<PathBuf> = files.collect();
+        [&path].into_iter().chain(&needed).for_each(|file| self.read_anew(file));
         let mut reports = Vec::new();
         for mode in self.modes {
             let needed = if *mode == Mode::Own { &needed[..] } else { &[] };
