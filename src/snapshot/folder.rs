@@ -111,9 +111,10 @@ impl Folder {
 
     /// The snapshot of that key, if there is one.
     pub(crate) fn find(&self, key: &Hash) -> Result<Option<Opened>, Refusal> {
-        let Some((file, meta)) = owned(&self.directory, &self.path, &name(key))? else { return Ok(None) };
-        check_owner(&meta, &self.path.join(name(key)), 0o333)?;
-        let opened = Opened::read(file, &self.seed.secret())?;
+        let name = name(key);
+        let Some((file, meta)) = owned(&self.directory, &self.path, &name)? else { return Ok(None) };
+        check_owner(&meta, &self.path.join(name), 0o333)?;
+        let opened = Opened::read(file, meta.len(), &self.seed.secret())?;
         match opened.header.key == *key {
             true => Ok(Some(opened)),
             false => Err(Refusal::snapshot("it has the name of another one")),
@@ -198,9 +199,7 @@ impl Folder {
 }
 
 fn name(key: &Hash) -> String {
-    let mut name: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    name.push_str(ENDING);
-    name
+    format!("{}{ENDING}", blake3::Hash::from_bytes(*key).to_hex())
 }
 
 fn refused(path: &Path, error: impl Into<std::io::Error>) -> Refusal {

@@ -53,7 +53,12 @@ impl Snapshot {
     /// # Errors
     /// [`ErrorKind::Snapshot`]: it is not sealed against every change, or damaged.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, Error> {
-        let checked = check(&fd).and_then(|()| Opened::read(File::from(fd), &SECRET));
+        let checked = check(&fd).and_then(|()| {
+            let file = File::from(fd);
+            let unread = |error| Refusal::snapshot(format_args!("cannot be read: {error}"));
+            let len = file.metadata().map_err(unread)?.len();
+            Opened::read(file, len, &SECRET)
+        });
         checked.map(|opened| Self(Arc::new(opened))).map_err(|refusal| Error::new("snapshot", refusal.kind()))
     }
 
@@ -134,7 +139,7 @@ impl Snapshot {
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         })?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS)).map_err(failed("fcntl(F_ADD_SEALS)"))?;
-        let opened = Opened::read(file, &SECRET).map_err(Refusal::kind)?;
+        let opened = Opened::read(file, bytes.len() as u64, &SECRET).map_err(Refusal::kind)?;
         Ok(Self(Arc::new(opened)))
     }
 

@@ -23,10 +23,9 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Reads header and manifest. `secret` is what it must be sealed with.
-    pub(crate) fn read(file: File, secret: &Hash) -> Result<Self, Refusal> {
+    /// Reads header and manifest of a file of `len` bytes. `secret` is what it must be sealed with.
+    pub(crate) fn read(file: File, len: u64, secret: &Hash) -> Result<Self, Refusal> {
         let unread = |error: io::Error| Refusal::snapshot(format_args!("cannot be read: {error}"));
-        let len = file.metadata().map_err(unread)?.len();
         let mut start = [0; Header::LEN];
         file.read_exact_at(&mut start, 0).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => damaged(Damage::Length),
