@@ -6,6 +6,7 @@
 //! is learnt on the way is the addresses of the object's own definitions, which need no name, and who need not be asked for
 //! the others; everything else is decided by the look-ups themselves.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::scope::{Own, Providers};
@@ -13,17 +14,11 @@ use crate::file::relocations::AHEAD;
 use crate::file::wanted::Name;
 
 /// Look-ups that come next, by the numbers of the symbols.
+#[derive(Default)]
 pub(super) struct Expected<'a> {
-    all: [(u32, Known<'a>); AHEAD],
-    /// They are asked for in the order in which they were expected: where that begins, and how many there are.
+    all: Vec<(u32, Known<'a>)>,
+    /// They are asked for in the order in which they were expected: where that begins.
     next: usize,
-    count: usize,
-}
-
-impl Default for Expected<'_> {
-    fn default() -> Self {
-        Self { all: [(0, Known::Own(0)); AHEAD], next: 0, count: 0 }
-    }
 }
 
 /// What has been learnt of a symbol.
@@ -37,26 +32,52 @@ pub(super) enum Known<'a> {
     },
 }
 
-/// Where the search for a name begins.
+/// Where the search for a name begins. Kept small: there are many at a time.
 #[derive(Clone, Copy)]
 pub(super) struct First {
+    rank: u32,
+    likely: Option<(u32, NonZeroU32)>,
+}
+
+impl First {
+    /// Nobody has been found yet.
+    const NOBODY: Self = Self { rank: u32::MAX, likely: None };
+
+    pub(super) fn new(rank: usize, likely: Option<(usize, u32)>) -> Self {
+        // There are not so many objects in any process.
+        Self {
+            rank: rank as u32,
+            likely: likely.and_then(|(rank, symbol)| Some((rank as u32, NonZeroU32::new(symbol)?))),
+        }
+    }
+
     /// The rank of the first object that can have it, of those that are asked by filters of their own.
-    pub(super) rank: usize,
+    #[inline(always)]
+    pub(super) fn rank(self) -> usize {
+        self.rank as usize
+    }
+
     /// The rank of the first object that has a symbol of the name's hash, and the first of those, if that is known.
-    pub(super) likely: Option<(usize, u32)>,
+    #[inline(always)]
+    pub(super) fn likely(self) -> Option<(usize, u32)> {
+        self.likely.map(|(rank, symbol)| (rank as usize, symbol.get()))
+    }
+
+    fn is_nobody(self) -> bool {
+        self.rank == Self::NOBODY.rank
+    }
 }
 
 /// Names that are looked for at once, [`AHEAD`] at most.
 struct Names {
     count: usize,
     /// Which of those that are expected each of them is.
-    at: [usize; AHEAD],
+    at: [u8; AHEAD],
     hashes: [u32; AHEAD],
     first: [First; AHEAD],
 }
 
-/// Nobody has been found yet.
-const NOBODY: First = First { rank: usize::MAX, likely: None };
+const _: () = assert!(AHEAD <= u8::MAX as usize);
 
 impl<'a> Providers<'a> {
     /// Prepares the look-ups of these symbols of object `own`, [`AHEAD`] of them at most.
@@ -72,28 +93,27 @@ impl<'a> Providers<'a> {
                 None => symbols.prefetch_name(*number),
             }
         }
-        let mut expected = Expected::default();
-        let Expected { all, count, .. } = &mut expected;
-        let mut names = Names { count: 0, at: [0; AHEAD], hashes: [0; AHEAD], first: [NOBODY; AHEAD] };
+        let mut all = std::mem::take(&mut self.expected.all);
+        all.clear();
+        all.reserve_exact(AHEAD);
+        let mut names = Names { count: 0, at: [0; AHEAD], hashes: [0; AHEAD], first: [First::NOBODY; AHEAD] };
         for (definition, number) in definitions.iter().zip(numbers) {
             if let Some((_, address)) = definition.filter(|(hash, _)| self.none_before(own.before, *hash)) {
-                all[*count] = (*number, Known::Own(address));
-                *count += 1;
+                all.push((*number, Known::Own(address)));
             } else if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
                 self.prefetch(name.gnu_hash());
-                (names.at[names.count], names.hashes[names.count]) = (*count, name.gnu_hash());
+                (names.at[names.count], names.hashes[names.count]) = (all.len() as u8, name.gnu_hash());
                 names.count += 1;
-                all[*count] = (*number, Known::Name { name, first: NOBODY });
-                *count += 1;
+                all.push((*number, Known::Name { name, first: First::NOBODY }));
             }
         }
         self.find_first(&mut names);
         for (at, found) in names.at.iter().zip(&names.first).take(names.count) {
-            if let (_, Known::Name { first, .. }) = &mut all[*at] {
+            if let (_, Known::Name { first, .. }) = &mut all[usize::from(*at)] {
                 *first = *found;
             }
         }
-        self.expected = expected;
+        self.expected = Expected { all, next: 0 };
     }
 
     /// Prefetches where a table says who has a name of that hash.
@@ -110,8 +130,8 @@ impl<'a> Providers<'a> {
             // Who need not be asked is not learnt by it: a name that it has not is asked of all.
             Some(index) => {
                 for (first, hash) in names.first.iter_mut().zip(names.hashes).take(names.count) {
-                    if first.rank == NOBODY.rank {
-                        *first = First { rank: leading, likely: index.matches(hash).next() };
+                    if first.is_nobody() {
+                        *first = First::new(leading, index.matches(hash).next());
                     }
                 }
             }
@@ -120,16 +140,16 @@ impl<'a> Providers<'a> {
         let table = |rank: usize| self.asked.get(rank)?.table.as_ref();
         let mut starts = [None; AHEAD];
         for at in (0..names.count).filter(|at| names.first[*at].likely.is_none()) {
-            if let Some(table) = table(names.first[at].rank) {
+            if let Some(table) = table(names.first[at].rank()) {
                 starts[at] = table.start(names.hashes[at]).inspect(|start| table.prefetch(*start));
             }
         }
         for ((first, hash), start) in names.first.iter_mut().zip(names.hashes).zip(starts).take(names.count) {
-            if let (Some(table), Some(start)) = (table(first.rank), start) {
-                first.likely = table.first(start, hash).map(|symbol| (first.rank, symbol));
+            if let (Some(table), Some(start)) = (table(first.rank()), start) {
+                *first = First::new(first.rank(), table.first(start, hash).map(|symbol| (first.rank(), symbol)));
             }
         }
-        let found = || names.first[..names.count].iter().filter_map(|first| first.likely);
+        let found = || names.first[..names.count].iter().filter_map(|first| first.likely());
         let symbols = |rank: usize| self.all[self.asked[rank].number].symbols;
         found().for_each(|(rank, symbol)| symbols(rank).prefetch(symbol));
         found().for_each(|(rank, symbol)| symbols(rank).prefetch_name(symbol));
@@ -138,24 +158,24 @@ impl<'a> Providers<'a> {
     /// Asks the filters of the objects of these ranks for the names that nobody has been found for and that they `may` have.
     #[inline(always)]
     fn ask_filters(&self, ranks: Range<usize>, names: &mut Names, may: impl Fn(u32) -> bool) {
-        let mut asking = [0; AHEAD];
+        let mut asking = [0u8; AHEAD];
         let mut count = 0;
         for at in 0..names.count {
-            if names.first[at].rank == NOBODY.rank && may(names.hashes[at]) {
-                asking[count] = at;
+            if names.first[at].is_nobody() && may(names.hashes[at]) {
+                asking[count] = at as u8;
                 count += 1;
             }
         }
         for (rank, asked) in ranks.clone().zip(&self.asked[ranks]) {
             let mut left = 0;
             for next in 0..count {
-                let at = asking[next];
+                let at = usize::from(asking[next]);
                 // One without a filter has to be asked.
                 if asked.table.as_ref().is_none_or(|table| table.may_have(names.hashes[at])) {
                     asked.table.as_ref().inspect(|table| table.prefetch_bucket(names.hashes[at]));
-                    names.first[at].rank = rank;
+                    names.first[at] = First::new(rank, None);
                 } else {
-                    asking[left] = at;
+                    asking[left] = at as u8;
                     left += 1;
                 }
             }
@@ -166,8 +186,8 @@ impl<'a> Providers<'a> {
     /// What has been learnt of that symbol, if its look-up has been prepared.
     #[inline(always)]
     pub(super) fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
-        let Expected { all, next, count } = &mut self.expected;
-        let rest = all.get(*next..*count)?;
+        let Expected { all, next } = &mut self.expected;
+        let rest = all.get(*next..)?;
         let at = rest.iter().position(|(number, _)| *number == symbol)?;
         *next += at;
         Some(rest[at].1)
@@ -207,7 +227,7 @@ mod tests {
                 let symbol = referring.get(*number).unwrap();
                 let Some(Known::Name { name, first }) = prepared.prepared(*number) else { panic!("{number}") };
                 assert_eq!(Some(name.text), referring.string(symbol.name));
-                skipped += usize::from(first.rank > 0);
+                skipped += usize::from(first.rank() > 0);
                 let version = referring.version_of(*number).and_then(|version| referring.wanted(version));
                 let wanted = Wanted::reference(name, version, true);
                 let found_as = |found: Definition| (found.provider, found.value);

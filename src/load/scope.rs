@@ -180,13 +180,13 @@ impl<'a> Providers<'a> {
         let ask = |some: Option<&[Asked<'_>]>| some.unwrap_or_default().iter().filter(may_have).find_map(ask_any);
         let itself = || itself.and_then(|number| self.asked.get(self.ranks[number])).filter(may_have).and_then(ask_any);
         // Where the first symbol of that hash is known, the object is asked from there on.
-        let known = first.likely.filter(|(rank, _)| *rank == first.rank).map(|(_, symbol)| symbol);
+        let known = first.likely().filter(|(rank, _)| *rank == first.rank()).map(|(_, symbol)| symbol);
         let prepared = || {
-            let asked = self.asked.get(first.rank)?;
+            let asked = self.asked.get(first.rank())?;
             let found = self.all[asked.number].symbols.find_in(asked.table.as_ref()?, Some(known?), wanted)?;
             Some((asked.number, found))
         };
-        let next = first.rank + usize::from(known.is_some());
+        let next = first.rank() + usize::from(known.is_some());
         let early = || ask(self.asked.get(next..leading));
         let by_table = || self.index.as_ref().and_then(|table| table.matches(hash).find_map(ask_known));
         let is_known = self.index.as_ref().is_some_and(|index| index.knows(hash));
@@ -261,13 +261,13 @@ impl<'a> Providers<'a> {
         symbolic: bool,
     ) -> Option<Definition> {
         let rank = if self.may_lead(wanted.gnu_hash()) { 0 } else { self.leading() };
-        self.bind_from(from, own, wanted, symbolic, First { rank, likely: None })
+        self.bind_from(from, own, wanted, symbolic, First::new(rank, None))
     }
 
     /// The same where what is likely is right and there is nothing special about it: the number of the provider, and the address.
     #[inline(always)]
     pub(super) fn plain(&self, own: &Symbol, wanted: &Wanted<'_>, first: First) -> Option<(usize, u64)> {
-        let (rank, symbol) = first.likely?;
+        let (rank, symbol) = first.likely()?;
         if own.binds_locally() || own.is_protected() || (!own.is_defined() && (self.rules.own)(wanted.name).is_some()) {
             return None;
         }
