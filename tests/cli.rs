@@ -397,6 +397,29 @@ fn paths_that_are_not_text_are_taken_and_told() {
 }
 
 #[test]
+fn warm_reads_a_library_or_all_that_it_needs_once() {
+    let files = |arguments: &[&OsStr]| {
+        let document = document(0, ["warm", "--json"].iter().map(OsStr::new).chain(arguments.iter().copied()));
+        let file = |library: &serde_json::Value| {
+            let (before, after) = (&library["before"], &library["after"]);
+            assert!(before["pages"].as_u64() > Some(0) && before["pages"] == after["pages"], "{library}");
+            assert!(library["mapped_by"].is_array() && after["microseconds"].is_number(), "{library}");
+            Path::new(library["path"].as_str().unwrap()).file_name().unwrap().to_str().unwrap().to_owned()
+        };
+        document["libraries"].as_array().unwrap().iter().map(file).collect::<Vec<_>>()
+    };
+    let (user, needed) = (fixture("absolute_user"), fixture("absolute"));
+    assert_eq!(files(&[user.as_ref()]), ["libabsolute_user.so"]);
+    let all = files(&["--closure".as_ref(), user.as_ref(), needed.as_ref()]);
+    assert_eq!(all[..2], ["libabsolute_user.so", "libabsolute.so"], "each once, in the order of loading");
+    assert!(all.contains(&"libc.so.6".to_owned()), "{all:?}");
+
+    let (text, err) = texts(1, ["warm".as_ref(), user.as_os_str(), "libsoload_no_such.so".as_ref()]);
+    assert!(text.contains("libabsolute_user.so ") && !text.contains("no_such"), "{text}");
+    assert!(err.starts_with("error: libsoload_no_such.so: library not found"), "{err}");
+}
+
+#[test]
 fn compare_counts_and_names_the_differences() {
     // The demonstration plugin loads with both; this one asks for something that only dlopen grants.
     let stack = fixture("executable_stack");
