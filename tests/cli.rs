@@ -414,6 +414,13 @@ fn warm_reads_a_library_or_all_that_it_needs_once() {
     assert_eq!(all[..2], ["libabsolute_user.so", "libabsolute.so"], "each once, in the order of loading");
     assert!(all.contains(&"libc.so.6".to_owned()), "{all:?}");
 
+    // A program is run and not opened; what it needs comes with it all the same.
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    fs::copy(env!("CARGO_BIN_EXE_soload"), &program).unwrap();
+    assert_eq!(files(&[program.as_ref()]), ["program"]);
+    assert!(files(&["--closure".as_ref(), program.as_ref()]).contains(&"libc.so.6".to_owned()));
+
     let (text, err) = texts(1, ["warm".as_ref(), user.as_os_str(), "libsoload_no_such.so".as_ref()]);
     assert!(text.contains("libabsolute_user.so ") && !text.contains("no_such"), "{text}");
     assert!(err.starts_with("error: libsoload_no_such.so: library not found"), "{err}");

@@ -1,4 +1,4 @@
-//! `soload warm`: has libraries read into memory in pieces of up to 2 MiB, and shows what touching their code costs before
+//! `soload warm`: has libraries and programs read into memory in pieces of up to 2 MiB, and shows what touching their code costs before
 //! and after.
 //!
 //! JSON: `{"schema": 1, "command": "warm", "libraries": […]}`, for each file `name` and `path`, `page_size`, `before` and
@@ -13,18 +13,18 @@ use std::path::{Path, PathBuf};
 
 use comfy_table::Cell;
 use serde_json::{Map, Value, json};
-use soload::{Error, Mapping, PageSize, Warming, Warmth};
+use soload::{Error, ErrorKind, Mapping, PageSize, Resolver, Warming, Warmth};
 
 use super::print::{self, BOLD, DIM, WARN};
 use super::{Loading, Outcome, Status, memory};
 
-/// Read libraries into memory in pieces of up to 2 MiB, where the file system gives them
+/// Read libraries and programs into memory in pieces of up to 2 MiB, where the file system gives them
 ///
-/// Has the kernel forget the files and read them anew; who loads the libraries after that has fewer and cheaper faults and
+/// Has the kernel forget the files and read them anew; who loads or runs them after that has fewer and cheaper faults and
 /// smaller page tables, with any loader. Needs no privilege. What running processes have mapped stays in the pages it is in.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Libraries: paths, or names that are searched for as dlopen does
+    /// Libraries: paths, or names that are searched for as dlopen does; or programs, by path
     #[arg(value_name = "LIB", required = true)]
     libraries: Vec<OsString>,
     /// Also all that they need
@@ -80,7 +80,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
 fn files(args: &Args) -> Vec<(OsString, Result<PathBuf, Error>)> {
     let mut all = Vec::new();
     for name in &args.libraries {
-        match args.loading.options().files(name) {
+        match args.loading.options().files(name).or_else(|error| files_of_program(name.as_ref(), error)) {
             Ok(files) => {
                 let count = if args.closure { usize::MAX } else { 1 };
                 let names = std::iter::once(name.clone()).chain(files.iter().skip(1).map(|path| path.clone().into()));
@@ -90,6 +90,16 @@ fn files(args: &Args) -> Vec<(OsString, Result<PathBuf, Error>)> {
         }
     }
     all
+}
+
+/// A file that is run and not opened, such as a program, with all that comes into its process.
+fn files_of_program(path: &Path, error: Error) -> Result<Vec<PathBuf>, Error> {
+    if !matches!(error.kind(), ErrorKind::Foreign { what: "type", .. }) || error.object() != path {
+        return Err(error);
+    }
+    let closure = Resolver::new().resolve(path)?;
+    let needed = closure.objects.iter().skip(1).filter_map(|object| object.path.clone());
+    Ok([path.to_owned()].into_iter().chain(needed).collect())
 }
 
 /// Which processes have a file mapped, as far as they may be looked at.
