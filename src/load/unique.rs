@@ -25,6 +25,12 @@ impl Unique {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UniqueSymbols(BTreeSet<Unique>);
 
+impl FromIterator<Unique> for UniqueSymbols {
+    fn from_iter<I: IntoIterator<Item = Unique>>(symbols: I) -> Self {
+        Self(symbols.into_iter().collect())
+    }
+}
+
 impl UniqueSymbols {
     pub(crate) fn insert(&mut self, symbol: Unique) {
         self.0.insert(symbol);
@@ -47,6 +53,15 @@ impl UniqueSymbols {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Unique> {
         self.0.iter().copied()
+    }
+
+    /// Adds all of `others`.
+    pub(crate) fn append(&mut self, others: Self) {
+        // Many at once, in order, take less time and memory than one after another.
+        match self.0.is_empty() {
+            true => *self = others,
+            false => self.0.extend(others.0),
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -103,7 +103,7 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
     let gone = |id: &Id| state.entry(*id).is_none_or(|entry| !entry.is_live());
     if fit.rests_on.iter().any(gone)
         || fit.instances.iter().any(|instance| state.instance(*instance).is_some())
-        || fit.unique.iter().any(|own| fit.name(own).is_some_and(|name| state.unique(fit.namespace, &name).is_some()))
+        || state.unique.get(&fit.namespace).is_some_and(|settled| settled.has_any_of(&fit))
     {
         return None;
     }

@@ -26,7 +26,7 @@ impl Settled {
     /// Adds those of a group that has become `modules`. Answers which modules have such, and the name of one of each.
     pub(super) fn add(&mut self, fit: &Fit<'_>, modules: &[Arc<Module>]) -> Vec<(Id, Box<[u8]>)> {
         let (mut numbers, mut having) = (vec![None; fit.owners.len()], Vec::new());
-        for own in fit.unique.iter() {
+        let mut ours = |own: Unique| {
             let number = *numbers[own.owner as usize].get_or_insert_with(|| {
                 let object = match &fit.owners[own.owner as usize] {
                     Owner::New(index, _) => Object::Module(Arc::clone(&modules[*index])),
@@ -35,9 +35,17 @@ impl Settled {
                 having.extend(object.id().zip(fit.name(own).map(|own| own.name.into())));
                 self.number(object)
             });
-            self.symbols.insert(Unique { owner: number, ..own });
-        }
+            Unique { owner: number, ..own }
+        };
+        let symbols = fit.unique.iter().map(&mut ours).collect();
+        self.symbols.append(symbols);
         having
+    }
+
+    /// Whether a unique symbol of a group is settled already.
+    pub(super) fn has_any_of(&self, fit: &Fit<'_>) -> bool {
+        let settled = |own| fit.name(own).is_some_and(|name| self.get(&name).is_some());
+        !self.symbols.is_empty() && fit.unique.iter().any(settled)
     }
 
     fn number(&mut self, object: Object) -> u32 {

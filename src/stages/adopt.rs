@@ -17,7 +17,7 @@ use crate::file::symbols::Wanted;
 use crate::load::group::{Group, Slot};
 use crate::load::relocate::{Functions, Outcome, Pending, ThreadLocal};
 use crate::load::scope::Provider;
-use crate::load::unique::{Unique, UniqueSymbols};
+use crate::load::unique::Unique;
 use crate::process::module::Object;
 use crate::process::world::Look;
 use crate::snapshot::{
@@ -51,12 +51,12 @@ pub(super) fn adopt(
             }
         }
     }
-    let mut unique = UniqueSymbols::default();
+    let mut unique = Vec::with_capacity(manifest.unique.len());
     for symbol in manifest.unique.iter() {
         let number = adopting.number(symbol.provider)?;
         let provider = adopting.provider(number)?;
         let own = provider.symbols.get(symbol.symbol).filter(|own| own.is_unique() && own.is_defined());
-        let own = own.filter(|own| provider.symbols.string(own.name) == Some(&symbol.name));
+        let own = own.filter(|own| provider.symbols.is_named(own, &symbol.name));
         let (own, wanted) = own.zip(Wanted::by_name(&symbol.name, None)).ok_or_else(|| senseless("a unique symbol"))?;
         let value = provider.address(&own);
         match look.state.unique(look.namespace, &wanted) {
@@ -66,7 +66,7 @@ pub(super) fn adopt(
                 return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
             }
             None => {
-                unique.insert(Unique { hash: wanted.gnu_hash(), owner: number as u32, index: symbol.symbol });
+                unique.push(Unique { hash: wanted.gnu_hash(), owner: number as u32, index: symbol.symbol });
             }
         }
     }
@@ -79,6 +79,7 @@ pub(super) fn adopt(
         Ok((mapped, outcomes.next().unwrap_or_default()))
     });
     let group = bound.map_err(Refusal::snapshot)?;
+    let unique = unique.into_iter().collect();
     Ok(Bound { group, scope, unique, settled: BTreeMap::new(), stubs })
 }
 
