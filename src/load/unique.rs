@@ -42,13 +42,21 @@ impl UniqueSymbols {
         wanted: &Wanted<'_>,
         symbols: impl Fn(u32) -> Option<&'a Symbols>,
     ) -> Option<(Unique, Symbol)> {
-        let (hash, first) = (wanted.gnu_hash(), Unique { hash: wanted.gnu_hash(), owner: 0, index: 0 });
-        let alike = self.0.range(first..).take_while(|own| own.hash == hash);
-        alike.copied().find_map(|own| {
+        self.alike(wanted.gnu_hash()).find_map(|own| {
             let symbols = symbols(own.owner)?;
-            let symbol = symbols.get(own.index).filter(|symbol| symbols.is_named(symbol, wanted.name))?;
-            Some((own, symbol))
+            let symbol = symbols.get(own.index).filter(|symbol| symbol.is_unique() && symbol.is_defined())?;
+            symbols.is_named(&symbol, wanted.name).then_some((own, symbol))
         })
+    }
+
+    /// Whether there is one whose name has that hash.
+    pub(crate) fn has_hash(&self, hash: u32) -> bool {
+        self.alike(hash).next().is_some()
+    }
+
+    fn alike(&self, hash: u32) -> impl Iterator<Item = Unique> {
+        let first = Unique { hash, owner: 0, index: 0 };
+        self.0.range(first..).copied().take_while(move |own| own.hash == hash)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Unique> {

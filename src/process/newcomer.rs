@@ -54,10 +54,10 @@ pub(crate) struct Newcomer {
 }
 
 /// Why a module stays for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Keep {
     /// It asks for that (`DF_1_NODELETE`), or the one who opened it did.
     NoDelete,
-    /// It has the definition of a unique symbol that everybody uses.
-    Unique(Box<[u8]>),
+    /// It has the definition of a unique symbol that everybody uses: its symbol of that number.
+    Unique(u32),
 }

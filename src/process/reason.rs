@@ -77,7 +77,9 @@ impl State {
         }
         match &entry.keep {
             Some(Keep::NoDelete) => reasons.push(Reason::NoDelete),
-            Some(Keep::Unique(name)) => {
+            Some(Keep::Unique(index)) => {
+                let symbols = &module.symbols;
+                let name = symbols.get(*index).and_then(|symbol| symbols.string(symbol.name)).unwrap_or_default();
                 reasons.push(Reason::UniqueSymbol(String::from_utf8_lossy(name).into_owned()));
             }
             None => {}

@@ -121,9 +121,9 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
         modules.push(module);
     }
     addresses::add(modules.iter().map(|module| &**module));
-    for (id, name) in state.unique.entry(fit.namespace).or_default().add(&fit, &modules) {
+    for (id, index) in state.unique.entry(fit.namespace).or_default().add(&fit, &modules) {
         if let Some(entry) = state.entry_mut(id) {
-            entry.keep.get_or_insert(Keep::Unique(name));
+            entry.keep.get_or_insert(Keep::Unique(index));
         }
     }
     Some((modules, first))

@@ -23,8 +23,8 @@ impl Settled {
         Some((owner(own.owner)?.provider()?.address(&symbol), symbol))
     }
 
-    /// Adds those of a group that has become `modules`. Answers which modules have such, and the name of one of each.
-    pub(super) fn add(&mut self, fit: &Fit<'_>, modules: &[Arc<Module>]) -> Vec<(Id, Box<[u8]>)> {
+    /// Adds those of a group that has become `modules`. Answers which modules have such, and the number of one of each.
+    pub(super) fn add(&mut self, fit: &Fit<'_>, modules: &[Arc<Module>]) -> Vec<(Id, u32)> {
         let (mut numbers, mut having) = (vec![None; fit.owners.len()], Vec::new());
         let mut ours = |own: Unique| {
             let number = *numbers[own.owner as usize].get_or_insert_with(|| {
@@ -32,7 +32,7 @@ impl Settled {
                     Owner::New(index, _) => Object::Module(Arc::clone(&modules[*index])),
                     Owner::Known(object) => object.clone(),
                 };
-                having.extend(object.id().zip(fit.name(own).map(|own| own.name.into())));
+                having.extend(object.id().map(|id| (id, own.index)));
                 self.number(object)
             });
             Unique { owner: number, ..own }
@@ -45,7 +45,8 @@ impl Settled {
     /// Whether a unique symbol of a group is settled already.
     pub(super) fn has_any_of(&self, fit: &Fit<'_>) -> bool {
         let settled = |own| fit.name(own).is_some_and(|name| self.get(&name).is_some());
-        !self.symbols.is_empty() && fit.unique.iter().any(settled)
+        // Names are read of those only that may be.
+        fit.unique.iter().any(|own| self.symbols.has_hash(own.hash) && settled(own))
     }
 
     fn number(&mut self, object: Object) -> u32 {

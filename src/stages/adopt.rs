@@ -53,21 +53,20 @@ pub(super) fn adopt(
     }
     let mut unique = Vec::with_capacity(manifest.unique.len());
     for symbol in manifest.unique.iter() {
+        let none = || senseless("a unique symbol");
         let number = adopting.number(symbol.provider)?;
+        let wanted = Wanted::by_name(&symbol.name, None).ok_or_else(none)?;
+        let Some((settled, _)) = look.state.unique(look.namespace, &wanted) else {
+            // Whoever looks for that name compares it with what the library has under this number: its table need not be read.
+            unique.push(Unique { hash: wanted.gnu_hash(), owner: number as u32, index: symbol.symbol });
+            continue;
+        };
         let provider = adopting.provider(number)?;
         let own = provider.symbols.get(symbol.symbol).filter(|own| own.is_unique() && own.is_defined());
-        let own = own.filter(|own| provider.symbols.is_named(own, &symbol.name));
-        let (own, wanted) = own.zip(Wanted::by_name(&symbol.name, None)).ok_or_else(|| senseless("a unique symbol"))?;
-        let value = provider.address(&own);
-        match look.state.unique(look.namespace, &wanted) {
-            Some((settled, _)) if settled == value => {}
-            Some(_) => {
-                let name = crate::Escaped(&symbol.name);
-                return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
-            }
-            None => {
-                unique.push(Unique { hash: wanted.gnu_hash(), owner: number as u32, index: symbol.symbol });
-            }
+        let own = own.filter(|own| provider.symbols.is_named(own, &symbol.name)).ok_or_else(none)?;
+        if settled != provider.address(&own) {
+            let name = crate::Escaped(&symbol.name);
+            return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
         }
     }
     let mut outcomes = outcomes.into_iter();
