@@ -172,6 +172,17 @@ fn a_unique_symbol_that_another_library_has_settled_is_not_taken_from_a_snapshot
 }
 
 #[test]
+fn a_unique_symbol_of_a_snapshot_is_the_one_though_nobody_has_asked_its_library_for_symbols() {
+    on_ours(|_| {
+        let a = open_in(&directory(), &fixture("unique_a")).unwrap();
+        assert!(matches!(a.snapshot(), SnapshotUse::Used { .. }), "{}", a.snapshot());
+        let b = Lib::Ours(ours("unique_b").unwrap());
+        assert_eq!((b.call("unique_count"), Lib::Ours(a).call("unique_count")), (7, 8), "one in the process");
+        assert_eq!(b.call("unique_count"), 9);
+    });
+}
+
+#[test]
 fn a_unique_symbol_of_a_snapshot_gives_way_to_one_that_is_settled() {
     on_ours(|_| {
         // Made for a process that has no such symbol yet.

@@ -332,4 +332,30 @@ mod tests {
         inside.join().unwrap();
         assert!(in_loader(is_quick), "a thread does not wait for itself");
     }
+    #[test]
+    #[cfg(feature = "snapshots")]
+    fn a_library_whose_symbols_have_not_been_read_is_closed_while_a_fork_waits() {
+        install();
+        let path = std::path::Path::new(env!("SOLOAD_TEST_LIBS")).join("libunique_a.so");
+        let snapshot = crate::Snapshot::create(&path).unwrap();
+        // SAFETY: a fixture, whose constructors do nothing.
+        let library = unsafe { crate::OpenOptions::new().snapshot(&snapshot).open(&path) }.unwrap();
+        let (is_in, came_in) = mpsc::channel();
+        let inside = thread::spawn(move || {
+            in_loader(|| {
+                is_in.send(()).unwrap();
+                thread::sleep(Duration::from_secs(1));
+            });
+        });
+        came_in.recv().unwrap();
+        let forks = thread::spawn(|| fork(|| true));
+        thread::sleep(Duration::from_millis(300));
+        let (closed, is_closed) = mpsc::channel();
+        thread::spawn(move || closed.send(library.close()).unwrap());
+        // It stays, and what its unique symbol is called is why.
+        let why = is_closed.recv_timeout(Duration::from_secs(20)).expect("neither waits for the other for good");
+        assert!(matches!(why, Ok(crate::Closed::StillMapped { reasons }) if !reasons.is_empty()));
+        inside.join().unwrap();
+        forks.join().unwrap();
+    }
 }

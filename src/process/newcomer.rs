@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use super::addresses;
+use super::hooks;
 use super::module::{Id, Instance, Module, Object};
 use super::namespace::Namespace;
+use super::registry::{Entry, Phase, State};
 use super::symbols::LateSymbols;
 use crate::file::symbols::{Symbols, Wanted};
 use crate::load::unique::{Unique, UniqueSymbols};
@@ -60,4 +63,51 @@ pub(crate) enum Keep {
     NoDelete,
     /// It has the definition of a unique symbol that everybody uses: its symbol of that number.
     Unique(u32),
+}
+
+impl State {
+    /// Whether nothing has changed that a group was made to fit.
+    pub(super) fn suits(&self, fit: &Fit<'_>) -> bool {
+        let gone = |id: &Id| self.entry(*id).is_none_or(|entry| !entry.is_live());
+        !fit.rests_on.iter().any(gone)
+            && !fit.instances.iter().any(|instance| self.instance(*instance).is_some())
+            && !self.unique.get(&fit.namespace).is_some_and(|settled| settled.has_any_of(fit))
+    }
+
+    /// Takes a group in. Answers its modules, and whether they are the first of an isolated name space. See
+    /// [`publish`](super::registry::publish).
+    pub(super) fn enter<M: Iterator<Item = Newcomer>>(
+        &mut self,
+        fit: &Fit<'_>,
+        root: usize,
+        make: impl FnOnce(Id) -> M,
+    ) -> (Vec<Arc<Module>>, bool) {
+        let first = !fit.namespace.is_base() && !self.is_inhabited(fit.namespace);
+        let phase = Phase::Initialising(hooks::this_thread());
+        let mut modules = Vec::with_capacity(fit.instances.len());
+        self.entries.reserve(fit.instances.len());
+        for (index, Newcomer { module, names, keep }) in make(Id(self.next)).enumerate() {
+            self.next += 1;
+            let handles = usize::from(index == root);
+            let (thread_destructors, bound_later) = (0, Vec::new());
+            let module_too = Arc::clone(&module);
+            self.entries.push(Entry {
+                module: module_too,
+                names,
+                handles,
+                thread_destructors,
+                phase,
+                bound_later,
+                keep,
+            });
+            modules.push(module);
+        }
+        addresses::add(modules.iter().map(|module| &**module));
+        for (id, index) in self.unique.entry(fit.namespace).or_default().add(fit, &modules) {
+            if let Some(entry) = self.entry_mut(id) {
+                entry.keep.get_or_insert(Keep::Unique(index));
+            }
+        }
+        (modules, first)
+    }
 }

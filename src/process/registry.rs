@@ -26,8 +26,8 @@ pub(crate) struct State {
     pub(super) entries: Vec<Entry>,
     /// Made global by an open, in order, each in its name space; what the program started with is not among them.
     global: Vec<(Namespace, Object)>,
-    unique: BTreeMap<Namespace, Settled>,
-    next: u64,
+    pub(super) unique: BTreeMap<Namespace, Settled>,
+    pub(super) next: u64,
     waits: Waits,
 }
 
@@ -98,35 +98,17 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
     root: usize,
     make: impl FnOnce(Id) -> M,
 ) -> Option<(Vec<Arc<Module>>, bool)> {
-    let mut guard = lock();
-    let state = edit(&mut guard);
-    let gone = |id: &Id| state.entry(*id).is_none_or(|entry| !entry.is_live());
-    if fit.rests_on.iter().any(gone)
-        || fit.instances.iter().any(|instance| state.instance(*instance).is_some())
-        || state.unique.get(&fit.namespace).is_some_and(|settled| settled.has_any_of(&fit))
-    {
-        return None;
-    }
-    let first = !fit.namespace.is_base() && !state.is_inhabited(fit.namespace);
-    ANY.store(true, Ordering::Release);
-    let phase = Phase::Initialising(hooks::this_thread());
-    let mut modules = Vec::with_capacity(fit.instances.len());
-    state.entries.reserve(fit.instances.len());
-    for (index, Newcomer { module, names, keep }) in make(Id(state.next)).enumerate() {
-        state.next += 1;
-        let handles = usize::from(index == root);
-        let (thread_destructors, bound_later) = (0, Vec::new());
-        let module_too = Arc::clone(&module);
-        state.entries.push(Entry { module: module_too, names, handles, thread_destructors, phase, bound_later, keep });
-        modules.push(module);
-    }
-    addresses::add(modules.iter().map(|module| &**module));
-    for (id, index) in state.unique.entry(fit.namespace).or_default().add(&fit, &modules) {
-        if let Some(entry) = state.entry_mut(id) {
-            entry.keep.get_or_insert(Keep::Unique(index));
-        }
-    }
-    Some((modules, first))
+    let mut make = Some(make);
+    // Symbols that have not been read yet may be read for their names, which holds off a fork: before the lock, as a fork
+    // takes them.
+    hooks::undisturbed(|| {
+        let mut guard = lock();
+        let state = edit(&mut guard);
+        // What does not fit is dropped when nothing is held any more.
+        let make = make.take_if(|_| state.suits(&fit))?;
+        ANY.store(true, Ordering::Release);
+        Some(state.enter(&fit, root, make))
+    })
 }
 
 /// One more handle to a module that is there; `false` if it is going.
@@ -244,7 +226,8 @@ fn wait_while(busy: impl Fn(&Entry) -> Option<Thread>) {
 
 /// Gives one handle back and unloads whatever is not used any more. Answers why the module itself is still there.
 pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
-    let (unused, reasons) = {
+    // A reason may be the name of a symbol, see `publish`.
+    let (unused, reasons) = hooks::undisturbed(|| {
         let mut guard = lock();
         let state = edit(&mut guard);
         if let Some(entry) = state.entry_mut(module.id) {
@@ -254,7 +237,7 @@ pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
         let goes = unused.iter().any(|gone| gone.id == module.id);
         let reasons = if goes { Vec::new() } else { state.reasons(&module) };
         (unused, reasons)
-    };
+    });
     // Unmapping happens in there, with the last owners.
     drop(module);
     unload(unused);
@@ -351,7 +334,7 @@ impl State {
         self.entries.get(at)
     }
 
-    fn entry_mut(&mut self, id: Id) -> Option<&mut Entry> {
+    pub(super) fn entry_mut(&mut self, id: Id) -> Option<&mut Entry> {
         let at = self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()?;
         self.entries.get_mut(at)
     }

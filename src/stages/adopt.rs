@@ -1,7 +1,8 @@
 //! Adopting: a group whose pages come from a snapshot becomes bound by writing the few words that are left.
 //!
 //! Symbol tables are not searched. Everything that the snapshot names is looked up by its number, and bounds and kinds are
-//! checked: a snapshot that does not make sense is refused.
+//! checked: a snapshot that does not make sense is refused. Unique symbols are the exception: each is compared when somebody
+//! looks for its name, and passed over if it is another one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
