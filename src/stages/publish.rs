@@ -1,5 +1,6 @@
 //! Publishing: a group becomes modules that everybody sees, or learns that the process has changed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::bind::{Scope, Source};
@@ -54,6 +55,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
     let instance = |image: &Image| Instance { namespace, file: image.identity() };
     let instances = group.new_members().map(|(_, sealed)| instance(&sealed.mapped.new.image)).collect();
     let fit = Fit { namespace, instances, rests_on: rests_on.clone(), unique: &unique, owners };
+    keep_owners(&unique, &sources);
     let root = place(0);
     // What each member is, once the numbers of the new ones are known.
     let known: Vec<Option<Object>> = group
@@ -132,7 +134,6 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         order.iter().filter_map(move |index| Some(newcomer(first, *index, sealed[*index].take()?)))
     };
     let (modules, first) = registry::publish(fit, root, make)?;
-    keep_owners(&unique, &sources);
     debugger::show(modules.iter().map(|module| &module.listed));
     let object = |(index, known): (usize, Option<Object>)| {
         known.unwrap_or_else(|| Object::Module(Arc::clone(&modules[place(index)])))
@@ -145,16 +146,14 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
     Some(Published { root: Arc::clone(&modules[root]), modules, rests_on, scope })
 }
 
-/// Keeps the objects of the host that have unique symbols which everybody uses from now on.
+/// Keeps the objects of the host that have unique symbols which everybody is about to use. Nobody waits for us yet: that
+/// asks the C library's loader.
 fn keep_owners(unique: &UniqueSymbols, sources: &[Source]) {
-    let mut last = None;
-    for number in unique.iter().map(|own| own.owner) {
-        // Held until now, so that this cannot fail.
-        if last != Some(number)
-            && let Some(Source::Object(Object::Host(host))) = sources.get(number as usize)
-        {
+    let owners: BTreeSet<u32> = unique.iter().map(|own| own.owner).collect();
+    for owner in owners {
+        if let Some(Source::Object(Object::Host(host))) = sources.get(owner as usize) {
+            // Held until now, so that this cannot fail.
             host.keep();
         }
-        last = Some(number);
     }
 }
