@@ -47,7 +47,7 @@ struct Warmed {
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     let mut status = Status::Done;
-    let (mut documents, mut warmed): (Vec<Value>, Vec<Warmed>) = (Vec::new(), Vec::new());
+    let (mut documents, mut warmed) = (Vec::new(), Vec::<Warmed>::new());
     let processes = Processes::now();
     for (name, file) in files(args) {
         if let Ok(path) = &file
@@ -59,7 +59,9 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         match read {
             Ok((warming, path)) => {
                 let mapped_by = processes.that_map(&path);
-                warmed.push(Warmed { name, path, warming, mapped_by });
+                let own = Warmed { name, path, warming, mapped_by };
+                documents.push(own.json());
+                warmed.push(own);
             }
             Err(error) => {
                 status = Status::Failed;
@@ -68,7 +70,6 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         }
     }
     if args.json {
-        documents.extend(warmed.iter().map(Warmed::json));
         print::write_json(out, &json!({"schema": 1, "command": "warm", "libraries": documents}))?;
     } else if !warmed.is_empty() {
         write_all(out, &warmed)?;
@@ -160,7 +161,7 @@ fn write_all(out: &mut impl Write, warmed: &[Warmed]) -> io::Result<()> {
             "  {WARN}{files} {have} mapped by running processes: what they have touched stays as it is.{WARN:#}"
         )?;
     }
-    let possible = |own: &&Warmed| own.warming.after.huge_possible > 0;
+    let possible = |own: &&Warmed| own.warming.after.huge_possible > 0 && own.mapped_by.is_empty();
     if warmed.iter().any(|own| possible(&own)) && warmed.iter().filter(possible).all(|own| own.warming.after.huge == 0)
     {
         writeln!(out, "  {WARN}The file system, or the kernel, gives no pages of 2 MiB for files.{WARN:#}")?;

@@ -136,8 +136,13 @@ impl Code {
         let area = area.map_err(|error| failed(path, "mmap", &error))?;
         for range in &self.mapped {
             let end = range.end.next_multiple_of(HUGE).min(self.page.up(self.len as u64).unwrap_or(range.end));
-            let blocks = (range.start / HUGE * HUGE) as usize..end as usize;
-            area.read_in_huge_pages(blocks).map_err(|error| failed(path, "MADV_POPULATE_READ", &error))?;
+            let start = range.start / HUGE * HUGE;
+            // Somebody may have cut it off meanwhile.
+            if start >= end {
+                continue;
+            }
+            area.read_in_huge_pages(start as usize..end as usize)
+                .map_err(|error| failed(path, "MADV_POPULATE_READ", &error))?;
         }
         Ok(())
     }
@@ -160,7 +165,7 @@ impl Warmth {
 }
 
 impl Warming {
-    /// Has the kernel read the file at `path` anew, unless all of its code comes in huge pages already.
+    /// Has the kernel read what loading maps of the file at `path` anew.
     ///
     /// Needs no privilege. Takes the time of reading the file from the disk, and as much memory for it in the page cache.
     ///
@@ -169,9 +174,6 @@ impl Warming {
     pub fn of(path: &Path) -> Result<Self, Error> {
         let code = Code::open(path)?;
         let before = code.touch(path)?;
-        if before.huge_possible > 0 && before.huge >= before.huge_possible {
-            return Ok(Self { before, after: before });
-        }
         code.read_anew(path)?;
         // The first time may still wait for the disk.
         code.touch(path)?;

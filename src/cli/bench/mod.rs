@@ -38,8 +38,8 @@ use worker::Loader;
 ///
 /// Each loader opens the library in a fresh process, in turn, and the order rotates from round to round. Times are medians,
 /// ratios the median over the rounds; constructors are part of them. Before the clock, each loader has opened a small
-/// library; what that costs is said separately. The files are read anew first, as `soload warm --closure` does it: what they
-/// come in does not depend on who read them before.
+/// library; what that costs is said separately. The files are read anew first, as `soload warm --closure` does it, as far
+/// as no process has them mapped: what they come in does not depend on who read them before.
 #[derive(clap::Args)]
 pub(super) struct Args {
     /// Libraries: paths, or names that are searched for as dlopen does
