@@ -85,6 +85,25 @@ fn whoever_loads_what_has_been_warmed_has_fewer_faults() {
 }
 
 #[test]
+#[cfg(feature = "cli")]
+fn a_bench_begins_with_files_that_are_read_anew() {
+    on_ours(|loader| {
+        let path = cold();
+        if !gives_huge_pages(&path) {
+            return;
+        }
+        // Forgotten, and read again as loaders read.
+        let path = cold();
+        touch(&loader.open(&path));
+        assert_eq!(Warmth::of(&path).unwrap().huge, 0);
+        let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_soload"));
+        let output = bench.args(["bench", "--own", "--rounds", "1"]).arg(&path).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        assert!(Warmth::of(&path).unwrap().huge > 0);
+    });
+}
+
+#[test]
 fn a_cold_library_is_loaded_in_huge_pages_if_that_is_wanted() {
     on_ours(|_| {
         let open = |path: &Path, huge| unsafe { OpenOptions::new().huge_pages(huge).open(path) }.unwrap();

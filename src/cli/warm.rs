@@ -1,5 +1,5 @@
-//! `soload warm`: has libraries and programs read into memory in pieces of up to 2 MiB, and shows what touching their code costs before
-//! and after.
+//! `soload warm`: has libraries and programs read into memory in pieces of up to 2 MiB, and shows what touching their code
+//! costs before and after.
 //!
 //! JSON: `{"schema": 1, "command": "warm", "libraries": […]}`, for each file `name` and `path`, `page_size`, `before` and
 //! `after`, each with `pages` (of code), `huge` (of these in pages of 2 MiB), `minor_faults`, `major_faults` and

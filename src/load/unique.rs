@@ -14,10 +14,9 @@ pub(crate) struct Unique {
 }
 
 impl Unique {
-    /// The definition itself, and its name, where its owner has these `symbols`.
-    pub(crate) fn read(self, symbols: &Symbols) -> Option<(Symbol, &[u8])> {
-        let symbol = symbols.get(self.index)?;
-        Some((symbol, symbols.string(symbol.name)?))
+    /// Its name, where its owner has these `symbols`.
+    pub(crate) fn name(self, symbols: &Symbols) -> Option<&[u8]> {
+        symbols.string(symbols.get(self.index)?.name)
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Fit<'a> {
 impl Fit<'_> {
     /// The name of a unique symbol, as one that is looked for.
     pub(super) fn name(&self, own: Unique) -> Option<Wanted<'_>> {
-        Wanted::by_name(own.read(self.owners.get(own.owner as usize)?.symbols()?)?.1, None)
+        Wanted::by_name(own.name(self.owners.get(own.owner as usize)?.symbols()?)?, None)
     }
 }
 

@@ -237,7 +237,7 @@ impl<'a> Keeping<'a> {
         let mut unique = Vec::new();
         for (own, another) in self.bound.unique.iter().map(|own| (own, false)).chain(settled) {
             let object = self.object(own.owner as usize);
-            let name = object.and_then(|object| Some(own.read(object.symbols)?.1.to_vec()));
+            let name = object.and_then(|object| Some(own.name(object.symbols)?.to_vec()));
             let name = name.ok_or_else(|| Refusal::Unsuitable("a unique symbol that cannot be read".into()))?;
             if another {
                 let name = crate::Escaped(&name);
