@@ -111,29 +111,82 @@ fn one_call_for_each_part_and_no_other_mapping_but_a_reservation_where_the_file_
         for name in ["bss", "relro", "align_2m", "hash_gnu", "demo"] {
             drop(ours(name).unwrap());
             let calls = system_calls_of(|| drop(ours(name).unwrap()));
-            let mapped = |call: &&Call| call.number == libc::SYS_mmap;
-            let [_, size, protection, flags, ..] = [0, 1, 2, 3, 4].map(|n| move |call: &Call| call.arguments[n]);
-            let free: Vec<_> =
-                calls.iter().filter(mapped).filter(|call| flags(call) & libc::MAP_FIXED as u64 == 0).collect();
-            // The file itself, shown from its start on, keeps the room for the other segments. Where they must be aligned
+            let [at, size, protection, flags] = [0, 1, 2, 3].map(|n| move |call: &Call| call.arguments[n]);
+            // The file itself, shown from its start on, is or keeps the room for the other segments. Where they must be aligned
             // to more than a page and the kernel has put it elsewhere, room is reserved, and it is shown there.
+            let (mut reservations, mut range) = (Vec::new(), 0..0);
+            let mut inside = 0;
+            for call in calls.iter().filter(|call| call.number == libc::SYS_mmap) {
+                if flags(call) & libc::MAP_FIXED as u64 != 0 {
+                    let end = at(call) + size(call);
+                    assert!(range.start <= at(call) && end <= range.end, "{name}: outside of {range:#x?}: {call:#x?}");
+                    inside += 1;
+                } else if flags(call) & libc::MAP_FIXED_NOREPLACE as u64 != 0 && at(call) == range.end {
+                    range.end += size(call);
+                    inside += 1;
+                } else {
+                    reservations.push(protection(call));
+                    range = call.result as u64..call.result as u64 + size(call);
+                }
+            }
             let (standing, executable) = standing(&Elf::of(name));
-            let (reservation, in_place) = match free[..] {
-                [shown] if protection(shown) == libc::PROT_READ as u64 => (shown, standing),
-                [_, reservation] if name == "align_2m" && protection(reservation) == 0 => (reservation, standing - 1),
-                _ => panic!("{name}: {free:#x?}"),
+            let in_place = match reservations[..] {
+                [shown] if shown == libc::PROT_READ as u64 => standing,
+                [_, reserved] if name == "align_2m" && reserved == 0 => standing - 1,
+                _ => panic!("{name}: {calls:#x?}"),
             };
-            let range = reservation.result as u64..reservation.result as u64 + size(reservation);
-
-            let inside: Vec<_> = calls.iter().filter(|call| range.contains(&call.arguments[0])).collect();
-            let fixed = inside.iter().filter(|call| call.number == libc::SYS_mmap).count();
-            assert_eq!(fixed + in_place, parts(&Elf::of(name)), "{name}: {inside:#x?}");
+            assert_eq!(inside + in_place, parts(&Elf::of(name)), "{name}: {calls:#x?}");
+            // The dynamic section is read on its page, which is copied anyway.
+            let reads = calls.iter().filter(|call| call.number == libc::SYS_pread64).count();
+            assert_eq!(reads, 1, "{name}: the headers: {calls:#x?}");
             // What lies between segments is inaccessible.
-            let is_protect = |call: &&&Call| call.number == libc::SYS_mprotect && protection(call) != 0;
-            let protects = inside.iter().filter(is_protect).count();
-            assert!(protects <= executable + 1, "{name}: code is made so, and RELRO read-only: {inside:#x?}");
-            let elsewhere = calls.iter().filter(mapped).filter(|call| flags(call) & libc::MAP_FIXED as u64 != 0);
-            assert_eq!(elsewhere.count(), fixed, "{name}: a fixed mapping outside the reservation");
+            let is_protect = |call: &&Call| call.number == libc::SYS_mprotect && protection(call) != 0;
+            let protects = calls.iter().filter(is_protect).filter(|call| range.contains(&at(call))).count();
+            assert!(protects <= executable + 1, "{name}: code is made so, and RELRO read-only: {calls:#x?}");
+        }
+    });
+}
+
+#[test]
+fn names_behind_the_variables_are_read_there() {
+    on_both_loaders(|loader| {
+        // One where the kernel likes, and one below it.
+        let copies = ["first.so", "second.so"].map(|copy| loader.open(Elf::of("moved_names").save(copy)));
+        copies.iter().for_each(|copy| assert_eq!(copy.call("answer_now"), 42));
+    });
+}
+
+#[test]
+fn objects_lie_below_one_another_and_elsewhere_where_something_is() {
+    on_ours(|_| {
+        let open = |copy: &str| ours(Elf::of("relro").save(copy)).unwrap();
+        let place = |copy: &str| {
+            let own: Vec<_> = maps().into_iter().filter(|map| map.path.ends_with(copy)).collect();
+            own[0].range.start..own[own.len() - 1].range.end
+        };
+        let (_first, second) = (open("first.so"), open("second.so"));
+        let (above, below) = (place("first.so"), place("second.so"));
+        assert_eq!(below.end, above.start);
+        // What is closed leaves its place to the next one.
+        drop(second);
+        let _third = open("third.so");
+        assert_eq!(place("third.so"), below);
+        // Now something is where the next one's variables would be, or its code.
+        let (mut last, pages) = (below.start, below.len() / PAGE);
+        for (n, under) in [1, pages - 1].into_iter().enumerate() {
+            let taken = last - under * PAGE;
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+            // SAFETY: the kernel refuses to replace what is there.
+            let there = unsafe { libc::mmap(taken as *mut _, PAGE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
+            assert_eq!(there as usize, taken);
+            // SAFETY: a page of our own.
+            unsafe { there.cast::<u64>().write(0x600d) };
+            let name = format!("other_{n}.so");
+            std::mem::forget(open(&name));
+            assert!(!place(&name).contains(&taken));
+            // SAFETY: as above.
+            assert_eq!(unsafe { there.cast::<u64>().read() }, 0x600d);
+            last = place(&name).start;
         }
     });
 }

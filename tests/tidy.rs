@@ -49,7 +49,8 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 
 /// The only files that hold unsafe code, and what each one owns. `ARCHITECTURE.md` says who guarantees what.
 const MAY_BE_UNSAFE: &[(&str, &str)] = &[
-    ("src/sys.rs", "every mapping that soload creates"),
+    ("src/sys.rs", "files, opened, read and mapped wherever the kernel likes"),
+    ("src/sys/room.rs", "every mapping at an address of soload's choice"),
     ("src/sys/huge.rs", "pages of 2 MiB: how they are asked for, and what is copied to them"),
     ("src/sys/own.rs", "what the kernel tells the process about itself, and gives it"),
     ("src/sys/socket.rs", "descriptors that come over a socket"),

@@ -11,6 +11,7 @@ pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, pr
 
 use super::view::{ByteOrder, Class, View};
 use crate::addr::{FileOffset, Protection, Vaddr};
+use crate::arch::Machine;
 use crate::error::{At, ErrorKind, Escaped};
 
 /// Program headers in one file: the kernel accepts no more than fit 64 KiB (`load_elf_phdrs`).
@@ -170,6 +171,13 @@ impl Header {
 }
 
 impl Header {
+    /// Whether it is a shared object's for the machine that this process runs on.
+    pub(super) fn is_native(&self) -> bool {
+        let class = if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 };
+        let machine = Machine::native().is_some_and(|native| native.number == self.machine);
+        machine && self.class == class && self.order == ByteOrder::Little && self.kind == ET_DYN
+    }
+
     /// Where the program header table begins in the file.
     pub(crate) fn headers_start(&self) -> u64 {
         self.table.0

@@ -90,25 +90,33 @@ impl Image {
         }
         let program_headers = header.program_headers(head)?;
         let mut headers = Headers::check(program_headers, file.size)?;
-        let Some((room, align)) = headers.room_in_place(sys::page_size()) else { return Self::read(path, file) };
+        let page = sys::page_size();
+        let Some(room) = headers.room_in_place(page) else { return Self::read(path, file) };
         let build_id = OnceLock::new();
         let known = || {
             let found = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
             // What is not in the head may be elsewhere.
             found().inspect(|id| drop(build_id.set(Some(id.clone()))))
         };
-        let home = homes(&file, &known, room);
+        let home = homes(&file, &known, room.len);
         if build_id.get().is_some() {
             // Nothing else is wanted of the notes of what is going to be loaded.
             headers.notes = Vec::new();
         }
-        // What is written to is mapped from elsewhere.
-        let page = sys::page_size();
-        let at_home = home.map(|home| (home.start, headers.constant_in_place(page).min(room)));
-        let shown = file.show(room, align, at_home, headers.huge_data(page))?;
+        // In its home, what is written to comes from elsewhere.
+        let own = header.is_native() && home.is_none();
+        let pieces = if own { headers.pieces_in_place(&room, page) } else { None };
+        let shown = pieces.and_then(|pieces| file.map_pieces(&room, &pieces));
+        let shown = shown.map_or_else(|| file.show(&room, home.map(|home| home.start)), Ok)?;
         let bytes = shown.bytes();
         let mut front = None;
         let entries = |at: &ProgramHeader| {
+            let range = at.vaddr.0..at.vaddr.0.saturating_add(at.file_size);
+            let copied =
+                Some(range).filter(|_| headers.dynamic_is_written(at, page)).and_then(|range| shown.copied(range));
+            if let Some(bytes) = copied {
+                return header.dynamic_entries(&bytes, 0, at);
+            }
             // Of its page the file's content is wanted just this once: reading it costs less than a fault. And, where relocated
             // pages may be had, of what stands close before it.
             let before = headers.before(at.offset).filter(|before| home.is_some() && *before <= FRONT).unwrap_or(0);
@@ -130,6 +138,11 @@ impl Image {
 
     /// `names`: those of the dynamic section, if they have been read.
     fn checked(mut self: Box<Self>, names: Option<Names>) -> Result<Box<Self>, ErrorKind> {
+        // Tools that change names put them behind all else, where what is shown of the file may have ended.
+        let strings = self.dynamic.as_ref().and_then(|dynamic| dynamic.symbols.strtab).map(Vaddr);
+        if names.is_none() && strings.is_some_and(|at| self.source().table(at, None).is_none()) {
+            self.show_whole()?;
+        }
         if let Some(dynamic) = &self.dynamic {
             self.headers.check_dynamic_place()?;
             if let Some(names) = names {
@@ -142,9 +155,9 @@ impl Image {
         Ok(self)
     }
 
-    /// The room in which the file is shown, for its segments to be mapped; `None` if it is not. There is nothing to be
-    /// read from here on but what was, until [`Self::show_whole`].
-    pub(crate) fn take_room(&mut self) -> Option<Reservation> {
+    /// The room in which the file is shown, for its segments to be mapped, and whether they are; `None` if it is not. There is
+    /// nothing to be read from here on but what was, until [`Self::show_whole`].
+    pub(crate) fn take_room(&mut self) -> Option<(Reservation, bool)> {
         let shown = self.shown.take()?;
         self.view = View::new(Bytes::from_static(&[]), self.header.class, self.header.order);
         shown.into_room()

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
+use crate::sys::{Piece, Room};
 
 /// The largest block of thread-local storage, and its largest alignment: every thread would have one.
 const TLS_MAX: u64 = 1 << 30;
@@ -125,27 +126,63 @@ impl Headers {
         Ok(checked)
     }
 
-    /// How many bytes of address space show every segment's part of the file where the object is mapped, if the file is
-    /// simply mapped there from its start on: its first segment begins with the file, is never written, and stands at the
-    /// first address. And what that is to be a multiple of.
-    pub(super) fn room_in_place(&self, page: PageSize) -> Option<(u64, PageSize)> {
+    /// The room in which every segment's part of the file can be shown where the object is mapped, if the file is simply mapped
+    /// there from its start on: its first segment begins with the file, is never written, and stands at the first address.
+    pub(super) fn room_in_place(&self, page: PageSize) -> Option<Room> {
         let (first, last) = (self.segments.first()?, self.segments.last()?);
         let begins = first.offset.0 == 0 && first.vaddr.0 == 0 && first.file_size > 0;
-        let room = page.up(last.end().0)?;
+        let len = page.up(last.end().0)?;
         let align = self.segments.iter().map(|segment| segment.align).max()?.max(page.bytes());
         let align = PageSize::new(align).filter(|align| align.bytes() <= PageSize::HUGE.bytes())?;
-        let fits = |segment: &Segment| segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= room);
-        (begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits)).then_some((room, align))
+        let fits = |segment: &Segment| segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= len);
+        let simple = begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits);
+        let writable = self.segments.iter().find(|segment| segment.flags.write);
+        let constant = writable.map_or(len, |segment| page.down(segment.vaddr.0));
+        simple.then(|| Room { len, align, constant, huge: self.huge_data(page) })
     }
 
-    /// How many of these bytes stand before all that may be written.
-    pub(super) fn constant_in_place(&self, page: PageSize) -> u64 {
-        let writable = self.segments.iter().find(|segment| segment.flags.write);
-        writable.map_or(u64::MAX, |segment| page.down(segment.vaddr.0))
+    /// What is mapped into that room, piece by piece, if there is no gap in it, all that is never written comes first, lies as
+    /// far in as in the file and has no zeroes behind, and nothing is both written and executed.
+    pub(super) fn pieces_in_place(&self, room: &Room, page: PageSize) -> Option<Vec<Piece>> {
+        let mut pieces: Vec<Piece> = Vec::with_capacity(self.segments.len() + 1);
+        for segment in &self.segments {
+            let (start, from) = (page.down(segment.vaddr.0), page.down(segment.offset.0));
+            let (file_end, end) = (page.up(segment.file_end().0)?, page.up(segment.end().0)?);
+            let follows = pieces.last().map_or(0, |before| before.range.end) == start;
+            let fits = match segment.flags.write {
+                true => start >= room.constant && !segment.flags.execute,
+                false => end <= room.constant && from == start && segment.file_size == segment.memory_size,
+            };
+            let aligned = page.offset(segment.vaddr.0) == page.offset(segment.offset.0) || segment.file_size == 0;
+            if !follows || !fits || !aligned || !segment.flags.read {
+                return None;
+            }
+            let file_end = if segment.file_size > 0 { file_end } else { start };
+            let protection = segment.flags;
+            let parts = [(start..file_end, Some(from)), (file_end..end, None)].into_iter();
+            let parts = parts.filter(|(range, _)| !range.is_empty());
+            pieces.extend(parts.map(|(range, from)| Piece { range, from, protection }));
+        }
+        Some(pieces)
+    }
+
+    /// Whether relocation is going to write to each page of the dynamic section, `at`. Linkers put between the arrays of
+    /// functions and the table of addresses what is sealed afterwards, and it is relocated on both sides of it.
+    pub(super) fn dynamic_is_written(&self, at: &ProgramHeader, page: PageSize) -> bool {
+        const WORD: u64 = size_of::<u64>() as u64;
+        let in_page = |end: u64| Some((page.down(at.vaddr.0), page.up(end)?));
+        let sealed = || Some((self.relro.as_ref()?.end()?.0, at.end()?.0));
+        let Some((sealed, end)) = sealed() else { return false };
+        let Some((first, last)) = in_page(end) else { return false };
+        let segment =
+            self.segments.iter().find(|segment| segment.flags.write && segment.contains(at.vaddr, at.file_size));
+        let behind = sealed.min(last).checked_sub(end).is_some_and(|behind| behind >= WORD);
+        let before = last - first == page.bytes() || segment.is_some_and(|s| at.vaddr.0 - s.vaddr.0.max(first) >= WORD);
+        segment.is_some() && behind && before && last - first <= 2 * page.bytes()
     }
 
     /// The whole pages of the largest writable segment's part of the file, if they come to a huge page.
-    pub(super) fn huge_data(&self, page: PageSize) -> Option<Range<u64>> {
+    fn huge_data(&self, page: PageSize) -> Option<Range<u64>> {
         let largest =
             self.segments.iter().filter(|segment| segment.flags.write).max_by_key(|segment| segment.file_size)?;
         let (start, end) = (page.down(largest.vaddr.0), page.down(largest.file_end().0));
@@ -302,6 +339,66 @@ mod tests {
         let any = Header::read(&own).unwrap().program_headers(&own).unwrap().next().unwrap();
         let (offset, align) = (vaddr & 0xfff, 0x1000);
         ProgramHeader { kind, vaddr: Vaddr(vaddr), offset, file_size: 0, memory_size, align, ..any }
+    }
+
+    const PAGE: PageSize = PageSize::new(0x1000).unwrap();
+
+    /// Headers of an object with these segments: flags, offset, address, size in the file and in memory.
+    fn headers(segments: &[(&str, u64, u64, u64, u64)]) -> Headers {
+        let load = |(flags, offset, vaddr, file_size, memory_size): &(&str, u64, u64, u64, u64)| {
+            let has = |letter| flags.contains(letter);
+            let flags = Protection { read: has('r'), write: has('w'), execute: has('x') };
+            let (offset, file_size, align) = (*offset, *file_size, 0x1000);
+            ProgramHeader { offset, file_size, align, flags, ..header(pt::PT_LOAD, *vaddr, *memory_size) }
+        };
+        Headers::check(segments.iter().map(load), 0x1_0000).unwrap()
+    }
+
+    #[test]
+    fn an_object_is_mapped_piece_by_piece_where_its_constant_part_lies_as_in_the_file() {
+        let pieces = |segments: &[(&str, u64, u64, u64, u64)]| {
+            let headers = headers(segments);
+            let room = headers.room_in_place(PAGE)?;
+            let pieces = headers.pieces_in_place(&room, PAGE)?;
+            Some((room.constant, pieces.into_iter().map(|piece| (piece.range, piece.from)).collect::<Vec<_>>()))
+        };
+        let (text, data) = (("rx", 0x1000, 0x1000, 0x1800, 0x1800), ("rw", 0x2f00, 0x3f00, 0x200, 0x2000));
+        let head = ("r", 0, 0, 0x900, 0x900);
+        let all = [
+            (0..0x1000, Some(0)),
+            (0x1000..0x3000, Some(0x1000)),
+            (0x3000..0x5000, Some(0x2000)),
+            (0x5000..0x6000, None),
+        ];
+        assert_eq!(pieces(&[head, text, data]), Some((0x3000, all.into())));
+        let gap = ("rw", 0x2f00, 0x4f00, 0x200, 0x200);
+        let moved = ("rx", 0x2000, 0x1000, 0x1800, 0x1800);
+        let zeroes = ("rx", 0x1000, 0x1000, 0x1000, 0x1800);
+        let both = ("rwx", 0x2f00, 0x3f00, 0x200, 0x200);
+        let behind = ("r", 0x4000, 0x6000, 0x100, 0x100);
+        let odd = ("r", 0x5000, 0x6000, 0x100, 0x100);
+        for segments in [[head, text, gap], [head, moved, data], [head, zeroes, data], [head, text, both]] {
+            assert_eq!(pieces(&segments), None, "{segments:x?}");
+        }
+        assert_eq!(pieces(&[head, text, data, behind]), None);
+        assert_eq!(pieces(&[head, text, data, odd]), None);
+    }
+
+    #[test]
+    fn a_dynamic_section_is_written_to_if_what_is_relocated_lies_on_both_sides() {
+        let written = |segment: u64, start: u64, size: u64, sealed: u64| {
+            let load = ("rw", 0x2000 + segment % 0x1000, segment, 0x3000, 0x3000);
+            let mut headers = headers(&[("r", 0, 0, 0x1000, 0x1000), load]);
+            headers.relro = Some(header(pt::PT_GNU_RELRO, segment, sealed - segment));
+            let at = ProgramHeader { file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
+            headers.dynamic_is_written(&at, PAGE)
+        };
+        assert!(written(0x3d00, 0x3e00, 0x1c0, 0x4000), "the table of addresses follows on the page");
+        assert!(!written(0x3d00, 0x3e00, 0x1c0, 0x3fc0), "nothing that is sealed follows");
+        assert!(!written(0x3d00, 0x3e00, 0x200, 0x5000), "it follows on the next page");
+        assert!(written(0x3d00, 0x3f00, 0x1c0, 0x5000), "on two pages, with something on both");
+        assert!(!written(0x3f00, 0x3f00, 0x1c0, 0x5000), "nothing comes before it");
+        assert!(!written(0x3d00, 0x3f00, 0x1800, 0x6000), "the page between has nothing else");
     }
 
     #[test]

@@ -85,11 +85,13 @@ impl Mapping {
         mut written: Option<Written>,
     ) -> Result<Self, ErrorKind> {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
-        let room = image.take_room().filter(|room| room.len() as u64 <= size);
-        let in_place = room.is_some();
+        let room = image.take_room().filter(|(room, _)| room.len() as u64 <= size);
+        // What is mapped as several pieces cannot be moved in one.
+        let room = room.filter(|(room, whole)| !whole || place.start.is_none_or(|wanted| room.start() == wanted));
+        let (in_place, whole) = (room.is_some(), room.as_ref().is_some_and(|(_, whole)| *whole));
         let mut reservation = match (room, place.start) {
-            (Some(room), Some(wanted)) if room.start() != wanted => room.moved_to(wanted)?,
-            (Some(room), _) => room,
+            (Some((room, _)), Some(wanted)) if room.start() != wanted => room.moved_to(wanted)?,
+            (Some((room, _)), _) => room,
             (None, None) => Reservation::new(size, plan.align)?,
             (None, Some(wanted)) => Reservation::at(wanted, size)?,
         };
@@ -103,6 +105,7 @@ impl Mapping {
             let shown = in_place && !map.protection.write && map.file.is_some_and(|from| from.0 == offset);
             match (place.kept(index), map.file) {
                 (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from, false)?,
+                (None, _) if whole => {}
                 // The file is shown from its start on: what lies as far in as in the file stands there.
                 (None, Some(_)) if shown && map.protection == Protection::READ => {}
                 (None, Some(_)) if shown && reservation.protect(offset, len, map.protection).is_ok() => {}

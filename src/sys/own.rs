@@ -11,9 +11,9 @@ use nix::errno::Errno;
 #[cfg(feature = "snapshots")]
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
-#[cfg(feature = "snapshots")]
-use super::Map;
 use super::Reservation;
+#[cfg(feature = "snapshots")]
+use super::room::Map;
 use crate::addr::PageSize;
 
 /// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
