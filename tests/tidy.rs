@@ -283,7 +283,9 @@ fn fixtures(tree: &Tree) -> Vec<String> {
     fixtures
         .filter(|file| {
             let is_directive = |line: &&str| line.split_once(": ").is_some_and(|(word, _)| !word.contains(' '));
-            let comment = file.text.lines().map_while(|line| line.strip_prefix("// "));
+            // The linker's scripts have comments of one kind only.
+            let script = |line: &'_ str| line.strip_prefix("/* ").and_then(|line| line.strip_suffix(" */"));
+            let comment = file.text.lines().map_while(|line| line.strip_prefix("// ").or_else(|| script(line)));
             let sentence = comment.take_while(|line| !is_directive(line)).collect::<Vec<_>>().join(" ");
             !sentence.ends_with(['.', ':'])
         })
