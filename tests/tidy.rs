@@ -284,8 +284,10 @@ fn fixtures(tree: &Tree) -> Vec<String> {
         .filter(|file| {
             let is_directive = |line: &&str| line.split_once(": ").is_some_and(|(word, _)| !word.contains(' '));
             // The linker's scripts have comments of one kind only.
-            let script = |line: &'_ str| line.strip_prefix("/* ").and_then(|line| line.strip_suffix(" */"));
-            let comment = file.text.lines().map_while(|line| line.strip_prefix("// ").or_else(|| script(line)));
+            fn text(line: &str) -> Option<&str> {
+                line.strip_prefix("// ").or_else(|| line.strip_prefix("/* ")?.strip_suffix(" */"))
+            }
+            let comment = file.text.lines().map_while(text);
             let sentence = comment.take_while(|line| !is_directive(line)).collect::<Vec<_>>().join(" ");
             !sentence.ends_with(['.', ':'])
         })
