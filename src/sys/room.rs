@@ -62,8 +62,7 @@ impl RegularFile {
             Some(there)
         };
         let below = || map(self.show_at(room.below_last()?, room.constant, room.align)?);
-        let anywhere = || map(self.show_somewhere(room).ok()?).filter(|there| room.suits(there));
-        let there = below().or_else(anywhere)?;
+        let there = below().or_else(|| map(self.show_somewhere(room).ok()?))?;
         LAST.store(there.start().0, Ordering::Relaxed);
         let from_file = usize::try_from(self.size.min(room.constant)).ok()?;
         Some(Shown { room: Arc::new(there), from_file, whole: true })
@@ -73,23 +72,26 @@ impl RegularFile {
     /// no more of it than is constant: the room grows when the rest is mapped.
     pub(crate) fn show(&self, room: &Room, home: Option<Addr>) -> Result<Shown, ErrorKind> {
         let at_home = |home| self.show_at(home, room.constant.min(room.len), room.align);
-        let shown = home.and_then(at_home).map_or_else(|| self.show_somewhere(room), Ok);
-        let mut there = shown.map_err(|errno| ErrorKind::NoRoom { bytes: room.len, errno: errno as i32 })?;
-        // The kernel puts large files where huge pages fit: mostly that is enough.
-        if !room.suits(&there) {
-            drop(there);
-            there = Reservation::new(room.len, room.align)?;
-            there.map_file(0, room.len, Protection::READ, &self.fd, 0, false)?;
-        }
+        let there = home.and_then(at_home).map_or_else(|| self.show_somewhere(room), Ok)?;
         let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(there.len());
         Ok(Shown { room: Arc::new(there), from_file, whole: false })
     }
 
-    /// Where the kernel likes; but so that a huge page fits where one is wanted, if such a place can be had.
-    fn show_somewhere(&self, room: &Room) -> Result<Reservation, Errno> {
-        let shown = self.map_start(None, room.len)?;
+    /// Where the kernel likes, if it is aligned there; but so that a huge page fits where one is wanted, if such a place can be
+    /// had.
+    fn show_somewhere(&self, room: &Room) -> Result<Reservation, ErrorKind> {
+        let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: room.len, errno: errno as i32 };
+        let shown = self.map_start(None, room.len).map_err(no_room)?;
         let better = room.huge.as_ref().and_then(|data| huge::better_start(shown.start(), room.len, data));
-        Ok(better.and_then(|better| self.show_at(better, room.len, room.align)).unwrap_or(shown))
+        let there = better.and_then(|better| self.show_at(better, room.len, room.align)).unwrap_or(shown);
+        // The kernel puts large files where huge pages fit: mostly that is enough.
+        if room.align.offset(there.start().0 as u64) == 0 {
+            return Ok(there);
+        }
+        drop(there);
+        let mut there = Reservation::new(room.len, room.align)?;
+        there.map_file(0, room.len, Protection::READ, &self.fd, 0, false)?;
+        Ok(there)
     }
 
     /// At `start`, if nothing is there.
@@ -112,10 +114,6 @@ impl RegularFile {
 }
 
 impl Room {
-    fn suits(&self, there: &Reservation) -> bool {
-        self.align.offset(there.start().0 as u64) == 0
-    }
-
     /// A place right below the last one, so that a huge page fits where one is wanted. The kernel finds better ones for code
     /// that is large enough for huge pages.
     fn below_last(&self) -> Option<Addr> {
