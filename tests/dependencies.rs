@@ -398,15 +398,29 @@ fn the_cache_is_not_opened_for_each_part_of_the_c_library() {
 
 #[test]
 fn a_part_of_the_c_library_comes_from_where_its_loader_looks_first() {
-    Child::default().env("LD_LIBRARY_PATH", "$SCRATCH").on_both_loaders(|loader| {
-        let handle = unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) };
-        let (usual, copy) = (path_of_resolv().unwrap(), scratch().join("libresolv.so.2"));
-        assert_eq!(unsafe { libc::dlclose(handle) }, 0);
-        fs::copy(usual, &copy).unwrap();
-        let library = loader.open("part_of_libc");
-        assert_eq!(library.call("calls_part"), 0x102);
-        assert_eq!(path_of_resolv().as_deref(), copy.to_str());
-    });
+    Child::default().env("LD_LIBRARY_PATH", "$SCRATCH").on_both_loaders(|loader| assert_eq!(part(loader), copied()));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_part_of_the_c_library_comes_from_where_the_loader_was_told_that_started_the_program() {
+    let starter = &["/lib64/ld-linux-x86-64.so.2", "--library-path", "$SCRATCH"];
+    Child::default().started_by(starter).on_both_loaders(|loader| assert_eq!(part(loader), copied()));
+}
+
+/// Copies a part of the C library to the scratch folder and opens a library that needs it. Answers the path of the one it got.
+fn part(loader: Loader) -> Option<String> {
+    let handle = unsafe { libc::dlopen(c"libresolv.so.2".as_ptr(), libc::RTLD_NOW) };
+    let usual = path_of_resolv().unwrap();
+    assert_eq!(unsafe { libc::dlclose(handle) }, 0);
+    fs::copy(usual, scratch().join("libresolv.so.2")).unwrap();
+    let library = loader.open("part_of_libc");
+    assert_eq!(library.call("calls_part"), 0x102);
+    path_of_resolv()
+}
+
+fn copied() -> Option<String> {
+    scratch().join("libresolv.so.2").to_str().map(Into::into)
 }
 
 #[test]

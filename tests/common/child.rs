@@ -27,6 +27,8 @@ const SECONDS: u32 = 60;
 #[derive(Default)]
 pub(crate) struct Child {
     env: Vec<(&'static str, &'static str)>,
+    /// The program that starts the test's, if it does not start itself, and that one's arguments.
+    starter: &'static [&'static str],
 }
 
 /// Runs the body once on ours and once on the host's loader. Returns what the two printed, also while exiting.
@@ -69,6 +71,13 @@ impl Child {
         self
     }
 
+    /// Has the test's program started as an argument of another one.
+    #[allow(dead_code)] // by one of the tests that share this
+    pub(crate) fn started_by(mut self, starter: &'static [&'static str]) -> Self {
+        self.starter = starter;
+        self
+    }
+
     #[track_caller]
     pub(crate) fn on_ours<F: FnOnce(Loader)>(self, body: F) -> Vec<(Loader, String)> {
         self.run(&[Loader::Ours], body)
@@ -104,15 +113,24 @@ impl Child {
         let output = folder.path().join("output");
         let file = File::create(&output).unwrap();
 
-        let mut command = Command::new(env::current_exe().unwrap());
+        let filled_in = |value: &str| {
+            value.replace("$SCRATCH", &scratch.to_string_lossy()).replace("$LIBS", env!("SOLOAD_TEST_LIBS"))
+        };
+        let program = env::current_exe().unwrap();
+        let mut command = match self.starter {
+            [] => Command::new(program),
+            [starter, arguments @ ..] => {
+                let mut command = Command::new(starter);
+                command.args(arguments.iter().map(|argument| filled_in(argument))).arg(program);
+                command
+            }
+        };
         command.args(["--exact", test, "--nocapture", "--test-threads=1"]);
         command.env(LOADER, format!("{loader:?}")).env(SCRATCH, &scratch).env(LINE, line);
         // One arena: the address space then changes only by what the loaders do, and by the heap, which has a name.
         command.env("MALLOC_ARENA_MAX", "1").env_remove("LD_LIBRARY_PATH").env("RUST_BACKTRACE", "0");
         for (name, value) in &self.env {
-            let value =
-                value.replace("$SCRATCH", &scratch.to_string_lossy()).replace("$LIBS", env!("SOLOAD_TEST_LIBS"));
-            command.env(name, value);
+            command.env(name, filled_in(value));
         }
         command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
         let status = command.status().unwrap();
