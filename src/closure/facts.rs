@@ -25,7 +25,7 @@ impl Facts {
     pub(super) fn read(file: RegularFile, buffer: &mut Vec<u8>) -> Result<Self, ErrorKind> {
         let (identity, set_user_id) = (file.identity, file.mode & 0o6000 != 0);
         let brief = Brief::read(file, buffer)?;
-        let dynamic = brief.dynamic.as_ref().is_some_and(|dynamic| dynamic.symbols.strtab.is_some());
+        let dynamic = brief.dynamic.as_ref().is_some_and(|dynamic| dynamic.symbols.strtab.get().is_some());
         Ok(Self { identity, set_user_id, brief, dynamic })
     }
 

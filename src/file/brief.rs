@@ -102,7 +102,7 @@ impl Brief {
         if let Some(dynamic) = &dynamic {
             headers.check_dynamic_place().ok()?;
             headers.check_functions(dynamic).ok()?;
-            if dynamic.symbols.strtab.is_some() || !dynamic.needed.is_empty() {
+            if dynamic.symbols.strtab.get().is_some() || !dynamic.needed.is_empty() {
                 let source = InPieces { pieces, segments: &headers.segments, header };
                 let strings = source.strings(dynamic)?;
                 source.foresee(dynamic, &strings);
@@ -152,7 +152,7 @@ impl Brief {
             let (hash, weak) = (need.version.hash, need.weak);
             self.requirements.push(Required { file: last.1.clone(), version: keep(need.version.name), hash, weak });
         }
-        self.defines_any = entries.verdef.is_some();
+        self.defines_any = entries.verdef.get().is_some();
         self.defined = versions.definitions().map(|own| (own.hash, keep(own.name))).collect();
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Brief {
 }
 
 fn has_versions(dynamic: &Dynamic) -> bool {
-    dynamic.symbols.verdef.is_some() || dynamic.symbols.verneed.is_some()
+    dynamic.symbols.verdef.get().is_some() || dynamic.symbols.verneed.get().is_some()
 }
 
 /// A file, and the pieces of it that have been read.
@@ -256,15 +256,15 @@ struct InPieces<'p, 'f> {
 
 impl<'p, 'f> InPieces<'p, 'f> {
     fn strings(&self, dynamic: &Dynamic) -> Option<StringsInPieces<'p, 'f>> {
-        let (offset, follows) = locate(self.segments, Vaddr(dynamic.symbols.strtab?))?;
-        let size = dynamic.symbols.strsz.unwrap_or(follows);
+        let (offset, follows) = locate(self.segments, Vaddr(dynamic.symbols.strtab.get()?))?;
+        let size = dynamic.symbols.strsz.get().unwrap_or(follows);
         (size <= follows).then_some(StringsInPieces { pieces: self.pieces, start: offset.0, size })
     }
 
     /// Reads at once what will be asked for: linkers put these strings next to each other, and the versions behind them.
     fn foresee(&self, dynamic: &Dynamic, strings: &StringsInPieces<'_, '_>) {
         let Some(first) = dynamic.names().map(|name| strings.start.saturating_add(name)).min() else { return };
-        let tables = [dynamic.symbols.verneed, dynamic.symbols.verdef].into_iter().flatten();
+        let tables = [dynamic.symbols.verneed.get(), dynamic.symbols.verdef.get()].into_iter().flatten();
         let tables = tables.filter_map(|vaddr| Some(locate(self.segments, Vaddr(vaddr))?.0.0));
         let end = tables.max().map_or(first, |last| last.saturating_add(TABLE as u64 / 2));
         let len = (end.saturating_sub(first) as usize).min(2 * PIECE);

@@ -19,54 +19,73 @@ const DT_AUDIT: u64 = 0x6fff_fefc;
 const DT_AUXILIARY: u64 = 0x7fff_fffd;
 const DT_FILTER: u64 = 0x7fff_ffff;
 
+/// The number that an entry states, if there is such an entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Stated {
+    /// One more, 0 for none: so both have the room of one.
+    after: u64,
+}
+
+impl Stated {
+    fn of(value: u64) -> Result<Self, ErrorKind> {
+        let none =
+            || ErrorKind::malformed("PT_DYNAMIC", At::Object, "entries below 2^64-1", format_args!("{value:#x}"));
+        Ok(Self { after: value.checked_add(1).ok_or_else(none)? })
+    }
+
+    pub(crate) fn get(self) -> Option<u64> {
+        self.after.checked_sub(1)
+    }
+}
+
 /// The entries that symbols are read by.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SymbolEntries {
-    pub(crate) strtab: Option<u64>,
-    pub(crate) strsz: Option<u64>,
-    pub(crate) symtab: Option<u64>,
-    pub(crate) syment: Option<u64>,
-    pub(crate) hash: Option<u64>,
-    pub(crate) gnu_hash: Option<u64>,
-    pub(crate) versym: Option<u64>,
-    pub(crate) verneed: Option<u64>,
-    pub(crate) verneednum: Option<u64>,
-    pub(crate) verdef: Option<u64>,
-    pub(crate) verdefnum: Option<u64>,
+    pub(crate) strtab: Stated,
+    pub(crate) strsz: Stated,
+    pub(crate) symtab: Stated,
+    pub(crate) syment: Stated,
+    pub(crate) hash: Stated,
+    pub(crate) gnu_hash: Stated,
+    pub(crate) versym: Stated,
+    pub(crate) verneed: Stated,
+    pub(crate) verneednum: Stated,
+    pub(crate) verdef: Stated,
+    pub(crate) verdefnum: Stated,
 }
 
 /// The dynamic section's entries, still as the file has them: addresses and sizes are claims.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dynamic {
     pub(crate) symbols: SymbolEntries,
-    pub(crate) rela: Option<u64>,
-    pub(crate) relasz: Option<u64>,
-    pub(crate) relaent: Option<u64>,
-    pub(crate) relacount: Option<u64>,
-    pub(crate) rel: Option<u64>,
-    pub(crate) relsz: Option<u64>,
-    pub(crate) relent: Option<u64>,
-    pub(crate) relr: Option<u64>,
-    pub(crate) relrsz: Option<u64>,
-    pub(crate) relrent: Option<u64>,
-    pub(crate) jmprel: Option<u64>,
-    pub(crate) pltrelsz: Option<u64>,
-    pub(crate) pltrel: Option<u64>,
-    pub(crate) pltgot: Option<u64>,
-    pub(crate) init: Option<u64>,
-    pub(crate) fini: Option<u64>,
-    pub(crate) init_array: Option<u64>,
-    pub(crate) init_arraysz: Option<u64>,
-    pub(crate) fini_array: Option<u64>,
-    pub(crate) fini_arraysz: Option<u64>,
-    pub(crate) soname: Option<u64>,
-    pub(crate) rpath: Option<u64>,
-    pub(crate) runpath: Option<u64>,
+    pub(crate) rela: Stated,
+    pub(crate) relasz: Stated,
+    pub(crate) relaent: Stated,
+    pub(crate) relacount: Stated,
+    pub(crate) rel: Stated,
+    pub(crate) relsz: Stated,
+    pub(crate) relent: Stated,
+    pub(crate) relr: Stated,
+    pub(crate) relrsz: Stated,
+    pub(crate) relrent: Stated,
+    pub(crate) jmprel: Stated,
+    pub(crate) pltrelsz: Stated,
+    pub(crate) pltrel: Stated,
+    pub(crate) pltgot: Stated,
+    pub(crate) init: Stated,
+    pub(crate) fini: Stated,
+    pub(crate) init_array: Stated,
+    pub(crate) init_arraysz: Stated,
+    pub(crate) fini_array: Stated,
+    pub(crate) fini_arraysz: Stated,
+    pub(crate) soname: Stated,
+    pub(crate) rpath: Stated,
+    pub(crate) runpath: Stated,
     pub(crate) needed: Vec<u64>,
     /// `DT_FILTER` and (true) `DT_AUXILIARY`.
     pub(crate) filters: Vec<(bool, u64)>,
-    pub(crate) audit: Option<u64>,
-    pub(crate) depaudit: Option<u64>,
+    pub(crate) audit: Stated,
+    pub(crate) depaudit: Stated,
     pub(crate) flags: u64,
     pub(crate) flags_1: u64,
     pub(crate) textrel: bool,
@@ -154,7 +173,7 @@ impl Dynamic {
                 DT_DEPAUDIT => &mut all.depaudit,
                 _ => continue,
             };
-            *slot = Some(value);
+            *slot = Stated::of(value)?;
         }
         // The flags of DT_FLAGS say the same as the older tags (gABI chapter 5).
         all.textrel |= all.flags & tag::DF_TEXTREL != 0;
@@ -166,14 +185,14 @@ impl Dynamic {
     /// The addresses of the tables that loading reads.
     pub(crate) fn tables(&self) -> impl Iterator<Item = u64> {
         let relocations = [self.rela, self.rel, self.relr, self.jmprel];
-        self.symbols.tables().chain(relocations.into_iter().flatten())
+        self.symbols.tables().chain(relocations.into_iter().filter_map(Stated::get))
     }
 
     /// Where its names begin in the string table.
     pub(crate) fn names(&self) -> impl Iterator<Item = u64> {
         let single = [self.soname, self.rpath, self.runpath, self.audit, self.depaudit];
         let filters = self.filters.iter().map(|(_, name)| *name);
-        self.needed.iter().copied().chain(filters).chain(single.into_iter().flatten())
+        self.needed.iter().copied().chain(filters).chain(single.into_iter().filter_map(Stated::get))
     }
 
     pub(crate) fn nodelete(&self) -> bool {
@@ -201,7 +220,7 @@ impl SymbolEntries {
     /// The addresses of the tables.
     pub(crate) fn tables(&self) -> impl Iterator<Item = u64> {
         let Self { strtab, symtab, hash, gnu_hash, versym, verneed, verdef, .. } = *self;
-        [strtab, symtab, hash, gnu_hash, versym, verneed, verdef].into_iter().flatten()
+        [strtab, symtab, hash, gnu_hash, versym, verneed, verdef].into_iter().filter_map(Stated::get)
     }
 }
 
@@ -242,7 +261,7 @@ pub(crate) struct Names {
 
 impl Names {
     pub(crate) fn read(dynamic: &Dynamic, strings: &impl Strings) -> Result<Self, ErrorKind> {
-        let at = dynamic.symbols.strtab.map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
+        let at = dynamic.symbols.strtab.get().map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
         let read = |what: &str, offset: u64| match strings.string(offset) {
             Some(name) => Ok(Box::from(&*name)),
             None => {
@@ -250,7 +269,7 @@ impl Names {
                 Err(ErrorKind::malformed(what, at, expected, format_args!("offset {offset:#x}")))
             }
         };
-        let optional = |what: &'static str, offset: Option<u64>| offset.map(|offset| read(what, offset)).transpose();
+        let optional = |what: &'static str, at: Stated| at.get().map(|offset| read(what, offset)).transpose();
         let mut needed = Vec::with_capacity(dynamic.needed.len());
         for offset in &dynamic.needed {
             needed.push(read("DT_NEEDED", *offset)?);

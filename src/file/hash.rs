@@ -216,7 +216,7 @@ impl Table {
 
     /// Reads the header and checks that every bucket leads into the table.
     pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source) -> Result<Self, ErrorKind> {
-        match (entries.gnu_hash, entries.hash) {
+        match (entries.gnu_hash.get(), entries.hash.get()) {
             (Some(at), _) => Self::read_gnu(at, source),
             (None, Some(at)) => Self::read_sysv(at, source),
             (None, None) => Ok(Self::None),

@@ -147,7 +147,7 @@ impl Image {
             self.headers.check_dynamic_place()?;
             if let Some(names) = names {
                 self.names = names;
-            } else if dynamic.symbols.strtab.is_some() || !dynamic.needed.is_empty() {
+            } else if dynamic.symbols.strtab.get().is_some() || !dynamic.needed.is_empty() {
                 self.names = Names::read(dynamic, &symbols::strings(&dynamic.symbols, &self.source())?)?;
             }
             self.headers.check_functions(dynamic)?;
@@ -464,8 +464,8 @@ impl Strings for Piece<'_> {
 #[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
 fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
     let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
-    let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab?))?;
-    let size = dynamic.symbols.strsz.unwrap_or(follows);
+    let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab.get()?))?;
+    let size = dynamic.symbols.strsz.get().unwrap_or(follows);
     let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
     let mut piece = [0; HEAD];
     let len = (last - first).saturating_add(NAME).min(rest);
@@ -476,7 +476,10 @@ fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -
 
 /// The bytes of a piece of the file, which begins at `start`, that have the arrays of functions to run; and where they begin.
 fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &[Segment]) -> Option<(u64, Box<[u8]>)> {
-    let arrays = [(dynamic.init_array, dynamic.init_arraysz), (dynamic.fini_array, dynamic.fini_arraysz)];
+    let arrays = [
+        (dynamic.init_array.get(), dynamic.init_arraysz.get()),
+        (dynamic.fini_array.get(), dynamic.fini_arraysz.get()),
+    ];
     let place = |(at, len): (Option<u64>, Option<u64>)| {
         let first = locate(segments, Vaddr(at?))?.0.0.checked_sub(start)?;
         Some((first, first.checked_add(len?)?))

@@ -173,7 +173,10 @@ impl Image {
 
     fn file_symbols(&self) -> Result<Option<Symbols>, Error> {
         // A file of debug information has a dynamic section without entries.
-        if self.dynamic().is_some_and(|dynamic| dynamic.symbols.symtab.is_none() && dynamic.symbols.strtab.is_none()) {
+        if self
+            .dynamic()
+            .is_some_and(|dynamic| dynamic.symbols.symtab.get().is_none() && dynamic.symbols.strtab.get().is_none())
+        {
             return Ok(None);
         }
         self.symbols(&self.source()).map_err(|kind| self.error(kind))
@@ -332,8 +335,8 @@ impl Image {
             u64::from(one.is_some_and(|at| at != 0)) + array_size.unwrap_or(0) / self.class().word()
         };
         LifeFunctions {
-            constructors: count(dynamic.init, dynamic.init_arraysz),
-            destructors: count(dynamic.fini, dynamic.fini_arraysz),
+            constructors: count(dynamic.init.get(), dynamic.init_arraysz.get()),
+            destructors: count(dynamic.fini.get(), dynamic.fini_arraysz.get()),
         }
     }
 
@@ -358,8 +361,10 @@ impl Image {
     /// The relocation tables lie outside of the file, or contradict themselves.
     pub fn constructors(&self) -> Result<Vec<Vaddr>, Error> {
         let Some(dynamic) = self.dynamic() else { return Ok(Vec::new()) };
-        let mut functions = Vec::from_iter(dynamic.init.filter(|at| *at != 0).map(Vaddr));
-        if let (Some(start), Some(size)) = (dynamic.init_array, dynamic.init_arraysz.filter(|size| *size > 0)) {
+        let mut functions = Vec::from_iter(dynamic.init.get().filter(|at| *at != 0).map(Vaddr));
+        if let (Some(start), Some(size)) =
+            (dynamic.init_array.get(), dynamic.init_arraysz.get().filter(|size| *size > 0))
+        {
             let array = Vaddr(start)..Vaddr(start.saturating_add(size));
             let relocations = self.relocations(&self.source()).map_err(|kind| self.error(kind))?;
             let in_array = relocations.iter().flat_map(|all| all.iter()).filter(|one| array.contains(&one.place));

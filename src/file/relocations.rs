@@ -85,36 +85,36 @@ impl Relocations {
             }
             source.require(what, at, Some(size)).map(Some)
         };
-        let plt_has_addend = match dynamic.pltrel {
+        let plt_has_addend = match dynamic.pltrel.get() {
             Some(tag::DT_REL) => false,
             Some(tag::DT_RELA) => true,
-            Some(other) if dynamic.jmprel.is_some() => {
+            Some(other) if dynamic.jmprel.get().is_some() => {
                 return Err(ErrorKind::malformed("DT_PLTREL", At::Object, "DT_REL (17) or DT_RELA (7)", other));
             }
-            _ => dynamic.rela.is_some() || dynamic.rel.is_none(),
+            _ => dynamic.rela.get().is_some() || dynamic.rel.get().is_none(),
         };
         // Some linkers count the PLT's relocations into the table before them; each is applied once.
-        let without_plt = |at: Option<u64>, size: Option<u64>, addend: bool| match (at, size, dynamic.jmprel) {
+        let without_plt = |at: Option<u64>, size: Option<u64>, addend: bool| match (at, size, dynamic.jmprel.get()) {
             (Some(at), Some(size), Some(plt)) if addend == plt_has_addend => {
-                let covered = at.checked_add(size) == plt.checked_add(dynamic.pltrelsz.unwrap_or(0)) && plt >= at;
+                let covered = at.checked_add(size) == plt.checked_add(dynamic.pltrelsz.get().unwrap_or(0)) && plt >= at;
                 Some(if covered { plt - at } else { size })
             }
             _ => size,
         };
-        let relasz = without_plt(dynamic.rela, dynamic.relasz, true);
-        let relsz = without_plt(dynamic.rel, dynamic.relsz, false);
-        let rela = table("DT_RELA", dynamic.rela, relasz, 3 * word, dynamic.relaent)?;
-        let rel = table("DT_REL", dynamic.rel, relsz, 2 * word, dynamic.relent)?;
+        let relasz = without_plt(dynamic.rela.get(), dynamic.relasz.get(), true);
+        let relsz = without_plt(dynamic.rel.get(), dynamic.relsz.get(), false);
+        let rela = table("DT_RELA", dynamic.rela.get(), relasz, 3 * word, dynamic.relaent.get())?;
+        let rel = table("DT_REL", dynamic.rel.get(), relsz, 2 * word, dynamic.relent.get())?;
         let plt_entry = if plt_has_addend { 3 } else { 2 } * word;
-        let plt = table("DT_JMPREL", dynamic.jmprel, dynamic.pltrelsz, plt_entry, None)?;
+        let plt = table("DT_JMPREL", dynamic.jmprel.get(), dynamic.pltrelsz.get(), plt_entry, None)?;
         Ok(Self {
-            relr: table("DT_RELR", dynamic.relr, dynamic.relrsz, word, dynamic.relrent)?,
+            relr: table("DT_RELR", dynamic.relr.get(), dynamic.relrsz.get(), word, dynamic.relrent.get())?,
             tables: [
                 rel.map(|view| Table { view, has_addend: false, plt: false }),
                 rela.map(|view| Table { view, has_addend: true, plt: false }),
                 plt.map(|view| Table { view, has_addend: plt_has_addend, plt: true }),
             ],
-            relative: dynamic.relacount.unwrap_or(0),
+            relative: dynamic.relacount.get().unwrap_or(0),
             mips64: machine == EM_MIPS && class == Class::Elf64,
         })
     }

@@ -214,7 +214,7 @@ impl Headers {
     /// The functions and arrays to run must lie in segments that allow it.
     pub(super) fn check_functions(&self, dynamic: &Dynamic) -> Result<(), ErrorKind> {
         let segment = |vaddr: u64, len: u64| self.segments.iter().find(|s| s.contains(Vaddr(vaddr), len));
-        for (what, function) in [("DT_INIT", dynamic.init), ("DT_FINI", dynamic.fini)] {
+        for (what, function) in [("DT_INIT", dynamic.init.get()), ("DT_FINI", dynamic.fini.get())] {
             match function {
                 Some(at) if at != 0 && segment(at, 1).is_none_or(|segment| !segment.flags.execute) => {
                     let expected = "an address in an executable segment";
@@ -224,8 +224,8 @@ impl Headers {
             }
         }
         let arrays = [
-            ("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz),
-            ("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz),
+            ("DT_INIT_ARRAY", dynamic.init_array.get(), dynamic.init_arraysz.get()),
+            ("DT_FINI_ARRAY", dynamic.fini_array.get(), dynamic.fini_arraysz.get()),
         ];
         for (what, at, size) in arrays {
             if let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0))

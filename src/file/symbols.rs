@@ -148,10 +148,11 @@ impl Symbols {
     ) -> Result<Self, ErrorKind> {
         let strings = strings(entries, source)?;
         let entry = entry_size(class);
-        if let Some(size) = entries.syment.filter(|size| *size != entry) {
+        if let Some(size) = entries.syment.get().filter(|size| *size != entry) {
             return Err(ErrorKind::malformed("DT_SYMENT", At::Object, entry, size));
         }
-        let at = entries.symtab.ok_or_else(|| ErrorKind::malformed("DT_SYMTAB", At::Object, "an address", "none"))?;
+        let at =
+            entries.symtab.get().ok_or_else(|| ErrorKind::malformed("DT_SYMTAB", At::Object, "an address", "none"))?;
         let table = source.require("DT_SYMTAB", at, None)?;
         let hash = Table::read(entries, source)?;
         let count = u64::from(hash.count());
@@ -461,8 +462,8 @@ pub(crate) fn entry_size(class: Class) -> u64 {
 
 /// The string table, every string of which ends inside it.
 pub(crate) fn strings(entries: &SymbolEntries, source: &dyn Source) -> Result<View, ErrorKind> {
-    let at = entries.strtab.ok_or_else(|| ErrorKind::malformed("DT_STRTAB", At::Object, "an address", "none"))?;
-    source.require("DT_STRTAB", at, entries.strsz)
+    let at = entries.strtab.get().ok_or_else(|| ErrorKind::malformed("DT_STRTAB", At::Object, "an address", "none"))?;
+    source.require("DT_STRTAB", at, entries.strsz.get())
 }
 
 #[cfg(test)]

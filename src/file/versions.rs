@@ -97,8 +97,8 @@ impl Versions {
     }
 
     fn of_symbols(entries: &SymbolEntries, source: &dyn Source) -> Result<Self, ErrorKind> {
-        let defines_any = entries.verdef.is_some();
-        let versym = entries.versym.filter(|_| defines_any || entries.verneed.is_some());
+        let defines_any = entries.verdef.get().is_some();
+        let versym = entries.versym.get().filter(|_| defines_any || entries.verneed.get().is_some());
         let of_symbols = versym.map(|versym| source.require("DT_VERSYM", versym, None)).transpose()?;
         Ok(Self { of_symbols, defines_any, ..Self::default() })
     }
@@ -147,8 +147,8 @@ impl Tables {
             vaddr.map(view).transpose()
         };
         Ok(Self {
-            definitions: table("DT_VERDEF", entries.verdef, entries.verdefnum)?,
-            requirements: table("DT_VERNEED", entries.verneed, entries.verneednum)?,
+            definitions: table("DT_VERDEF", entries.verdef.get(), entries.verdefnum.get())?,
+            requirements: table("DT_VERNEED", entries.verneed.get(), entries.verneednum.get())?,
         })
     }
 

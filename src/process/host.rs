@@ -275,7 +275,7 @@ impl HostObject {
         let segments = self.segments.iter().flat_map(|(range, _)| [range.start, range.end]);
         let SymbolEntries { symtab, strtab, strsz, gnu_hash, hash, versym, .. } = self.entries;
         let tables = [symtab, strtab, strsz, gnu_hash, hash, versym];
-        segments.chain(tables.map(|number| number.unwrap_or(0)))
+        segments.chain(tables.map(|number| number.get().unwrap_or(0)))
     }
 
     pub(crate) fn nodeflib(&self) -> bool {

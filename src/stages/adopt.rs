@@ -223,8 +223,8 @@ impl Adopting<'_> {
             known.then_some((at.unwrap_or(0), numbers.len())).ok_or_else(|| senseless("an array of functions"))
         };
         let idle = member.idle == 1;
-        let (init_at, inits) = array(dynamic.init_array, dynamic.init_arraysz, &member.init)?;
-        let (fini_at, finis) = array(dynamic.fini_array, dynamic.fini_arraysz, &member.fini)?;
+        let (init_at, inits) = array(dynamic.init_array.get(), dynamic.init_arraysz.get(), &member.init)?;
+        let (fini_at, finis) = array(dynamic.fini_array.get(), dynamic.fini_arraysz.get(), &member.fini)?;
         let words = |at: u64, numbers: &List<'_, u32>, in_file: &[u64]| {
             let word = |(index, number)| {
                 let word = function(mapped, at.wrapping_add(8 * index as u64), number, in_file.get(index));

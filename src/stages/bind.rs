@@ -287,7 +287,8 @@ impl Mapped {
     /// Whether its functions may be bound when they are first called: it does not ask for the contrary, and there is
     /// room for what the trampoline needs.
     fn may_wait(&self) -> bool {
-        let table = self.new.image.dynamic().filter(|dynamic| !dynamic.bind_now).and_then(|dynamic| dynamic.pltgot);
+        let table =
+            self.new.image.dynamic().filter(|dynamic| !dynamic.bind_now).and_then(|dynamic| dynamic.pltgot.get());
         let ours = |at: u64| table.and_then(|table| self.mapping.read(Vaddr(table.checked_add(at)?), 8).ok());
         trampoline::address() != 0 && ours(8).is_some() && ours(16).is_some()
     }
@@ -296,7 +297,7 @@ impl Mapped {
     /// Table").
     fn link(&self, own: usize, needed: Vec<bool>, later: &Arc<Later>) -> Result<Box<Link>, ErrorKind> {
         let dynamic = self.new.image.dynamic();
-        let table = dynamic.and_then(|dynamic| dynamic.pltgot).unwrap_or(0);
+        let table = dynamic.and_then(|dynamic| dynamic.pltgot.get()).unwrap_or(0);
         let symbolic = dynamic.is_some_and(|dynamic| dynamic.symbolic);
         let tables = (Arc::clone(&self.mapping), Arc::clone(&self.symbols), self.relocations.clone());
         let link = Link::new(tables, self.new.image.path(), symbolic, own, needed, Arc::clone(later));

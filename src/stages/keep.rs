@@ -121,9 +121,10 @@ impl<'a> Keeping<'a> {
                 |place: u64| mapped.mapping.read(Vaddr(place), 8).is_ok_and(|word| word == 0) && !others(place);
             let code = |at: u64, len: usize| image.bytes_at(Vaddr(at), len);
             let idle = |at: Vaddr| idle::does_nothing(at.0, &code, &is_zero);
-            let own = dynamic.init.is_some_and(|at| idle(Vaddr(at)));
-            let init = numbers.functions(mapped, dynamic.init_array, dynamic.init_arraysz, &idle)?;
-            member.fini = numbers.functions(mapped, dynamic.fini_array, dynamic.fini_arraysz, &|_| false)?;
+            let own = dynamic.init.get().is_some_and(|at| idle(Vaddr(at)));
+            let init = numbers.functions(mapped, dynamic.init_array.get(), dynamic.init_arraysz.get(), &idle)?;
+            member.fini =
+                numbers.functions(mapped, dynamic.fini_array.get(), dynamic.fini_arraysz.get(), &|_| false)?;
             (member.idle, member.init) = (own.into(), init);
         }
         Ok(member)
@@ -259,8 +260,9 @@ impl Numbers {
     fn of(mapped: &Mapped, outcome: &Outcome) -> Self {
         let dynamic = mapped.new.image.dynamic();
         let array = |at: Option<u64>, size: Option<u64>| at.map_or(0..0, |at| at..at.saturating_add(size.unwrap_or(0)));
-        let arrays =
-            dynamic.map(|own| [array(own.init_array, own.init_arraysz), array(own.fini_array, own.fini_arraysz)]);
+        let arrays = dynamic.map(|own| {
+            [array(own.init_array.get(), own.init_arraysz.get()), array(own.fini_array.get(), own.fini_arraysz.get())]
+        });
         let pending: HashSet<u64> = outcome.pending.iter().map(|word| word.place.0).collect();
         let wanted = |place: u64| pending.contains(&place) || arrays.iter().flatten().any(|own| own.contains(&place));
         let all = mapped.relocations.numbered().filter(|(_, relocation)| wanted(relocation.place.0));

@@ -320,15 +320,15 @@ impl Mapped {
         let single =
             |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
         let init = known.map(|known| &known.init);
-        let init = array("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz, init)?;
+        let init = array("DT_INIT_ARRAY", dynamic.init_array.get(), dynamic.init_arraysz.get(), init)?;
         let mut constructors = Vec::with_capacity(1 + init.len());
-        let own = dynamic.init.filter(|_| known.is_none_or(|known| !known.idle));
+        let own = dynamic.init.get().filter(|_| known.is_none_or(|known| !known.idle));
         constructors.extend(single("DT_INIT", own)?);
         constructors.extend(init);
         let fini = known.map(|known| &known.fini);
-        let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz, fini)?;
+        let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array.get(), dynamic.fini_arraysz.get(), fini)?;
         destructors.reverse();
-        destructors.extend(single("DT_FINI", dynamic.fini)?);
+        destructors.extend(single("DT_FINI", dynamic.fini.get())?);
         Ok((constructors, destructors))
     }
 }
