@@ -89,7 +89,7 @@ fn libc_of(resolver: &Resolver, root: &Facts) -> Libc {
         };
     }
     let needs = |name: &[u8]| root.names().needed.iter().any(|needed| needed.starts_with(name));
-    let needs_plain = root.names().needed.iter().any(|needed| **needed == *b"libc.so");
+    let needs_plain = root.names().needed.iter().any(|needed| needed == b"libc.so");
     match () {
         () if root.brief.android => Libc::Bionic,
         () if needs(b"libc.so.") || needs(b"ld-linux") => Libc::Glibc,

@@ -326,8 +326,9 @@ impl Resolver {
     /// way, and few programs have a token anywhere.
     fn wants_origin(&self, program: &Facts) -> bool {
         let names = program.names();
-        let texts = names.needed.iter().chain(&names.rpath).chain(&names.runpath).chain(&names.audit);
-        let texts = texts.chain(names.filters.iter().map(|(_, name)| name)).chain(&names.depaudit).map(|text| &**text);
+        let single = [&names.rpath, &names.runpath, &names.audit, &names.depaudit].into_iter().flatten();
+        let texts = single.chain(names.filters.iter().map(|(_, name)| name)).map(|text| &**text);
+        let texts = texts.chain(names.needed.iter());
         let variables = [&self.library_path, &self.preload, &self.audit].map(|variable| variable.as_bytes());
         texts.chain(variables).any(|text| text.contains(&b'$'))
     }

@@ -199,8 +199,8 @@ impl Growth<'_> {
 
     fn needs_of(&mut self, index: usize) -> Result<(), ErrorKind> {
         let Some(facts) = self.objects[index].facts.clone() else { return Ok(()) };
-        let mut needs = Vec::with_capacity(facts.names().needed.len());
-        for name in &facts.names().needed {
+        let mut needs = Vec::new();
+        for name in facts.names().needed.iter() {
             let (object, via) = self.name(name, index, Role::Needed)?;
             needs.push(Need { name: name.to_vec(), object, via, tag: Tag::Needed });
         }

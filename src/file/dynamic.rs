@@ -8,6 +8,9 @@ use crate::error::{At, ErrorKind};
 /// Needed libraries of one object.
 const NEEDED_MAX: usize = 4096;
 
+/// Bytes that most names have room in, with the zero behind them.
+const ROOM: usize = 20;
+
 // Tags younger than the reader's constants (gABI: DT_RELR*).
 const DT_RELRSZ: u64 = 35;
 const DT_RELR: u64 = 36;
@@ -245,11 +248,25 @@ pub(crate) fn is_address(tag: u64) -> bool {
     )
 }
 
+/// The names of what an object needs, one behind the other, each with a zero behind it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Needed(Vec<u8>);
+
+impl Needed {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split_inclusive(|byte| *byte == 0).map(|name| &name[..name.len() - 1])
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// The strings that the dynamic section names.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Names {
     pub(crate) soname: Option<Box<[u8]>>,
-    pub(crate) needed: Vec<Box<[u8]>>,
+    pub(crate) needed: Needed,
     pub(crate) rpath: Option<Box<[u8]>>,
     pub(crate) runpath: Option<Box<[u8]>>,
     /// What stands in for its definitions (`DT_FILTER`), or may (true: `DT_AUXILIARY`).
@@ -262,17 +279,18 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn read(dynamic: &Dynamic, strings: &impl Strings) -> Result<Self, ErrorKind> {
         let at = dynamic.symbols.strtab.get().map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
-        let read = |what: &str, offset: u64| match strings.string(offset) {
-            Some(name) => Ok(Box::from(&*name)),
-            None => {
+        let find = |what: &str, offset: u64| {
+            strings.string(offset).ok_or_else(|| {
                 let expected = format!("a string inside DT_STRTAB of {:#x} bytes", strings.size());
-                Err(ErrorKind::malformed(what, at, expected, format_args!("offset {offset:#x}")))
-            }
+                ErrorKind::malformed(what, at, expected, format_args!("offset {offset:#x}"))
+            })
         };
+        let read = |what: &str, offset: u64| Ok(Box::from(&*find(what, offset)?));
         let optional = |what: &'static str, at: Stated| at.get().map(|offset| read(what, offset)).transpose();
-        let mut needed = Vec::with_capacity(dynamic.needed.len());
+        let mut needed = Vec::with_capacity(ROOM * dynamic.needed.len());
         for offset in &dynamic.needed {
-            needed.push(read("DT_NEEDED", *offset)?);
+            needed.extend_from_slice(&find("DT_NEEDED", *offset)?);
+            needed.push(0);
         }
         let mut filters = Vec::with_capacity(dynamic.filters.len());
         for (auxiliary, offset) in &dynamic.filters {
@@ -280,7 +298,7 @@ impl Names {
         }
         Ok(Self {
             soname: optional("DT_SONAME", dynamic.soname)?,
-            needed,
+            needed: Needed(needed),
             filters,
             audit: optional("DT_AUDIT", dynamic.audit)?,
             depaudit: optional("DT_DEPAUDIT", dynamic.depaudit)?,

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::dynamic::{Dynamic, Names};
+use super::dynamic::{Dynamic, Names, Needed};
 use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
 use super::relocations::Relocations;
 use super::segments::{FileImage, Headers, Segment, locate};
@@ -250,11 +250,11 @@ impl Image {
     }
 
     /// The names of what it needs, to be looked for while others are changed; to be given back.
-    pub(crate) fn take_needed(&mut self) -> Vec<Box<[u8]>> {
+    pub(crate) fn take_needed(&mut self) -> Needed {
         std::mem::take(&mut self.names.needed)
     }
 
-    pub(crate) fn give_needed_back(&mut self, names: Vec<Box<[u8]>>) {
+    pub(crate) fn give_needed_back(&mut self, names: Needed) {
         self.names.needed = names;
     }
 
@@ -337,7 +337,7 @@ impl Image {
 
     /// The names of the libraries it needs (`DT_NEEDED`), in order.
     pub fn needed(&self) -> impl Iterator<Item = &[u8]> {
-        self.names.needed.iter().map(|name| &**name)
+        self.names.needed.iter()
     }
 
     /// Its own name (`DT_SONAME`).

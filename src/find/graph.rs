@@ -192,8 +192,8 @@ impl<W: World> Discovery<'_, W> {
             }
             Object::New(new) => {
                 let names = new.image.take_needed();
-                needed.reserve_exact(names.len());
-                for name in &names {
+                needed.reserve_exact(names.iter().count());
+                for name in names.iter() {
                     needed.extend(self.name(name, Some(index)).map_err(|(object, kind)| {
                         let error = Error::new(object, kind);
                         match &self.graph.members[index].object {

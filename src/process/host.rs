@@ -338,7 +338,7 @@ fn started_with(objects: &[Arc<HostObject>]) -> Vec<bool> {
             let Some(object) = objects.get(index).filter(|_| !std::mem::replace(&mut started[index], true)) else {
                 continue;
             };
-            for name in &object.names.needed {
+            for name in object.names.needed.iter() {
                 todo.extend(objects.iter().position(|other| other.is_called(name)));
             }
         }
