@@ -63,7 +63,7 @@ pub(super) unsafe fn info(module: &Arc<Module>, request: c_int, answer: *mut c_v
             libc::RTLD_DI_LMID => answer.cast::<libc::c_long>().write(module.instance.namespace.number()),
             libc::RTLD_DI_LINKMAP => answer.cast::<*mut LinkMap>().write(map),
             libc::RTLD_DI_ORIGIN => {
-                let origin = module.origin.as_ref().map_or(&b"/"[..], |origin| origin.as_os_str().as_encoded_bytes());
+                let origin = module.origin().map_or(&b"/"[..], |origin| origin.as_os_str().as_encoded_bytes());
                 answer.cast::<u8>().copy_from_nonoverlapping(origin.as_ptr(), origin.len());
                 answer.cast::<u8>().add(origin.len()).write(0);
             }

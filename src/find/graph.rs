@@ -58,10 +58,10 @@ pub(crate) struct New {
     pub(crate) rule: Rule,
     /// The candidates that lost, in order.
     pub(crate) lost: Vec<Candidate>,
-    /// The names it was asked for by.
+    /// The names it was asked for by, but for its soname.
     pub(crate) names: Vec<Box<[u8]>>,
-    /// Its directory, for `$ORIGIN`.
-    pub(crate) origin: Option<PathBuf>,
+    /// Its directory, where its path does not say that from the root on.
+    pub(crate) origin: Option<Box<Path>>,
     /// The member that brought it in; none for the one that was asked for.
     pub(crate) loaded_by: Option<usize>,
 }
@@ -71,7 +71,7 @@ impl New {
     fn asker<'a>(&'a self, loaded_by: &'a Asker<'a>) -> Asker<'a> {
         Asker {
             name: self.image.path(),
-            origin: self.origin.as_deref(),
+            origin: origin(self.image.path(), self.origin.as_deref()),
             rpath: self.image.rpath(),
             runpath: self.image.runpath(),
             nodeflib: self.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
@@ -294,13 +294,15 @@ impl<W: World> Discovery<'_, W> {
             Object::New(new) => Some(new.image.identity()),
             Object::Known(_) => None,
         });
-        let same =
-            |before: &FoundBefore| before.asker == file && before.new.names.first().is_some_and(|own| **own == *name);
+        let same = |before: &FoundBefore| {
+            let first = before.new.names.first().map(|own| &**own);
+            before.asker == file && first.or(before.new.image.soname()) == Some(name)
+        };
         let mut opened = self.opened.borrow_mut();
         opened.front().filter(|before| same(before))?;
         let mut new = opened.pop_front()?.new;
         Some(self.is_there(&new.image).unwrap_or_else(|| {
-            new.names.truncate(1);
+            new.names = names(&new.image, name);
             new.loaded_by = asker;
             Opened::New(new)
         }))
@@ -350,8 +352,9 @@ impl<W: World> Discovery<'_, W> {
             Opened::Known(object) => Opened::Known(object),
             Opened::Member(index) => Opened::Member(index),
             Opened::New(image) => {
-                let origin = directory(&absolute(&path)).map(Path::to_owned);
-                Opened::New(Box::new(New { image, rule, lost, names: vec![name.into()], origin, loaded_by: asker }))
+                let origin = if path.is_absolute() { None } else { directory(&absolute(&path)).map(Into::into) };
+                let names = names(&image, name);
+                Opened::New(Box::new(New { image, rule, lost, names, origin, loaded_by: asker }))
             }
         })
     }
@@ -441,6 +444,16 @@ impl<W: World> Discovery<'_, W> {
 /// What tells most names apart.
 fn hash(name: &[u8]) -> u32 {
     hash::gnu(name).unwrap_or_default()
+}
+
+/// What a file that was asked for by `name` is called besides its soname.
+fn names(image: &Image, name: &[u8]) -> Vec<Box<[u8]>> {
+    if image.soname() == Some(name) { Vec::new() } else { vec![name.into()] }
+}
+
+/// The directory of the file at `path`, for `$ORIGIN`: `stated`, or as the path says.
+pub(crate) fn origin<'a>(path: &'a Path, stated: Option<&'a Path>) -> Option<&'a Path> {
+    stated.or_else(|| directory(path))
 }
 
 /// `path` from the root on. One that begins there is left as it is written.

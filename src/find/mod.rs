@@ -25,9 +25,9 @@ mod tokens;
 mod walk;
 
 use std::borrow::Cow;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::ops::ControlFlow::{Break, Continue};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -141,7 +141,7 @@ impl Search {
         let mut walk = Walk { search: self, name, probe, path: Vec::with_capacity(256), lost: Vec::new(), noted: None };
         match walk.places(asker, extra_dirs) {
             Break(Ok((file, rule))) => {
-                Ok(Found { file, path: OsStr::from_bytes(&walk.path).into(), rule, lost: walk.lost })
+                Ok(Found { file, path: OsString::from_vec(walk.path).into(), rule, lost: walk.lost })
             }
             Break(Err(kind)) => Err(kind),
             Continue(()) => Err(ErrorKind::NotFound { tried: walk.lost }),

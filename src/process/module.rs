@@ -14,7 +14,7 @@ use super::unwind::Frames;
 use crate::addr::{Addr, Bias, Vaddr};
 use crate::error::Candidate;
 use crate::file::symbols::Symbols;
-use crate::find::Rule;
+use crate::find::{Rule, graph};
 use crate::guard::Lease;
 use crate::load::call::Code;
 use crate::load::map::Mapping;
@@ -63,7 +63,8 @@ pub(crate) struct Module {
     pub(crate) pins: Vec<Arc<Pin>>,
     /// What the search for libraries that it opens itself goes by, and who brought it in.
     pub(crate) loaded_by: Option<Id>,
-    pub(crate) origin: Option<PathBuf>,
+    /// Its directory, where its path does not say that from the root on.
+    pub(crate) origin: Option<Box<Path>>,
     pub(crate) rpath: Option<Box<[u8]>>,
     pub(crate) runpath: Option<Box<[u8]>>,
     pub(crate) nodeflib: bool,
@@ -106,6 +107,11 @@ pub(crate) struct Instance {
 }
 
 impl Module {
+    /// Its directory, for `$ORIGIN`.
+    pub(crate) fn origin(&self) -> Option<&Path> {
+        graph::origin(&self.path, self.origin.as_deref())
+    }
+
     /// Whether it names that module as needed.
     pub(super) fn needs(&self, id: Id) -> bool {
         self.needed.iter().any(|dependency| matches!(dependency, Dependency::Module(needed) if *needed == id))

@@ -51,7 +51,7 @@ impl Owner {
 /// A module on its way into the registry.
 pub(crate) struct Newcomer {
     pub(crate) module: Arc<Module>,
-    /// The names it was asked for by.
+    /// The names it was asked for by, but for its soname.
     pub(crate) names: Vec<Box<[u8]>>,
     pub(crate) keep: Option<Keep>,
 }

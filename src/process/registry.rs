@@ -34,7 +34,7 @@ pub(crate) struct State {
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) module: Arc<Module>,
-    /// Names it was asked for by.
+    /// Names it was asked for by, but for its soname.
     pub(super) names: Vec<Box<[u8]>>,
     pub(super) handles: usize,
     /// Thread-local destructors that threads have still to run.
@@ -116,7 +116,7 @@ pub(crate) fn retain(module: &Module, name: &[u8]) -> bool {
     let mut guard = lock();
     let Some(entry) = edit(&mut guard).entry_mut(module.id).filter(|entry| entry.is_live()) else { return false };
     entry.handles += 1;
-    if !entry.names.iter().any(|known| **known == *name) {
+    if !entry.is_called(name) {
         entry.names.push(name.into());
     }
     true
@@ -346,11 +346,8 @@ impl State {
 
     /// The module of a name space that was asked for by that name before, or that calls itself so.
     pub(crate) fn by_name(&self, namespace: Namespace, name: &[u8]) -> Option<Arc<Module>> {
-        let called = |entry: &&Entry| {
-            entry.is_live()
-                && entry.module.instance.namespace == namespace
-                && (entry.names.iter().any(|known| **known == *name) || entry.module.soname.as_deref() == Some(name))
-        };
+        let called =
+            |entry: &&Entry| entry.is_live() && entry.module.instance.namespace == namespace && entry.is_called(name);
         self.entries.iter().find(called).map(|entry| Arc::clone(&entry.module))
     }
 
@@ -434,6 +431,11 @@ impl State {
 impl Entry {
     pub(super) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Finishing(_) | Phase::Abandoned)
+    }
+
+    /// Whether it was asked for by that name before, or calls itself so.
+    fn is_called(&self, name: &[u8]) -> bool {
+        self.module.soname.as_deref() == Some(name) || self.names.iter().any(|known| **known == *name)
     }
 
     /// The modules that it needs or refers to.

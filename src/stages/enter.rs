@@ -65,7 +65,7 @@ fn with_asker<T>(
             with_asker(loader.as_ref(), look, program, &mut |loader| {
                 then(&Asker {
                     name: &module.path,
-                    origin: module.origin.as_deref(),
+                    origin: module.origin(),
                     rpath: module.rpath.as_deref(),
                     runpath: module.runpath.as_deref(),
                     nodeflib: module.nodeflib,
