@@ -79,7 +79,7 @@ impl Brief {
     fn of(image: &Image) -> Result<Self, ErrorKind> {
         let mut brief = Self::new(*image.header(), image.names().clone());
         brief.interpreter = image.interpreter().map(Into::into);
-        (brief.opens, brief.android) = notes::of_loading(image.note_headers(), |range| image.view().slice(range));
+        (brief.opens, brief.android) = notes::of_loading(image.note_segments(), |range| image.view().slice(range));
         if let Some(dynamic) = image.dynamic().filter(|dynamic| has_versions(dynamic)) {
             let strings = symbols::strings(&dynamic.symbols, &image.source())?;
             brief.keep_versions(&dynamic.symbols, &image.source(), &strings)?;
@@ -92,9 +92,8 @@ impl Brief {
     fn in_pieces(header: Header, headers: &Headers, pieces: &Pieces<'_>) -> Option<Self> {
         let dynamic = match &headers.dynamic {
             Some(at) => {
-                let entries =
-                    pieces.with(at.offset, at.file_size, |bytes| header.dynamic_entries(bytes, 0, at).ok())??;
-                Some(Dynamic::collect(entries).ok()?)
+                let read = |bytes: &[u8]| header.dynamic_entries(bytes, 0, at).and_then(Dynamic::collect).ok();
+                Some(pieces.with(at.offset, at.file_size, read)??)
             }
             None => None,
         };

@@ -1,7 +1,6 @@
 //! The only place that names goblin: its readers of headers, turned into our own checked values.
 
 use goblin::container::{Container, Ctx, Endian};
-use goblin::elf::dynamic::Dynamic as Entries;
 use goblin::elf::header::{
     EI_CLASS, EI_DATA, EI_OSABI, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
 };
@@ -144,29 +143,30 @@ impl Header {
     }
 
     /// Tag and value of each entry of the dynamic section, up to `DT_NULL`, out of bytes in which it begins at `start`.
-    pub(crate) fn dynamic_entries(
+    pub(crate) fn dynamic_entries<'b>(
         &self,
-        bytes: &[u8],
+        bytes: &'b [u8],
         start: u64,
         header: &ProgramHeader,
-    ) -> Result<impl Iterator<Item = (u64, u64)> + use<>, ErrorKind> {
-        let context = context(self.class, self.order);
+    ) -> Result<impl Iterator<Item = (u64, u64)> + use<'b>, ErrorKind> {
         let limit = DYNAMIC_MAX * 2 * self.class.word();
         if header.file_size > limit {
             return Err(ErrorKind::Limit { what: "bytes of PT_DYNAMIC", limit, found: header.file_size });
         }
-        let raw = Raw {
-            p_type: header.kind,
-            p_offset: start,
-            p_filesz: header.file_size,
-            p_memsz: header.memory_size,
-            ..Raw::default()
-        };
-        let entries = Entries::parse(bytes, &[raw], context).ok().flatten().ok_or_else(|| {
+        let table = usize::try_from(start).ok().and_then(|start| bytes.get(start..)?.get(..header.file_size as usize));
+        let table = table.ok_or_else(|| {
             let expected = "a table of whole entries within the file";
             ErrorKind::malformed("PT_DYNAMIC", At::File(header.at), expected, format!("{:#x}", header.offset))
         })?;
-        Ok(entries.dyns.into_iter().map(|entry| (entry.d_tag, entry.d_val)).take_while(|(tag, _)| *tag != 0))
+        let (class, order, word) = (self.class, self.order, self.class.word() as usize);
+        let number = move |bytes: &[u8]| match (class, order) {
+            (Class::Elf64, ByteOrder::Little) => bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)),
+            (Class::Elf64, ByteOrder::Big) => bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word)),
+            (Class::Elf32, ByteOrder::Little) => bytes.first_chunk().map_or(0, |word| u32::from_le_bytes(*word).into()),
+            (Class::Elf32, ByteOrder::Big) => bytes.first_chunk().map_or(0, |word| u32::from_be_bytes(*word).into()),
+        };
+        let entries = table.chunks_exact(2 * word).map(move |entry| (number(entry), number(&entry[word..])));
+        Ok(entries.take_while(|(tag, _)| *tag != 0))
     }
 }
 

@@ -22,15 +22,15 @@ const FEW: u64 = 16 << 10;
 /// stripped.
 pub(super) fn find(image: &Image, source: &dyn Source) -> Option<Vaddr> {
     let index = image.eh_frame_header()?;
-    let header = source.table(index.vaddr, Some(8))?;
+    let header = source.table(index, Some(8))?;
     if header.u8(0)? != 1 || header.u8(1)? != PC_RELATIVE_4 {
         return None;
     }
     // Relative to the field itself, four bytes into the index.
     let distance = i64::from(header.u32(4)? as i32);
-    let start = Vaddr(index.vaddr.0.wrapping_add(4).wrapping_add_signed(distance));
+    let start = Vaddr(index.0.wrapping_add(4).wrapping_add_signed(distance));
     let records = source.table(start, None)?;
-    let last = last_of_index(&header, index.vaddr, source).and_then(|last| last.0.checked_sub(start.0));
+    let last = last_of_index(&header, index, source).and_then(|last| last.0.checked_sub(start.0));
     let ends = last.is_some_and(|last| terminated(&records, last, FEW) == Some(true))
         || match if records.len() > FEW { image.section_size(start) } else { None } {
             // Out of the file: its page is not wanted in memory until something is thrown.

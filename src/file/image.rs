@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use super::dynamic::{Dynamic, Names, Needed};
 use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
 use super::relocations::Relocations;
-use super::segments::{FileImage, Headers, Segment, locate};
+use super::segments::{FileImage, Headers, NoteSegment, Segment, locate};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
 use super::{Home, Homes, Source, Strings, frames, inspect, notes};
@@ -47,7 +47,7 @@ pub struct Image {
     home: Option<Home>,
     /// Its build id, if that was wanted before.
     build_id: OnceLock<Option<Vec<u8>>>,
-    dynamic: Option<Box<Dynamic>>,
+    dynamic: Option<Dynamic>,
     names: Names,
     /// Bytes of the file with the arrays of functions to run, and where they begin, if they have been read.
     arrays: Option<(u64, Box<[u8]>)>,
@@ -69,8 +69,8 @@ impl Image {
         let header = Header::read(&bytes)?;
         let program_headers = header.program_headers(&bytes)?;
         let headers = Headers::check(program_headers, file.size)?;
-        let entries = headers.dynamic.as_ref().map(|at| header.dynamic_entries(&bytes, at.offset, at)).transpose()?;
-        let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
+        let entries = |at: &ProgramHeader| header.dynamic_entries(&bytes, at.offset, at).and_then(Dynamic::collect);
+        let dynamic = headers.dynamic.as_ref().map(entries).transpose()?;
         let view = View::new(bytes, header.class, header.order);
         let (names, build_id) = (Names::default(), OnceLock::new());
         let (shown, home, arrays) = (None, None, None);
@@ -110,23 +110,22 @@ impl Image {
         let shown = shown.map_or_else(|| file.show(&room, home.map(|home| home.start)), Ok)?;
         let bytes = shown.bytes();
         let mut front = None;
-        let entries = |at: &ProgramHeader| {
+        let dynamic = |at: &ProgramHeader| {
             let range = at.vaddr.0..at.vaddr.0.saturating_add(at.file_size);
             let copied =
                 Some(range).filter(|_| headers.dynamic_is_written(at, page)).and_then(|range| shown.copied(range));
             if let Some(bytes) = copied {
-                return header.dynamic_entries(&bytes, 0, at);
+                return header.dynamic_entries(&bytes, 0, at).and_then(Dynamic::collect);
             }
             // Of its page the file's content is wanted just this once: reading it costs less than a fault. And, where relocated
             // pages may be had, of what stands close before it.
             let before = headers.before(at.offset).filter(|before| home.is_some() && *before <= FRONT).unwrap_or(0);
             let piece = file.read(at.offset - before, before as usize + at.file_size.min(DYNAMIC_MAX) as usize)?;
-            let entries = header.dynamic_entries(&piece, before, at);
+            let dynamic = header.dynamic_entries(&piece, before, at).and_then(Dynamic::collect);
             front = Some((at.offset - before, piece));
-            entries
+            dynamic
         };
-        let entries = headers.dynamic.as_ref().map(entries).transpose()?;
-        let dynamic = entries.map(Dynamic::collect).transpose()?.map(Box::new);
+        let dynamic = headers.dynamic.as_ref().map(dynamic).transpose()?;
         let arrays = front.and_then(|(start, piece)| arrays_in(start, &piece, dynamic.as_ref()?, &headers.segments));
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
@@ -139,7 +138,7 @@ impl Image {
     /// `names`: those of the dynamic section, if they have been read.
     fn checked(mut self: Box<Self>, names: Option<Names>) -> Result<Box<Self>, ErrorKind> {
         // Tools that change names put them behind all else, where what is shown of the file may have ended.
-        let strings = self.dynamic.as_ref().and_then(|dynamic| dynamic.symbols.strtab).map(Vaddr);
+        let strings = self.dynamic.as_ref().and_then(|dynamic| dynamic.symbols.strtab.get()).map(Vaddr);
         if names.is_none() && strings.is_some_and(|at| self.source().table(at, None).is_none()) {
             self.show_whole()?;
         }
@@ -242,7 +241,7 @@ impl Image {
     }
 
     pub(crate) fn dynamic(&self) -> Option<&Dynamic> {
-        self.dynamic.as_deref()
+        self.dynamic.as_ref()
     }
 
     pub(crate) fn names(&self) -> &Names {
@@ -281,15 +280,15 @@ impl Image {
         self.headers.tls.as_deref()
     }
 
-    pub(crate) fn eh_frame_header(&self) -> Option<&ProgramHeader> {
-        self.headers.eh_frame.as_ref()
+    pub(crate) fn eh_frame_header(&self) -> Option<Vaddr> {
+        self.headers.eh_frame
     }
 
     pub(crate) fn view(&self) -> &View {
         &self.view
     }
 
-    pub(crate) fn note_headers(&self) -> &[ProgramHeader] {
+    pub(crate) fn note_segments(&self) -> &[NoteSegment] {
         &self.headers.notes
     }
 
@@ -428,7 +427,7 @@ impl Image {
 
     /// Whether a table that loading reads, or the unwinder, lies in `range` of addresses.
     pub(crate) fn has_table_in(&self, range: &std::ops::Range<u64>) -> bool {
-        let frames = self.headers.eh_frame.map(|header| header.vaddr.0);
+        let frames = self.headers.eh_frame.map(|at| at.0);
         let tables = self.dynamic().into_iter().flat_map(Dynamic::tables);
         tables.chain(frames).any(|table| range.contains(&table))
     }
@@ -436,8 +435,7 @@ impl Image {
     /// The range that is made read-only once relocation is done (`PT_GNU_RELRO`), as the file states it.
     #[must_use]
     pub fn relro(&self) -> Option<std::ops::Range<Vaddr>> {
-        let header = self.headers.relro.as_ref()?;
-        Some(header.vaddr..header.end()?)
+        self.headers.relro.clone()
     }
 }
 

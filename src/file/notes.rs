@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::elf::ProgramHeader;
 use super::image::Image;
+use super::segments::NoteSegment;
 use super::view::{ByteOrder, Class, View};
 
 const NT_GNU_BUILD_ID: u32 = 3;
@@ -21,19 +21,16 @@ pub(crate) struct Note<'a> {
 
 /// Calls `each` with every note of the image (gABI chapter 5, "Note Section"), until it answers.
 pub(crate) fn find<T>(image: &Image, each: impl FnMut(Note<'_>) -> Option<T>) -> Option<T> {
-    find_in(image.note_headers(), |range| image.view().slice(range), each)
+    find_in(image.note_segments(), |range| image.view().slice(range), each)
 }
 
 /// The same with the file's bytes as `read` gives them.
 fn find_in<T>(
-    headers: &[ProgramHeader],
+    segments: &[NoteSegment],
     read: impl Fn(Range<u64>) -> Option<View>,
     mut each: impl FnMut(Note<'_>) -> Option<T>,
 ) -> Option<T> {
-    headers.iter().find_map(|header| {
-        let view = header.file_end().and_then(|end| read(header.offset..end))?;
-        in_segment(&view, header.align, &mut each)
-    })
+    segments.iter().find_map(|segment| in_segment(&read(segment.range.clone())?, segment.align, &mut each))
 }
 
 /// The same for the notes of one segment, whose alignment is `align`.
@@ -60,12 +57,7 @@ pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
 }
 
 /// The build id, if it stands in the first bytes of the file.
-pub(super) fn build_id_in_head(
-    notes: &[ProgramHeader],
-    head: &[u8],
-    class: Class,
-    order: ByteOrder,
-) -> Option<Vec<u8>> {
+pub(super) fn build_id_in_head(notes: &[NoteSegment], head: &[u8], class: Class, order: ByteOrder) -> Option<Vec<u8>> {
     let of_head = |range: Range<u64>| head.get(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?);
     find_in(notes, |range| Some(View::new(of_head(range)?.to_vec().into(), class, order)), build_id_of)
 }
@@ -82,11 +74,11 @@ fn build_id_of(note: Note<'_>) -> Option<Vec<u8>> {
 
 /// What notes say that the object opens at run time (JSON, as it stands), and whether one says that it is for Android.
 pub(super) fn of_loading(
-    headers: &[ProgramHeader],
+    segments: &[NoteSegment],
     read: impl Fn(Range<u64>) -> Option<View>,
 ) -> (Vec<Box<[u8]>>, bool) {
     let (mut opens, mut android) = (Vec::new(), false);
-    find_in(headers, read, |note| {
+    find_in(segments, read, |note| {
         match (note.owner, note.kind) {
             (b"FDO", NT_FDO_DLOPEN_METADATA) => {
                 let text = note.content.bytes();

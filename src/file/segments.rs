@@ -62,6 +62,12 @@ impl Segment {
     }
 }
 
+/// Where notes are in the file, and how they are aligned.
+pub(crate) struct NoteSegment {
+    pub(super) range: Range<u64>,
+    pub(super) align: u64,
+}
+
 /// What the program headers say, checked.
 pub(super) struct Headers {
     pub(super) segments: Vec<Segment>,
@@ -69,9 +75,9 @@ pub(super) struct Headers {
     /// Boxed, as few objects have these two.
     pub(super) interpreter: Option<Box<ProgramHeader>>,
     pub(super) tls: Option<Box<ProgramHeader>>,
-    pub(super) relro: Option<ProgramHeader>,
-    pub(super) eh_frame: Option<ProgramHeader>,
-    pub(super) notes: Vec<ProgramHeader>,
+    pub(super) relro: Option<Range<Vaddr>>,
+    pub(super) eh_frame: Option<Vaddr>,
+    pub(super) notes: Vec<NoteSegment>,
     /// `None`: no `PT_GNU_STACK`, which leaves it to the machine's default.
     pub(super) stack: Option<Protection>,
 }
@@ -88,6 +94,7 @@ impl Headers {
             notes: Vec::with_capacity(2),
             stack: None,
         };
+        let mut relro = None;
         for header in headers {
             let header = &header;
             match header.kind {
@@ -99,14 +106,17 @@ impl Headers {
                 pt::PT_DYNAMIC => checked.dynamic = Some(in_file(header, file_size)?),
                 pt::PT_INTERP => checked.interpreter = Some(Box::new(in_file(header, file_size)?)),
                 pt::PT_TLS => checked.tls = Some(Box::new(thread_local(header, file_size)?)),
-                pt::PT_GNU_RELRO if header.memory_size > 0 => checked.relro = Some(*header),
-                pt::PT_GNU_EH_FRAME => checked.eh_frame = Some(*header),
-                pt::PT_NOTE => checked.notes.push(*header),
+                pt::PT_GNU_RELRO if header.memory_size > 0 => relro = Some(*header),
+                pt::PT_GNU_EH_FRAME => checked.eh_frame = Some(header.vaddr),
+                pt::PT_NOTE => checked.notes.extend(header.file_end().map(|end| {
+                    let (range, align) = (header.offset..end, header.align);
+                    NoteSegment { range, align }
+                })),
                 _ => {}
             }
         }
         // These three describe parts of segments; a part that sticks out would be read or protected elsewhere.
-        let parts = [checked.dynamic.as_ref(), checked.tls.as_deref(), checked.relro.as_ref()];
+        let parts = [checked.dynamic.as_ref(), checked.tls.as_deref(), relro.as_ref()];
         for header in parts.into_iter().flatten() {
             let is_relro = header.kind == pt::PT_GNU_RELRO;
             let inside = |segment: &Segment| match is_relro {
@@ -123,6 +133,7 @@ impl Headers {
                 return Err(header.malformed("p_vaddr", "an address inside a PT_LOAD segment", header.vaddr.0));
             }
         }
+        checked.relro = relro.and_then(|header| Some(header.vaddr..header.end()?));
         Ok(checked)
     }
 
@@ -171,7 +182,7 @@ impl Headers {
     pub(super) fn dynamic_is_written(&self, at: &ProgramHeader, page: PageSize) -> bool {
         const WORD: u64 = size_of::<u64>() as u64;
         let in_page = |end: u64| Some((page.down(at.vaddr.0), page.up(end)?));
-        let sealed = || Some((self.relro.as_ref()?.end()?.0, at.end()?.0));
+        let sealed = || Some((self.relro.as_ref()?.end.0, at.end()?.0));
         let Some((sealed, end)) = sealed() else { return false };
         let Some((first, last)) = in_page(end) else { return false };
         let segment =
@@ -389,7 +400,7 @@ mod tests {
         let written = |segment: u64, start: u64, size: u64, sealed: u64| {
             let load = ("rw", 0x2000 + segment % 0x1000, segment, 0x3000, 0x3000);
             let mut headers = headers(&[("r", 0, 0, 0x1000, 0x1000), load]);
-            headers.relro = Some(header(pt::PT_GNU_RELRO, segment, sealed - segment));
+            headers.relro = Some(Vaddr(segment)..Vaddr(sealed));
             let at = ProgramHeader { file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
             headers.dynamic_is_written(&at, PAGE)
         };

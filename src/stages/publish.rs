@@ -93,7 +93,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             id: id(index),
             path: new.image.path().to_owned(),
             headers: sealed.mapped.headers,
-            eh_frame: new.image.eh_frame_header().map(|header| header.vaddr),
+            eh_frame: new.image.eh_frame_header(),
             rpath: new.image.rpath().map(Into::into),
             runpath: new.image.runpath().map(Into::into),
             nodeflib: new.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
