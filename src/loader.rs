@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::addr::Bias;
 use crate::error::{Error, ErrorKind};
+use crate::file::BuildId;
 use crate::find::graph::{self, OpenedBefore};
 use crate::guard::Guard;
 use crate::load::scope::Imports;
@@ -81,7 +82,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let homes = |file: &_, id: &dyn Fn() -> _, len| sharing.home(file, id, len);
+            let homes = |file: &_, id: BuildId<'_>, len| sharing.home(file, id, len);
             let graph = stages::discover(name, wishes, &look, &homes, mem::take(&mut opened));
             (look, graph)
         });

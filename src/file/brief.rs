@@ -79,7 +79,9 @@ impl Brief {
     fn of(image: &Image) -> Result<Self, ErrorKind> {
         let mut brief = Self::new(*image.header(), image.names().clone());
         brief.interpreter = image.interpreter().map(Into::into);
-        (brief.opens, brief.android) = notes::of_loading(image.note_segments(), |range| image.view().slice(range));
+        (brief.opens, brief.android) = notes::of_loading(image.note_segments(), image.byte_order(), |range| {
+            notes::part(image.view().bytes(), range)
+        });
         if let Some(dynamic) = image.dynamic().filter(|dynamic| has_versions(dynamic)) {
             let strings = symbols::strings(&dynamic.symbols, &image.source())?;
             brief.keep_versions(&dynamic.symbols, &image.source(), &strings)?;
@@ -117,9 +119,9 @@ impl Brief {
         }
         let read = |range: Range<u64>| {
             let len = range.end.checked_sub(range.start)?;
-            pieces.with(range.start, len, |bytes| View::new(bytes.to_vec().into(), header.class, header.order))
+            pieces.with(range.start, len, <[u8]>::to_vec)
         };
-        (brief.opens, brief.android) = notes::of_loading(&headers.notes, read);
+        (brief.opens, brief.android) = notes::of_loading(&headers.notes, header.order, read);
         Some(brief)
     }
 

@@ -94,9 +94,9 @@ impl Image {
         let Some(room) = headers.room_in_place(page) else { return Self::read(path, file) };
         let build_id = OnceLock::new();
         let known = || {
-            let found = || notes::build_id_in_head(&headers.notes, head, header.class, header.order);
             // What is not in the head may be elsewhere.
-            found().inspect(|id| drop(build_id.set(Some(id.clone()))))
+            let found = notes::build_id_in_head(&headers.notes, head, header.order)?;
+            build_id.get_or_init(|| Some(found)).as_deref()
         };
         let home = homes(&file, &known, room.len);
         if build_id.get().is_some() {

@@ -10,7 +10,7 @@ use super::notes;
 use super::relocations::What;
 use super::symbols::Symbols;
 use super::versions::Version;
-use super::view::{ByteOrder, Class};
+use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
 use crate::arch::{Kind, Machine};
 use crate::error::{Error, ErrorKind};
@@ -429,7 +429,8 @@ impl Image {
             _ => return Vec::new(),
         };
         let bits = notes::find(self, |note| {
-            let view = (note.owner == b"GNU" && note.kind == NT_GNU_PROPERTY).then_some(note.content)?;
+            let content = (note.owner == b"GNU" && note.kind == NT_GNU_PROPERTY).then_some(note.content)?;
+            let view = View::new(content.to_vec().into(), self.class(), self.byte_order());
             let mut at = 0;
             while let (Some(kind), Some(size)) = (view.u32(at), view.u32(at + 4)) {
                 if kind == wanted {

@@ -81,4 +81,7 @@ pub(crate) struct Home {
 
 /// Where a file is always mapped, if it is: by the file, its build id as far as that is known before it is mapped, and the
 /// bytes of address space that it takes.
-pub(crate) type Homes<'a> = dyn Fn(&RegularFile, &dyn Fn() -> Option<Vec<u8>>, u64) -> Option<Home> + 'a;
+pub(crate) type Homes<'a> = dyn for<'i> Fn(&RegularFile, BuildId<'i>, u64) -> Option<Home> + 'a;
+
+/// The build id of a file, if it has one, for those who ask.
+pub(crate) type BuildId<'i> = &'i (dyn Fn() -> Option<&'i [u8]> + 'i);

@@ -5,7 +5,7 @@ use super::enter::Planned;
 use super::help::HostHelp;
 use super::map::Mapped;
 use crate::error::Error;
-use crate::file::Home;
+use crate::file::{BuildId, Home};
 use crate::load::group::Group;
 use crate::load::map::Place;
 use crate::loader::Wishes;
@@ -41,7 +41,7 @@ impl Sharing {
         Self
     }
 
-    pub(crate) fn home(&self, _file: &RegularFile, _build_id: &dyn Fn() -> Option<Vec<u8>>, _len: u64) -> Option<Home> {
+    pub(crate) fn home(&self, _file: &RegularFile, _build_id: BuildId<'_>, _len: u64) -> Option<Home> {
         None
     }
 

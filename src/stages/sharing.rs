@@ -15,8 +15,8 @@ use super::keep;
 use super::map::{Mapped, map};
 use crate::addr::{Addr, Vaddr};
 use crate::error::{Error, ErrorKind, shown};
-use crate::file::Home;
 use crate::file::image::Image;
+use crate::file::{BuildId, Home};
 use crate::load::group::{Group, Slot};
 use crate::load::map::{Kept, Place};
 use crate::load::plan::Plan;
@@ -121,8 +121,8 @@ impl Sharing {
     }
 
     /// Where a file will be, if it gets the place that it has in all processes of the session.
-    pub(crate) fn home(&self, file: &RegularFile, build_id: &dyn Fn() -> Option<Vec<u8>>, len: u64) -> Option<Home> {
-        let library = || library_id(build_id().as_deref(), &stamp(file));
+    pub(crate) fn home(&self, file: &RegularFile, build_id: BuildId<'_>, len: u64) -> Option<Home> {
+        let library = || library_id(build_id(), &stamp(file));
         match &self.source {
             From::Folder(folder) => {
                 let library = library();
