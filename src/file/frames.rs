@@ -36,7 +36,7 @@ pub(super) fn find(image: &Image, source: &dyn Source) -> Option<Vaddr> {
             // Out of the file: its page is not wanted in memory until something is thrown.
             Some(size) => {
                 let last = size.checked_sub(4).filter(|last| *last < records.len())?;
-                image.bytes_at(start.checked_add(last)?, 4)? == [0; 4]
+                *image.bytes_at(start.checked_add(last)?, 4)? == [0; 4]
             }
             None => terminated(&records, 0, u64::MAX)?,
         };

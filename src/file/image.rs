@@ -413,16 +413,17 @@ impl Image {
     }
 
     /// `len` bytes at `vaddr`, read from the file without mapping it.
-    pub(crate) fn bytes_at(&self, vaddr: Vaddr, len: usize) -> Option<Vec<u8>> {
+    pub(crate) fn bytes_at(&self, vaddr: Vaddr, len: usize) -> Option<Cow<'_, [u8]>> {
         let (offset, follows) = self.source().locate(vaddr)?;
         let known = self.arrays.as_ref().and_then(|(start, bytes)| {
             let at = usize::try_from(offset.0.checked_sub(*start)?).ok()?;
             bytes.get(at..at.checked_add(len)?)
         });
         if let Some(known) = known.filter(|_| len as u64 <= follows) {
-            return Some(known.to_vec());
+            return Some(Cow::Borrowed(known));
         }
-        self.file.read(offset.0, len).ok().filter(|bytes| bytes.len() == len && len as u64 <= follows)
+        let read = self.file.read(offset.0, len).ok();
+        read.filter(|bytes| bytes.len() == len && len as u64 <= follows).map(Cow::Owned)
     }
 
     /// Whether a table that loading reads, or the unwinder, lies in `range` of addresses.

@@ -18,6 +18,28 @@ pub(crate) struct Arguments {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Code(Addr);
 
+/// The functions of an object that are run: its constructors and behind them its destructors, in the order in which they run.
+#[derive(Default)]
+pub(crate) struct Functions {
+    all: Box<[Code]>,
+    constructors: usize,
+}
+
+impl Functions {
+    /// The first `constructors` of `all` are constructors.
+    pub(crate) fn new(all: Vec<Code>, constructors: usize) -> Self {
+        Self { all: all.into(), constructors }
+    }
+
+    pub(crate) fn constructors(&self) -> &[Code] {
+        &self.all[..self.constructors]
+    }
+
+    pub(crate) fn destructors(&self) -> &[Code] {
+        &self.all[self.constructors..]
+    }
+}
+
 impl Code {
     /// `addr`, if `is_code` says that it is.
     pub(crate) fn at(addr: Addr, is_code: impl FnOnce(Addr) -> bool) -> Option<Self> {

@@ -373,18 +373,16 @@ impl Mapping {
     }
 
     /// The words of an array inside one segment, as relocation has left them.
-    pub(crate) fn words(&self, at: u64, size: u64) -> Vec<usize> {
+    pub(crate) fn words(&self, at: u64, size: u64) -> impl Iterator<Item = usize> {
         let inside = |part: &Part| {
             part.protection.read
                 && at >= part.range.start
                 && at.checked_add(size).is_some_and(|end| end <= part.range.end)
         };
-        if !self.parts.iter().any(inside) {
-            return Vec::new();
-        }
+        let size = if self.parts.iter().any(inside) { size } else { 0 };
         let first = self.bias.at(Vaddr(at)).0 as *const usize;
         // SAFETY: the whole array lies in a readable segment of ours; it is read before any code of the object runs.
-        (0..size as usize / size_of::<usize>()).map(|index| unsafe { first.add(index).read_unaligned() }).collect()
+        (0..size as usize / size_of::<usize>()).map(move |index| unsafe { first.add(index).read_unaligned() })
     }
 
     /// A copy of bytes inside one segment, as relocation has left them.

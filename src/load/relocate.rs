@@ -77,18 +77,29 @@ pub(crate) struct Outcome {
     /// If they were to be noted.
     pub(crate) foreign: Vec<Foreign>,
     /// The arrays of functions to run, where more is known of them than their words say.
-    pub(crate) functions: Option<Functions>,
+    pub(crate) arrays: Option<Arrays>,
     /// Which providers it is bound to now, by number.
     pub(crate) bound_to: Vec<bool>,
 }
 
 /// What is known of the functions to run: the words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`, 0 for what does nothing.
 #[derive(Debug, Default)]
-pub(crate) struct Functions {
+pub(crate) struct Arrays {
     /// Whether `DT_INIT` does nothing.
     pub(crate) idle: bool,
-    pub(crate) init: Vec<usize>,
-    pub(crate) fini: Vec<usize>,
+    /// First those of `DT_INIT_ARRAY`: so many.
+    pub(crate) words: Vec<usize>,
+    pub(crate) inits: usize,
+}
+
+impl Arrays {
+    pub(crate) fn init(&self) -> &[usize] {
+        &self.words[..self.inits]
+    }
+
+    pub(crate) fn fini(&self) -> &[usize] {
+        &self.words[self.inits..]
+    }
 }
 
 /// Writes all words of `unit` that can be computed without running anything.

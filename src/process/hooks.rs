@@ -140,7 +140,7 @@ pub(crate) fn initialise(module: &Module) {
     install();
     let _done = Done(module);
     let arguments = arguments();
-    for constructor in &module.constructors {
+    for constructor in module.functions.constructors() {
         // SAFETY: the module is published; whoever opened it promised that its code may run (`Library::new`).
         unsafe { constructor.initialise(arguments) };
     }
@@ -148,7 +148,7 @@ pub(crate) fn initialise(module: &Module) {
 
 /// Runs the destructors of a module whose constructors have run.
 pub(crate) fn finish(module: &Module) {
-    for destructor in &module.destructors {
+    for destructor in module.functions.destructors() {
         // SAFETY: the module is still mapped: we hold it. Its constructors have run.
         unsafe { destructor.finish() };
     }

@@ -16,7 +16,7 @@ use crate::error::Candidate;
 use crate::file::symbols::Symbols;
 use crate::find::{Rule, graph};
 use crate::guard::Lease;
-use crate::load::call::Code;
+use crate::load::call::Functions;
 use crate::load::map::Mapping;
 use crate::load::scope::{Located, Provider};
 use crate::sys::{Bytes, Identity};
@@ -72,8 +72,7 @@ pub(crate) struct Module {
     pub(crate) headers: ProgramHeaders,
     /// Its `PT_GNU_EH_FRAME`, if it has one.
     pub(crate) eh_frame: Option<Vaddr>,
-    pub(crate) constructors: Vec<Code>,
-    pub(crate) destructors: Vec<Code>,
+    pub(crate) functions: Functions,
 }
 
 /// Program headers, as `<elf.h>` lays them out.

@@ -4,6 +4,7 @@
 //! checked: a snapshot that does not make sense is refused. Unique symbols are the exception: each is compared when somebody
 //! looks for its name, and passed over if it is another one.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::arch::{Kind, Machine};
 use crate::file::relocations::What;
 use crate::file::symbols::Wanted;
 use crate::load::group::{Group, Slot};
-use crate::load::relocate::{Functions, Outcome, Pending, ThreadLocal};
+use crate::load::relocate::{Arrays, Outcome, Pending, ThreadLocal};
 use crate::load::scope::Provider;
 use crate::load::unique::Unique;
 use crate::process::module::Object;
@@ -148,7 +149,7 @@ impl Adopting<'_> {
             mapped.mapping.read(last, 8).map_err(|_| senseless("the place of a word"))?;
             outcome.thread_local.push(ThreadLocal { place: Vaddr(word.place), kind, provider, offset: word.offset });
         }
-        outcome.functions = Some(self.functions(member, mapped)?);
+        outcome.arrays = Some(self.arrays(member, mapped)?);
         Ok(outcome)
     }
 
@@ -215,8 +216,8 @@ impl Adopting<'_> {
     }
 
     /// The functions to run, as the library's own relocations say.
-    fn functions(&self, member: &Member<'_>, mapped: &Mapped) -> Result<Functions, Refusal> {
-        let Some(dynamic) = mapped.new.image.dynamic() else { return Ok(Functions::default()) };
+    fn arrays(&self, member: &Member<'_>, mapped: &Mapped) -> Result<Arrays, Refusal> {
+        let Some(dynamic) = mapped.new.image.dynamic() else { return Ok(Arrays::default()) };
         let array = |at: Option<u64>, size: Option<u64>, numbers: &List<'_, u32>| {
             let count = if at.is_some() { size.unwrap_or(0) / 8 } else { 0 };
             let known = numbers.len() as u64 == count;
@@ -225,46 +226,43 @@ impl Adopting<'_> {
         let idle = member.idle == 1;
         let (init_at, inits) = array(dynamic.init_array.get(), dynamic.init_arraysz.get(), &member.init)?;
         let (fini_at, finis) = array(dynamic.fini_array.get(), dynamic.fini_arraysz.get(), &member.fini)?;
-        let words = |at: u64, numbers: &List<'_, u32>, in_file: &[u64]| {
-            let word = |(index, number)| {
+        let mut words = Vec::with_capacity(inits + finis);
+        let mut add = |at: u64, numbers: &List<'_, u32>, in_file: &[[u8; 8]]| {
+            for (index, number) in numbers.iter().enumerate() {
                 let word = function(mapped, at.wrapping_add(8 * index as u64), number, in_file.get(index));
-                word.ok_or_else(|| senseless("the relocation of a function"))
-            };
-            numbers.iter().enumerate().map(word).collect::<Result<Vec<usize>, _>>()
+                words.push(word.ok_or_else(|| senseless("the relocation of a function"))?);
+            }
+            Ok(())
         };
         // One stands behind the other, mostly.
         if init_at.checked_add(8 * inits as u64) == Some(fini_at) {
             let all = words_in_file(mapped, init_at, inits + finis);
+            let all = all.as_chunks().0;
             let (init, fini) = all.split_at(inits.min(all.len()));
-            return Ok(Functions {
-                idle,
-                init: words(init_at, &member.init, init)?,
-                fini: words(fini_at, &member.fini, fini)?,
-            });
+            add(init_at, &member.init, init)?;
+            add(fini_at, &member.fini, fini)?;
+        } else {
+            add(init_at, &member.init, words_in_file(mapped, init_at, inits).as_chunks().0)?;
+            add(fini_at, &member.fini, words_in_file(mapped, fini_at, finis).as_chunks().0)?;
         }
-        Ok(Functions {
-            idle,
-            init: words(init_at, &member.init, &words_in_file(mapped, init_at, inits))?,
-            fini: words(fini_at, &member.fini, &words_in_file(mapped, fini_at, finis))?,
-        })
+        Ok(Arrays { idle, words, inits })
     }
 }
 
 /// The `count` words from `at` on, as they are in the library's file; none if it has not that many there.
-pub(super) fn words_in_file(mapped: &Mapped, at: u64, count: usize) -> Vec<u64> {
-    let bytes = mapped.new.image.bytes_at(Vaddr(at), 8 * count).unwrap_or_default();
-    bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word)).collect()
+pub(super) fn words_in_file(mapped: &Mapped, at: u64, count: usize) -> Cow<'_, [u8]> {
+    mapped.new.image.bytes_at(Vaddr(at), 8 * count).unwrap_or_default()
 }
 
 /// What the library makes of the word at `place` of an array of functions, where its file has `in_file`, if relocation
 /// `number` writes that.
-pub(super) fn function(mapped: &Mapped, place: u64, number: u32, in_file: Option<&u64>) -> Option<usize> {
-    let bias = mapped.mapping.bias();
+pub(super) fn function(mapped: &Mapped, place: u64, number: u32, in_file: Option<&[u8; 8]>) -> Option<usize> {
+    let (bias, in_file) = (mapped.mapping.bias(), in_file.map(|word| u64::from_le_bytes(*word)));
     match number {
-        IN_PLACE => Some(bias.at(Vaddr(*in_file?)).0),
+        IN_PLACE => Some(bias.at(Vaddr(in_file?)).0),
         // As old linkers have it in lists, for none.
         IDLE => Some(0),
-        AS_IT_IS => in_file.map(|word| *word as usize).filter(|word| matches!(*word, 0 | usize::MAX)),
+        AS_IT_IS => in_file.map(|word| word as usize).filter(|word| matches!(*word, 0 | usize::MAX)),
         number => {
             let relocation = mapped.relocations.get(number.into()).filter(|own| own.place.0 == place)?;
             let addend = relocation.addend? as u64;

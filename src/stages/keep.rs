@@ -119,7 +119,7 @@ impl<'a> Keeping<'a> {
             let others = |place: u64| member.words().any(|(_, at, bytes)| at < place + 8 && place < at + bytes);
             let is_zero =
                 |place: u64| mapped.mapping.read(Vaddr(place), 8).is_ok_and(|word| word == 0) && !others(place);
-            let code = |at: u64, len: usize| image.bytes_at(Vaddr(at), len);
+            let code = |at: u64, len: usize| image.bytes_at(Vaddr(at), len).map(Cow::into_owned);
             let idle = |at: Vaddr| idle::does_nothing(at.0, &code, &is_zero);
             let own = dynamic.init.get().is_some_and(|at| idle(Vaddr(at)));
             let init = numbers.functions(mapped, dynamic.init_array.get(), dynamic.init_arraysz.get(), &idle)?;
@@ -280,8 +280,9 @@ impl Numbers {
         idle: &dyn Fn(Vaddr) -> bool,
     ) -> Result<List<'static, u32>, Refusal> {
         let Some(at) = at else { return Ok(List::default()) };
-        let words = mapped.mapping.words(at, size.unwrap_or(0));
+        let words: Vec<usize> = mapped.mapping.words(at, size.unwrap_or(0)).collect();
         let in_file = adopt::words_in_file(mapped, at, words.len());
+        let in_file = in_file.as_chunks().0;
         let number = |(index, word): (u64, &usize)| {
             let place = at.wrapping_add(8 * index);
             let relocation = self.0.get(&place).map(|(number, _)| *number);

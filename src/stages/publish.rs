@@ -115,8 +115,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             link: sealed.mapped.link.inspect(|link| link.publish(first)),
             storage: sealed.mapped.storage,
             shared: sealed.mapped.shared,
-            constructors: sealed.constructors,
-            destructors: sealed.destructors,
+            functions: sealed.functions,
         });
         let keep = (stays || (index == 0 && wishes.no_delete)).then_some(Keep::NoDelete);
         Newcomer { module, names: new.names, keep }

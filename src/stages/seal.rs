@@ -8,13 +8,14 @@ use super::map::Mapped;
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, native};
 use crate::error::{At, Error, ErrorKind};
+use crate::file::dynamic::{Dynamic, Stated};
 use crate::file::elf::ProgramHeader;
 use crate::guard::{Lease, Part};
-use crate::load::call::Code;
+use crate::load::call::{Code, Functions};
 use crate::load::group::{Group, Slot};
 use crate::load::map::MappedImage;
 use crate::load::plan::Plan;
-use crate::load::relocate::{Functions, Outcome, ThreadLocal};
+use crate::load::relocate::{Arrays, Outcome, ThreadLocal};
 use crate::load::seal as sealing;
 use crate::load::unique::UniqueSymbols;
 use crate::process::module::Object;
@@ -30,8 +31,7 @@ pub(super) struct Sealed {
     pub(super) lease: Option<Lease>,
     pub(super) mapped: Box<Mapped>,
     pub(super) bound_to: Vec<bool>,
-    pub(super) constructors: Vec<Code>,
-    pub(super) destructors: Vec<Code>,
+    pub(super) functions: Functions,
 }
 
 /// A group of which nothing is left to do but to be seen.
@@ -55,7 +55,7 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
                 let anywhere = |addr| (0..scope.sources.len()).any(|provider| is_code(&group, &scope, provider, addr));
                 Some(
                     mapped
-                        .functions(outcome.functions.as_ref(), |addr| mapped.mapping.is_code(addr) || anywhere(addr))
+                        .functions(outcome.arrays.as_ref(), |addr| mapped.mapping.is_code(addr) || anywhere(addr))
                         .map_err(|kind| Error::new(mapped.new.image.path(), kind))?,
                 )
             }
@@ -64,12 +64,12 @@ pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
     }
     let group = group.advance(|index, (mapped, outcome)| {
         mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
-        let (constructors, destructors) = functions[index].take().unwrap_or_default();
+        let functions = functions[index].take().unwrap_or_default();
         // SAFETY: they are mapped as sealing has left them, and as long: the lease is dropped before the mapping, as the
         // frames are. No code of the object runs yet.
         let lease = unsafe { Lease::hold(mapped.new.image.file(), || mapped.parts_of_file()) }
             .map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
-        Ok(Sealed { frames: None, lease, mapped, bound_to: outcome.bound_to, constructors, destructors })
+        Ok(Sealed { frames: None, lease, mapped, bound_to: outcome.bound_to, functions })
     })?;
     Ok(SealedGroup { group: tell_the_unwinder(group), scope, unique })
 }
@@ -297,11 +297,7 @@ impl Mapped {
     /// Constructors and destructors in the order in which they run (gABI chapter 5, "Initialization and Termination").
     ///
     /// `known` are the words of the arrays, where they are known without reading them.
-    fn functions(
-        &self,
-        known: Option<&Functions>,
-        is_code: impl Fn(Addr) -> bool,
-    ) -> Result<(Vec<Code>, Vec<Code>), ErrorKind> {
+    fn functions(&self, known: Option<&Arrays>, is_code: impl Fn(Addr) -> bool) -> Result<Functions, ErrorKind> {
         let Some(dynamic) = self.new.image.dynamic() else { return Ok(Default::default()) };
         let bias = self.mapping.bias();
         let code = |what: &str, addr: usize| {
@@ -310,25 +306,40 @@ impl Mapped {
                 ErrorKind::malformed(what, At::Object, expected, bias.vaddr(Addr(addr)))
             })
         };
-        let array = |what, at: Option<u64>, size: Option<u64>, known: Option<&Vec<usize>>| {
-            let read = || at.map_or_else(Vec::new, |at| self.mapping.words(at, size.unwrap_or(0)));
-            let words = known.cloned().unwrap_or_else(read);
-            // 0 and -1 are what old linkers put around lists of functions.
-            let functions = words.into_iter().filter(|word| !matches!(*word, 0 | usize::MAX));
-            functions.map(|word| code(what, word)).collect::<Result<Vec<_>, _>>()
+        let read;
+        let arrays = match known {
+            Some(known) => known,
+            None => {
+                read = self.arrays(dynamic);
+                &read
+            }
         };
+        // 0 and -1 are what old linkers put around lists of functions.
+        let is_function = |word: &&usize| !matches!(**word, 0 | usize::MAX);
         let single =
             |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
-        let init = known.map(|known| &known.init);
-        let init = array("DT_INIT_ARRAY", dynamic.init_array.get(), dynamic.init_arraysz.get(), init)?;
-        let mut constructors = Vec::with_capacity(1 + init.len());
-        let own = dynamic.init.get().filter(|_| known.is_none_or(|known| !known.idle));
-        constructors.extend(single("DT_INIT", own)?);
-        constructors.extend(init);
-        let fini = known.map(|known| &known.fini);
-        let mut destructors = array("DT_FINI_ARRAY", dynamic.fini_array.get(), dynamic.fini_arraysz.get(), fini)?;
-        destructors.reverse();
-        destructors.extend(single("DT_FINI", dynamic.fini.get())?);
-        Ok((constructors, destructors))
+        let mut all = Vec::with_capacity(2 + arrays.words.len());
+        all.extend(single("DT_INIT", dynamic.init.get().filter(|_| !arrays.idle))?);
+        for word in arrays.init().iter().filter(is_function) {
+            all.push(code("DT_INIT_ARRAY", *word)?);
+        }
+        let constructors = all.len();
+        for word in arrays.fini().iter().rev().filter(is_function) {
+            all.push(code("DT_FINI_ARRAY", *word)?);
+        }
+        all.extend(single("DT_FINI", dynamic.fini.get())?);
+        Ok(Functions::new(all, constructors))
+    }
+
+    /// The arrays of functions to run, as their words say.
+    fn arrays(&self, dynamic: &Dynamic) -> Arrays {
+        let array = |at: Stated, size: Stated| {
+            let words = at.get().map(|at| self.mapping.words(at, size.get().unwrap_or(0)));
+            words.into_iter().flatten()
+        };
+        let mut words: Vec<usize> = array(dynamic.init_array, dynamic.init_arraysz).collect();
+        let inits = words.len();
+        words.extend(array(dynamic.fini_array, dynamic.fini_arraysz));
+        Arrays { idle: false, words, inits }
     }
 }
