@@ -285,7 +285,7 @@ impl Library {
         let scope = self.opened.as_ref().map_or(&[][..], |opened| &opened.scope);
         scope.iter().filter_map(|object| match object {
             Object::Host(_) => None,
-            Object::Module(module) => Some((&*module.path, &module.rule, &*module.lost)),
+            Object::Module(module) => Some((module.path(), &module.rule, &*module.lost)),
         })
     }
 

@@ -132,7 +132,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         // From here on nothing fails. Everybody sees the new modules; their constructors may do as they like.
 
         if let Some(look) = &wishes.relocated {
-            published.modules.iter().for_each(|module| look(&module.path, module.mapping.bias()));
+            published.modules.iter().for_each(|module| look(module.path(), module.mapping.bias()));
         }
         registry::wait_until_initialised(&published.rests_on);
         published.modules.iter().for_each(|module| hooks::initialise(module));

@@ -64,7 +64,7 @@ impl Watched {
         }
         write!(line, "loaded {}", new.join(", "))?;
         let state = registry::state();
-        let modules = module.bound_to.iter().filter_map(|id| state.module(*id)).map(|module| file_name(&module.path));
+        let modules = module.bound_to.iter().filter_map(|id| state.module(*id)).map(|module| file_name(module.path()));
         let hosts = module.needed.iter().filter_map(|needed| match needed {
             Dependency::Host(host) => Some(file_name(host.path())),
             Dependency::Module(_) => None,

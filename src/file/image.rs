@@ -253,6 +253,10 @@ impl Image {
         std::mem::take(&mut self.names.needed)
     }
 
+    pub(crate) fn take_soname(&mut self) -> Option<Box<[u8]>> {
+        self.names.soname.take()
+    }
+
     pub(crate) fn give_needed_back(&mut self, names: Needed) {
         self.names.needed = names;
     }

@@ -47,15 +47,18 @@ pub(crate) struct Place {
 pub(crate) struct Kept {
     /// Relocated pages.
     pub(crate) pages: Arc<File>,
-    /// For each mapping of the plan, where in that its pages are.
-    pub(crate) at: Vec<Option<u64>>,
+    /// Mappings of the plan by number, and where in that their pages are.
+    pub(crate) at: Vec<(u32, u64)>,
 }
 
 impl Place {
+    pub(crate) const ANYWHERE: Self = Self { start: None, kept: None };
+
     /// The relocated pages of mapping number `index` of the plan: their file, and where in it they are.
     fn kept(&self, index: usize) -> Option<(&File, u64)> {
         let kept = self.kept.as_ref()?;
-        Some((&kept.pages, (*kept.at.get(index)?)?))
+        let (_, at) = kept.at.iter().find(|(number, _)| *number as usize == index)?;
+        Some((&kept.pages, *at))
     }
 }
 

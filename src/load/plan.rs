@@ -88,7 +88,8 @@ impl Plan {
             span: Vaddr(start)..Vaddr(end),
             align,
             maps: Vec::with_capacity(segments.len() + 1),
-            zeros: Vec::new(),
+            // Mostly there is one.
+            zeros: Vec::with_capacity(1),
             relro: None,
         };
         for segment in segments {

@@ -7,7 +7,7 @@
 //! The chain is changed under a lock of ours. glibc only appends to it, and does so with its loader's lock held; a race
 //! between the two could cost a debugger an entry, not the process anything.
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -26,7 +26,7 @@ const DELETE: i32 = 2;
 /// A module as a debugger sees it. Dropping it takes it from the list.
 pub(crate) struct Listed {
     map: *mut LinkMap,
-    #[allow(dead_code)] // the list points to it
+    /// The list points to it.
     name: CString,
 }
 
@@ -57,6 +57,11 @@ impl Listed {
             previous: ptr::null_mut(),
         };
         Self { map: Box::into_raw(Box::new(map)), name }
+    }
+
+    /// Its file, from the root on.
+    pub(crate) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(self.name.as_bytes()))
     }
 
     /// The node, as `dlinfo` and `dladdr1` give it.

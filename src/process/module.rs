@@ -1,7 +1,7 @@
 //! A loaded object: published, seen by every later load, gone when nothing uses it any more.
 
 use std::cmp::Ordering;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::debugger::Listed;
@@ -28,7 +28,8 @@ pub(crate) struct Id(pub(crate) u64);
 /// A module. Dropping the last owner unmaps it.
 pub(crate) struct Module {
     pub(crate) id: Id,
-    pub(crate) path: PathBuf,
+    /// The path that it was opened by, where that is not the one from the root on.
+    pub(crate) relative_path: Option<Box<Path>>,
     /// Why it was looked for there, and what was tried before.
     pub(crate) rule: Rule,
     pub(crate) lost: Vec<Candidate>,
@@ -106,9 +107,14 @@ pub(crate) struct Instance {
 }
 
 impl Module {
+    /// The path that it was opened by.
+    pub(crate) fn path(&self) -> &Path {
+        self.relative_path.as_deref().unwrap_or_else(|| self.listed.path())
+    }
+
     /// Its directory, for `$ORIGIN`.
     pub(crate) fn origin(&self) -> Option<&Path> {
-        graph::origin(&self.path, self.origin.as_deref())
+        graph::origin(self.path(), self.origin.as_deref())
     }
 
     /// Whether it names that module as needed.
@@ -171,7 +177,7 @@ impl Object {
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Host(object) => object.path(),
-            Self::Module(module) => &module.path,
+            Self::Module(module) => module.path(),
         }
     }
 

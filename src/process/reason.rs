@@ -86,9 +86,9 @@ impl State {
         }
         for other in self.entries.iter().filter(|other| other.module.id != module.id && other.is_live()) {
             if other.module.needs(module.id) {
-                reasons.push(Reason::NeededBy(other.module.path.clone()));
+                reasons.push(Reason::NeededBy(other.module.path().to_owned()));
             } else if other.uses().any(|id| id == module.id) {
-                reasons.push(Reason::BoundBy(other.module.path.clone()));
+                reasons.push(Reason::BoundBy(other.module.path().to_owned()));
             }
         }
         reasons

@@ -64,7 +64,7 @@ fn with_asker<T>(
             let loader = module.loaded_by.and_then(|id| look.state.module(id)).map(Object::Module);
             with_asker(loader.as_ref(), look, program, &mut |loader| {
                 then(&Asker {
-                    name: &module.path,
+                    name: module.path(),
                     origin: module.origin(),
                     rpath: module.rpath.as_deref(),
                     runpath: module.runpath.as_deref(),
@@ -114,7 +114,7 @@ pub(crate) fn discover(
 pub(crate) fn directories(module: &Arc<Module>, look: &Look) -> Result<Vec<PathBuf>, Error> {
     let (program, object) = (program(look, b""), Object::Module(Arc::clone(module)));
     with_asker(Some(&object), look, &program, &mut |asker| search().directories(asker))
-        .map_err(|kind| Error::new(module.path.clone(), kind))
+        .map_err(|kind| Error::new(module.path(), kind))
 }
 
 /// Where the C library's own loader will find the part of it that is called `name`, if that is certain: the cache says so,

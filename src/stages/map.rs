@@ -54,7 +54,7 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             }
             let place = placed.of(index);
             let written = if place.kept.is_some() { None } else { written(&plan, &new.image) };
-            let mapping = Arc::new(Mapping::new(&plan, &mut new.image, &place, written)?);
+            let mapping = Arc::new(Mapping::new(&plan, &mut new.image, place, written)?);
             if wishes.huge_pages {
                 mapping.prefer_huge_pages(&plan);
             }

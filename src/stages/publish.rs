@@ -76,22 +76,25 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         let needed = &needs[index];
         let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
         let used = sealed.bound_to.iter().zip(&sources).filter(|(used, _)| **used);
-        let bound_to = used.filter_map(|(_, source)| match source {
+        let mut bound_to = Vec::with_capacity(used.clone().count());
+        bound_to.extend(used.filter_map(|(_, source)| match source {
             Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
             Source::Object(object) => object.id(),
-        });
+        }));
         let needs = |number: &usize| match &sources[*number] {
             Source::Object(object) => needed.iter().any(|need| known[*need].as_ref() == Some(object)),
             Source::Member(_) => false,
         };
         let pins = pins.iter().filter(|(number, _)| uses(number) || needs(number));
-        let new = sealed.mapped.new;
+        let mut new = sealed.mapped.new;
+        let path = new.image.path();
         let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
         let dynamic = new.image.dynamic_header().map_or(Vaddr(0), |header| header.vaddr);
         let dynamic = sealed.mapped.mapping.bias().at(dynamic);
         let module = Arc::new(Module {
             id: id(index),
-            path: new.image.path().to_owned(),
+            relative_path: (!path.is_absolute()).then(|| path.into()),
+            listed: Listed::new(path, sealed.mapped.mapping.bias(), dynamic),
             headers: sealed.mapped.headers,
             eh_frame: new.image.eh_frame_header(),
             rpath: new.image.rpath().map(Into::into),
@@ -102,12 +105,11 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             rule: new.rule,
             lost: new.lost,
             instance: instance(&new.image),
-            soname: new.image.soname().map(Into::into),
+            soname: new.image.take_soname(),
             needed: needed.iter().map(dependency).collect(),
-            bound_to: bound_to.collect(),
+            bound_to,
             pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
             symbols: sealed.mapped.symbols,
-            listed: Listed::new(new.image.path(), sealed.mapped.mapping.bias(), dynamic),
             frames: sealed.frames,
             lease: sealed.lease,
             mapping: sealed.mapped.mapping,

@@ -91,8 +91,8 @@ pub(super) struct Shareable {
 }
 
 impl Placed {
-    pub(super) fn of(&self, member: usize) -> Place {
-        self.places.get(member).cloned().unwrap_or_default()
+    pub(super) fn of(&self, member: usize) -> &Place {
+        self.places.get(member).unwrap_or(&Place::ANYWHERE)
     }
 }
 
@@ -340,7 +340,9 @@ impl Shareable {
         let id = home.map_or_else(|| library_id(image.build_id().as_deref(), &stamp), |home| home.library);
         let wanted = Wanted { id, len: plan.span.end.0 - plan.span.start.0, align: plan.align.bytes() };
         let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
-        let writable = of_file.map(|(number, map)| (number as u32, map.range.clone())).collect();
+        // Mostly there is one.
+        let mut writable = Vec::with_capacity(1);
+        writable.extend(of_file.map(|(number, map)| (number as u32, map.range.clone())));
         Ok(Self { index, wanted, home: home.map(|home| home.start), stamp, writable })
     }
 }
@@ -352,11 +354,10 @@ fn kept(opened: &Opened, members: &[Shareable]) -> Result<Vec<Kept>, Refusal> {
     let mut made = manifest.members.iter();
     let kept = members.iter().map(|member| {
         let stated = made.next().ok_or_else(senseless)?.pages;
-        let mut at = Vec::with_capacity(member.writable.last().map_or(0, |(number, _)| *number as usize + 1));
+        let mut at = Vec::with_capacity(member.writable.len());
         for (number, range) in &member.writable {
             let own = stated.iter().find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
-            at.resize(*number as usize, None);
-            at.push(Some(own.ok_or_else(senseless)?.offset));
+            at.push((*number, own.ok_or_else(senseless)?.offset));
         }
         if stated.len() != member.writable.len() {
             return Err(senseless());
@@ -432,8 +433,8 @@ fn fits(scope: &Scope, look: &Look, group: &Planned, members: &[Shareable]) -> R
                 (host.path(), host_id(host)?, 0)
             }
             Source::Object(Object::Module(module)) => {
-                let private = || Refusal::unsuitable(&module.path, "it was loaded before, and is not shared");
-                (&*module.path, module.shared.ok_or_else(private)?, module.mapping.range().start.0 as u64)
+                let private = || Refusal::unsuitable(module.path(), "it was loaded before, and is not shared");
+                (module.path(), module.shared.ok_or_else(private)?, module.mapping.range().start.0 as u64)
             }
             Source::Member(index) => {
                 let Some(order) = members.iter().position(|member| member.index == *index) else { continue };
