@@ -151,6 +151,8 @@ impl Image {
             }
             self.headers.check_functions(dynamic)?;
         }
+        // From here on they are names.
+        self.dynamic.iter_mut().for_each(|dynamic| dynamic.needed = Vec::new());
         Ok(self)
     }
 
@@ -513,8 +515,10 @@ mod tests {
         let mut in_one_piece = 0;
         for path in libraries.map(|entry| entry.unwrap().path()) {
             let Ok(image) = Image::open(&path) else { continue };
-            let Some(dynamic) = image.dynamic() else { continue };
-            if let Some(names) = names_in_piece(dynamic, image.segments(), image.file()) {
+            let Some(at) = image.dynamic_header() else { continue };
+            let entries = image.header().dynamic_entries(image.view().bytes(), at.offset, at);
+            let dynamic = Dynamic::collect(entries.unwrap()).unwrap();
+            if let Some(names) = names_in_piece(&dynamic, image.segments(), image.file()) {
                 in_one_piece += 1;
                 assert_eq!(format!("{names:?}"), format!("{:?}", image.names()), "{}", path.display());
             }

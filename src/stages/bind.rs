@@ -239,7 +239,7 @@ pub(crate) fn relocate(
         outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
     }
     let Providers { unique, settled, .. } = providers;
-    let needs = group.needed.clone();
+    let needs = later.as_ref().map_or_else(Vec::new, |_| group.needed.clone());
     let group = group.advance(|index, mut mapped| {
         let outcome = outcomes[index].take().unwrap_or_default();
         if let Some(later) = later.as_ref().filter(|_| outcome.lazy) {

@@ -132,7 +132,7 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
 /// Gets thread-local storage for the members that have some, and writes the words that say where it is.
 ///
 /// After the resolvers: glibc hands the initial image to all threads at once, so it has to be complete.
-fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
+fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
     let is_plain =
         |(mapped, outcome): &(Box<Mapped>, Outcome)| mapped.thread_local().is_none() && outcome.thread_local.is_empty();
     if group.new_members().all(|(_, member)| is_plain(member)) {
@@ -168,13 +168,14 @@ fn store(group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         }
     }
     let mut storages = Storage::for_all(&templates).into_iter();
-    let group = group.advance(|_, (mut mapped, outcome)| {
-        if mapped.thread_local().is_some() {
+    for member in &mut group.members {
+        if let Slot::New((mapped, _)) = member
+            && mapped.thread_local().is_some()
+        {
             let storage = storages.next().transpose();
             mapped.storage = storage.map_err(|kind| Error::new(mapped.new.image.path(), kind))?.map(Box::new);
         }
-        Ok((mapped, outcome))
-    })?;
+    }
     // What was there before may have to be found anew.
     let places: Vec<Result<Place, String>> = scope
         .sources
