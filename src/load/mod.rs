@@ -5,6 +5,7 @@ pub(crate) mod call;
 pub(crate) mod group;
 pub(crate) mod index;
 pub(crate) mod map;
+pub(crate) mod numbers;
 pub(crate) mod plan;
 pub(crate) mod relocate;
 pub(crate) mod scope;

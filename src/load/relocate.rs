@@ -2,6 +2,7 @@
 
 use super::ahead::{First, Known};
 use super::map::Mapping;
+use super::numbers::Numbers;
 use super::scope::{Definition, Own, Providers};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
@@ -79,7 +80,7 @@ pub(crate) struct Outcome {
     /// The arrays of functions to run, where more is known of them than their words say.
     pub(crate) arrays: Option<Arrays>,
     /// Which providers it is bound to now, by number.
-    pub(crate) bound_to: Vec<bool>,
+    pub(crate) bound_to: Numbers,
 }
 
 /// What is known of the functions to run: the words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`, 0 for what does nothing.
@@ -114,7 +115,7 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
     let mut work = Work {
         machine,
         unit,
-        outcome: Outcome { bound_to: vec![false; providers.count()], ..Outcome::default() },
+        outcome: Outcome { bound_to: Numbers::none(providers.count()), ..Outcome::default() },
         versions: unit.symbols.wanted_versions(),
         own: providers.own(unit.provider, unit.symbolic),
         bound_to_itself: false,
@@ -243,7 +244,7 @@ impl<'a> Work<'a, '_, '_> {
         let may_have =
             || self.unit.symbolic && self.unit.symbols.gnu().is_none_or(|own| own.has_either(wanted.gnu_hash()));
         if let Some((provider, value)) = if may_have() { None } else { self.providers.plain(&own, &wanted, first) } {
-            self.outcome.bound_to[provider] = true;
+            self.outcome.bound_to.insert(provider);
             return Some(value);
         }
         let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first)?;
@@ -254,7 +255,7 @@ impl<'a> Work<'a, '_, '_> {
             self.remember(symbol, for_call, Some(found));
             return None;
         }
-        self.outcome.bound_to[found.provider] = true;
+        self.outcome.bound_to.insert(found.provider);
         Some(found.value.0 as u64)
     }
 
@@ -466,7 +467,7 @@ impl<'a> Work<'a, '_, '_> {
     #[inline]
     fn remember(&mut self, symbol: u32, for_call: bool, found: Option<Definition>) -> Option<Definition> {
         if let Some(found) = found {
-            self.outcome.bound_to[found.provider] = true;
+            self.outcome.bound_to.insert(found.provider);
         }
         let plain = found.filter(|found| !(found.symbol.is_ifunc() && found.symbol.is_defined()));
         let plain = plain.filter(|found| !self.is_foreign(found));
@@ -503,7 +504,9 @@ impl<'a> Work<'a, '_, '_> {
     }
 
     fn finish(mut self) -> Result<Outcome, ErrorKind> {
-        self.outcome.bound_to[self.unit.provider] |= self.bound_to_itself;
+        if self.bound_to_itself {
+            self.outcome.bound_to.insert(self.unit.provider);
+        }
         if self.undefined.is_empty() { Ok(self.outcome) } else { Err(self.undefined_error()) }
     }
 }

@@ -17,6 +17,7 @@ use crate::arch::{Kind, Machine};
 use crate::file::relocations::What;
 use crate::file::symbols::Wanted;
 use crate::load::group::{Group, Slot};
+use crate::load::numbers::Numbers;
 use crate::load::relocate::{Arrays, Outcome, Pending, ThreadLocal};
 use crate::load::scope::Provider;
 use crate::load::unique::Unique;
@@ -118,13 +119,13 @@ impl Adopting<'_> {
             mapped.mapping.write(Vaddr(place), 8, value).map_err(|_| senseless("the place of a word"))
         };
         let mut outcome = Outcome {
-            bound_to: vec![false; self.scope.sources.len()],
+            bound_to: Numbers::none(self.scope.sources.len()),
             pending: Vec::with_capacity(member.resolved.len()),
             thread_local: Vec::with_capacity(member.thread_local.len()),
             ..Outcome::default()
         };
         for provider in member.bound_to.iter() {
-            outcome.bound_to[self.number(provider)?] = true;
+            outcome.bound_to.insert(self.number(provider)?);
         }
         // Words that refer to one object follow one another, mostly.
         let mut last = (u16::MAX, Bias::default());

@@ -81,7 +81,7 @@ impl<'a> Keeping<'a> {
             init: List::default(),
             fini: List::default(),
         };
-        for (number, _) in outcome.bound_to.iter().enumerate().filter(|(_, bound)| **bound) {
+        for number in outcome.bound_to.iter() {
             member.bound_to.to_mut().push(self.canonical(number)?);
         }
         // What is not on pages of a file is not in the snapshot.

@@ -74,10 +74,9 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             None => Dependency::Module(id(*index)),
         };
         let needed = &needs[index];
-        let uses = |number: &usize| sealed.bound_to.get(*number) == Some(&true);
-        let used = sealed.bound_to.iter().zip(&sources).filter(|(used, _)| **used);
-        let mut bound_to = Vec::with_capacity(used.clone().count());
-        bound_to.extend(used.filter_map(|(_, source)| match source {
+        let uses = |number: &usize| sealed.bound_to.contains(*number);
+        let mut bound_to = Vec::with_capacity(sealed.bound_to.count());
+        bound_to.extend(sealed.bound_to.iter().filter_map(|number| match &sources[number] {
             Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
             Source::Object(object) => object.id(),
         }));

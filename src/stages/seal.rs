@@ -14,6 +14,7 @@ use crate::guard::{Lease, Part};
 use crate::load::call::{Code, Functions};
 use crate::load::group::{Group, Slot};
 use crate::load::map::MappedImage;
+use crate::load::numbers::Numbers;
 use crate::load::plan::Plan;
 use crate::load::relocate::{Arrays, Outcome, ThreadLocal};
 use crate::load::seal as sealing;
@@ -30,7 +31,7 @@ pub(super) struct Sealed {
     pub(super) frames: Option<Frames>,
     pub(super) lease: Option<Lease>,
     pub(super) mapped: Box<Mapped>,
-    pub(super) bound_to: Vec<bool>,
+    pub(super) bound_to: Numbers,
     pub(super) functions: Functions,
 }
 

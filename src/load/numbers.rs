@@ -1,0 +1,51 @@
+//! Sets of small numbers, a bit for each.
+
+/// Which of so many numbers are in it.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers(Box<[u64]>);
+
+impl Numbers {
+    /// None of the numbers below `count`.
+    pub(crate) fn none(count: usize) -> Self {
+        Self(vec![0; count.div_ceil(64)].into())
+    }
+
+    pub(crate) fn insert(&mut self, number: usize) {
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+
+    pub(crate) fn contains(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|bits| bits >> (number % 64) & 1 == 1)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.iter().map(|bits| bits.count_ones() as usize).sum()
+    }
+
+    /// In ascending order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        let of = |(first, bits): (usize, &u64)| {
+            // The lowest is taken away each time.
+            let rest = std::iter::successors(Some(*bits), |bits| Some(bits & bits.wrapping_sub(1)));
+            rest.take_while(|bits| *bits != 0).map(move |bits| 64 * first + bits.trailing_zeros() as usize)
+        };
+        self.0.iter().enumerate().flat_map(of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Numbers;
+
+    #[test]
+    fn what_was_put_in_is_there() {
+        let mut numbers = Numbers::none(130);
+        for number in [129, 0, 64, 63, 0] {
+            numbers.insert(number);
+        }
+        assert_eq!(numbers.iter().collect::<Vec<_>>(), [0, 63, 64, 129]);
+        assert_eq!(numbers.count(), 4);
+        assert!(!numbers.contains(1) && !numbers.contains(1000));
+    }
+}
