@@ -39,14 +39,7 @@ pub(crate) trait World {
     fn belongs_to_host(&self, name: &[u8]) -> bool;
 }
 
-/// An object of the group.
-pub(crate) struct Member<O> {
-    pub(crate) object: Object<O>,
-    /// What it needs: numbers of members, in the order of `DT_NEEDED`.
-    pub(crate) needed: Vec<usize>,
-}
-
-/// Whether it has to be loaded.
+/// An object of the group: whether it has to be loaded.
 pub(crate) enum Object<O> {
     New(Box<New>),
     Known(O),
@@ -80,9 +73,42 @@ impl New {
     }
 }
 
+/// For each member the numbers of those it needs, in the order of `DT_NEEDED`.
+#[derive(Clone, Default)]
+pub(crate) struct Needs {
+    /// One member's behind the other's.
+    all: Vec<usize>,
+    ends: Vec<usize>,
+}
+
+impl Needs {
+    /// How many members there are.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(crate) fn of(&self, member: usize) -> &[usize] {
+        let start = if member == 0 { 0 } else { self.ends[member - 1] };
+        &self.all[start..self.ends[member]]
+    }
+}
+
+#[cfg(test)]
+impl<'n> FromIterator<&'n [usize]> for Needs {
+    fn from_iter<I: IntoIterator<Item = &'n [usize]>>(lists: I) -> Self {
+        let mut needs = Self::default();
+        for list in lists {
+            needs.all.extend(list);
+            needs.ends.push(needs.all.len());
+        }
+        needs
+    }
+}
+
 /// The group of one open; member 0 is the object that was asked for.
 pub(crate) struct Graph<O> {
-    pub(crate) members: Vec<Member<O>>,
+    pub(crate) members: Vec<Object<O>>,
+    pub(crate) needs: Needs,
     /// Names of parts of the C library that are not there yet: the host's loader has to bring them first.
     pub(crate) for_host: Vec<PathBuf>,
 }
@@ -118,12 +144,12 @@ pub(crate) type OpenedBefore = VecDeque<FoundBefore>;
 impl<O> Graph<O> {
     /// The files it has opened, for another attempt.
     pub(crate) fn into_opened(self) -> OpenedBefore {
-        let identity = |member: &Member<O>| match &member.object {
+        let identity = |member: &Object<O>| match member {
             Object::New(new) => Some(new.image.identity()),
             Object::Known(_) => None,
         };
         let identities: Vec<_> = self.members.iter().map(identity).collect();
-        let new = self.members.into_iter().filter_map(|member| match member.object {
+        let new = self.members.into_iter().filter_map(|member| match member {
             Object::New(new) => Some(FoundBefore { asker: new.loaded_by.and_then(|index| identities[index]), new }),
             Object::Known(_) => None,
         });
@@ -143,7 +169,7 @@ pub(crate) fn discover<W: World>(
         search.refresh();
     }
     let mut discovery = Discovery {
-        graph: Graph { members: Vec::new(), for_host: Vec::new() },
+        graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
         by_name: BTreeSet::new(),
         by_identity: BTreeMap::new(),
         known: BTreeMap::new(),
@@ -183,31 +209,32 @@ enum Opened<O, N> {
 
 impl<W: World> Discovery<'_, W> {
     fn needs_of(&mut self, index: usize) -> Result<(), Error> {
-        let mut needed = Vec::new();
-        match &mut self.graph.members[index].object {
+        match &mut self.graph.members[index] {
             Object::Known(object) => {
                 for object in self.world.needed(object) {
-                    needed.push(self.known(object));
+                    let number = self.known(object);
+                    self.graph.needs.all.push(number);
                 }
             }
             Object::New(new) => {
                 let names = new.image.take_needed();
-                needed.reserve_exact(names.iter().count());
                 for name in names.iter() {
-                    needed.extend(self.name(name, Some(index)).map_err(|(object, kind)| {
+                    let number = self.name(name, Some(index)).map_err(|(object, kind)| {
                         let error = Error::new(object, kind);
-                        match &self.graph.members[index].object {
+                        match &self.graph.members[index] {
                             Object::New(new) => error.with_needed_by(new.image.path().to_owned()),
                             Object::Known(_) => error,
                         }
-                    })?);
+                    })?;
+                    self.graph.needs.all.extend(number);
                 }
-                if let Object::New(new) = &mut self.graph.members[index].object {
+                if let Object::New(new) = &mut self.graph.members[index] {
                     new.image.give_needed_back(names);
                 }
             }
         }
-        self.graph.members[index].needed = needed;
+        // They are asked in order.
+        self.graph.needs.ends.push(self.graph.needs.all.len());
         Ok(())
     }
 
@@ -243,7 +270,7 @@ impl<W: World> Discovery<'_, W> {
             Opened::Known(object) => return Ok(Some(self.known(object))),
             Opened::Member(index) => {
                 self.is_called(name, index);
-                if let Object::New(new) = &mut self.graph.members[index].object {
+                if let Object::New(new) = &mut self.graph.members[index] {
                     new.names.push(name.into());
                 }
                 return Ok(Some(index));
@@ -269,7 +296,7 @@ impl<W: World> Discovery<'_, W> {
             self.is_called(soname, index);
         }
         self.by_identity.insert(new.image.identity(), index);
-        self.graph.members.push(Member { object: Object::New(new), needed: Vec::new() });
+        self.graph.members.push(Object::New(new));
         Ok(Some(index))
     }
 
@@ -277,7 +304,7 @@ impl<W: World> Discovery<'_, W> {
     fn by_name(&self, name: &[u8]) -> Option<usize> {
         let hash = hash(name);
         let mut alike = self.by_name.range((hash, 0)..=(hash, usize::MAX)).map(|(_, index)| *index);
-        alike.find(|index| match &self.graph.members[*index].object {
+        alike.find(|index| match &self.graph.members[*index] {
             Object::New(new) => new.names.iter().any(|own| **own == *name) || new.image.soname() == Some(name),
             Object::Known(_) => false,
         })
@@ -290,7 +317,7 @@ impl<W: World> Discovery<'_, W> {
 
     /// What the attempt before this one has found, if that was the next search in it: the same name for the same asker.
     fn found_before(&self, name: &[u8], asker: Option<usize>) -> Option<Opened<W::Object, Box<New>>> {
-        let file = asker.and_then(|index| match &self.graph.members[index].object {
+        let file = asker.and_then(|index| match &self.graph.members[index] {
             Object::New(new) => Some(new.image.identity()),
             Object::Known(_) => None,
         });
@@ -317,7 +344,7 @@ impl<W: World> Discovery<'_, W> {
     /// The member for an object that is there, made if need be.
     fn known(&mut self, object: W::Object) -> usize {
         *self.known.entry(object).or_insert_with_key(|object| {
-            self.graph.members.push(Member { object: Object::Known(object.clone()), needed: Vec::new() });
+            self.graph.members.push(Object::Known(object.clone()));
             self.graph.members.len() - 1
         })
     }
@@ -369,7 +396,7 @@ impl<W: World> Discovery<'_, W> {
 
     /// Calls `then` with member `index` as the asker, its loaders behind it up to the program.
     fn with_chain<T>(&self, index: Option<usize>, then: &mut dyn FnMut(&Asker<'_>) -> T) -> T {
-        match index.map(|index| &self.graph.members[index].object) {
+        match index.map(|index| &self.graph.members[index]) {
             Some(Object::New(new)) => self.with_chain(new.loaded_by, &mut |loader| then(&new.asker(loader))),
             _ => then(self.request.program),
         }

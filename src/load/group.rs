@@ -1,6 +1,7 @@
 //! The objects that one open brings in, as one value that moves through the stages of loading.
 
 use crate::error::Error;
+use crate::find::graph::Needs;
 
 /// One member: in the process already, or on its way in, at stage `T`.
 pub(crate) enum Slot<K, T> {
@@ -12,16 +13,15 @@ pub(crate) enum Slot<K, T> {
 pub(crate) struct Group<K, T> {
     /// In breadth-first order; member 0 is the object that was asked for.
     pub(crate) members: Vec<Slot<K, T>>,
-    /// For each member the numbers of those it needs, in order.
-    pub(crate) needed: Vec<Vec<usize>>,
+    pub(crate) needs: Needs,
     order: Vec<usize>,
 }
 
 impl<K, T> Group<K, T> {
-    pub(crate) fn new(members: Vec<Slot<K, T>>, needed: Vec<Vec<usize>>) -> Self {
-        let mut order = init_order(&needed);
+    pub(crate) fn new(members: Vec<Slot<K, T>>, needs: Needs) -> Self {
+        let mut order = init_order(&needs);
         order.retain(|index| matches!(members[*index], Slot::New(_)));
-        Self { members, needed, order }
+        Self { members, needs, order }
     }
 
     /// Takes every new member to the next stage, or none.
@@ -33,7 +33,7 @@ impl<K, T> Group<K, T> {
                 Slot::New(new) => Slot::New(step(index, new)?),
             });
         }
-        Ok(Group { members, needed: self.needed, order: self.order })
+        Ok(Group { members, needs: self.needs, order: self.order })
     }
 
     /// The new members with their numbers.
@@ -54,17 +54,17 @@ impl<K, T> Group<K, T> {
 ///
 /// glibc 2.36 (`_dl_sort_maps`, the depth-first sort): the objects are visited from the last found to the first, each
 /// after what it needs, in the order of its `DT_NEEDED`; but the object that was asked for is always the last.
-pub(crate) fn init_order(needed: &[Vec<usize>]) -> Vec<usize> {
-    let mut order = Vec::with_capacity(needed.len());
-    let mut seen = vec![false; needed.len()];
+pub(crate) fn init_order(needs: &Needs) -> Vec<usize> {
+    let mut order = Vec::with_capacity(needs.len());
+    let mut seen = vec![false; needs.len()];
     // A stack of our own: the depth is the file's to choose.
     let mut stack: Vec<(usize, usize)> = Vec::new();
-    for root in (0..needed.len()).rev() {
+    for root in (0..needs.len()).rev() {
         if !std::mem::replace(&mut seen[root], true) {
             stack.push((root, 0));
         }
         while let Some((object, next)) = stack.last_mut() {
-            match needed[*object].get(*next) {
+            match needs.of(*object).get(*next) {
                 Some(&need) => {
                     *next += 1;
                     if !std::mem::replace(&mut seen[need], true) {
@@ -79,34 +79,38 @@ pub(crate) fn init_order(needed: &[Vec<usize>]) -> Vec<usize> {
         }
     }
     order.retain(|object| *object != 0);
-    order.extend((!needed.is_empty()).then_some(0));
+    order.extend((needs.len() > 0).then_some(0));
     order
 }
 
 #[cfg(test)]
 mod tests {
-    use super::init_order;
+    use super::{Needs, init_order};
+
+    fn order(needs: &[Vec<usize>]) -> Vec<usize> {
+        init_order(&needs.iter().map(Vec::as_slice).collect())
+    }
 
     #[test]
     fn each_object_comes_after_those_it_needs() {
         // 0 needs 1 and 2, both need 3.
-        assert_eq!(init_order(&[vec![1, 2], vec![3], vec![3], vec![]]), [3, 2, 1, 0]);
+        assert_eq!(order(&[vec![1, 2], vec![3], vec![3], vec![]]), [3, 2, 1, 0]);
     }
 
     #[test]
     fn a_circle_is_broken_at_the_object_found_last() {
-        assert_eq!(init_order(&[vec![1], vec![2], vec![1]]), [1, 2, 0]);
+        assert_eq!(order(&[vec![1], vec![2], vec![1]]), [1, 2, 0]);
     }
 
     #[test]
     fn the_object_that_was_asked_for_is_last_even_in_a_circle() {
-        assert_eq!(init_order(&[vec![1], vec![0]]), [1, 0]);
+        assert_eq!(order(&[vec![1], vec![0]]), [1, 0]);
     }
 
     #[test]
     fn a_chain_of_any_depth_needs_no_stack() {
         let chain: Vec<Vec<usize>> =
             (1..=100_000).map(|next| if next < 100_000 { vec![next] } else { vec![] }).collect();
-        assert_eq!(init_order(&chain)[0], 99_999);
+        assert_eq!(order(&chain)[0], 99_999);
     }
 }

@@ -11,7 +11,7 @@ use crate::addr::Vaddr;
 use crate::arch::trampoline;
 use crate::error::{At, Error, ErrorKind};
 use crate::file::symbols::{Symbols, Wanted};
-use crate::find::graph::World;
+use crate::find::graph::{Needs, World};
 use crate::load::group::{Group, Slot};
 use crate::load::index::Demand;
 use crate::load::map::Mapping;
@@ -239,7 +239,7 @@ pub(crate) fn relocate(
         outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
     }
     let Providers { unique, settled, .. } = providers;
-    let needs = later.as_ref().map_or_else(Vec::new, |_| group.needed.clone());
+    let needs = later.as_ref().map_or_else(Needs::default, |_| group.needs.clone());
     let group = group.advance(|index, mut mapped| {
         let outcome = outcomes[index].take().unwrap_or_default();
         if let Some(later) = later.as_ref().filter(|_| outcome.lazy) {
@@ -272,12 +272,12 @@ fn later(group: &Group<Object, Box<Mapped>>, look: &Look, imports: Imports, deep
 }
 
 /// Which members member `index` needs, directly or through others.
-fn needed_by(index: usize, needs: &[Vec<usize>]) -> Vec<bool> {
+fn needed_by(index: usize, needs: &Needs) -> Vec<bool> {
     let mut needed = vec![false; needs.len()];
-    let mut todo = needs[index].clone();
+    let mut todo = needs.of(index).to_vec();
     while let Some(member) = todo.pop() {
         if !std::mem::replace(&mut needed[member], true) {
-            todo.extend(&needs[member]);
+            todo.extend(needs.of(member));
         }
     }
     needed

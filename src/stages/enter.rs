@@ -152,16 +152,14 @@ pub(crate) enum Admitted {
 /// Decides whether every new member may be loaded, and how.
 pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, Error> {
     let mut members = Vec::with_capacity(graph.members.len());
-    let mut needed = Vec::with_capacity(graph.members.len());
     for (index, member) in graph.members.into_iter().enumerate() {
-        needed.push(member.needed);
-        members.push(match member.object {
+        members.push(match member {
             graph::Object::Known(object) if index == 0 => return Ok(Admitted::Known(object)),
             graph::Object::Known(object) => Slot::Known(object),
             graph::Object::New(new) => Slot::New(new),
         });
     }
-    let group = Group::new(members, needed);
+    let group = Group::new(members, graph.needs);
     let planned = group.advance(|_, new| {
         let plan = check(&new.image, wishes)
             .and_then(|()| Plan::of_segments(new.image.segments(), new.image.relro(), sys::page_size()));

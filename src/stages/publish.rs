@@ -66,14 +66,14 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             Slot::New(_) => None,
         })
         .collect();
-    let Group { members, needed: needs, .. } = group;
+    let Group { members, needs, .. } = group;
     let newcomer = |first: Id, index: usize, sealed: Sealed| {
         let id = |index: usize| Id(first.0 + place(index) as u64);
         let dependency = |index: &usize| match &known[*index] {
             Some(object) => object.dependency(),
             None => Dependency::Module(id(*index)),
         };
-        let needed = &needs[index];
+        let needed = needs.of(index);
         let uses = |number: &usize| sealed.bound_to.contains(*number);
         let mut bound_to = Vec::with_capacity(sealed.bound_to.count());
         bound_to.extend(sealed.bound_to.iter().filter_map(|number| match &sources[number] {
