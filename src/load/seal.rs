@@ -23,7 +23,7 @@ pub(crate) fn resolve(
     run: impl Fn(Code) -> Addr,
 ) -> Result<(), ErrorKind> {
     // Ask first, write after: text is never writable while code of it runs.
-    let mut values = Vec::with_capacity(pending.len());
+    let mut values = Vec::new();
     for word in pending {
         let answer = match answers.get(&word.resolver) {
             Some(answer) => *answer,
@@ -37,9 +37,10 @@ pub(crate) fn resolve(
                 answer
             }
         };
-        values.push((answer.0 as u64).wrapping_add(word.plus));
-        if !text_relocations {
-            mapping.write(word.place, word.bytes, *values.last().unwrap_or(&0))?;
+        let value = (answer.0 as u64).wrapping_add(word.plus);
+        match text_relocations {
+            true => values.push(value),
+            false => mapping.write(word.place, word.bytes, value)?,
         }
     }
     if text_relocations && !pending.is_empty() {
