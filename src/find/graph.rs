@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::needs::Needs;
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
 use crate::file::Homes;
@@ -70,38 +71,6 @@ impl New {
             nodeflib: self.image.dynamic().is_some_and(|dynamic| dynamic.nodeflib()),
             loaded_by: Some(loaded_by),
         }
-    }
-}
-
-/// For each member the numbers of those it needs, in the order of `DT_NEEDED`.
-#[derive(Clone, Default)]
-pub(crate) struct Needs {
-    /// One member's behind the other's.
-    all: Vec<usize>,
-    ends: Vec<usize>,
-}
-
-impl Needs {
-    /// How many members there are.
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    pub(crate) fn of(&self, member: usize) -> &[usize] {
-        let start = if member == 0 { 0 } else { self.ends[member - 1] };
-        &self.all[start..self.ends[member]]
-    }
-}
-
-#[cfg(test)]
-impl<'n> FromIterator<&'n [usize]> for Needs {
-    fn from_iter<I: IntoIterator<Item = &'n [usize]>>(lists: I) -> Self {
-        let mut needs = Self::default();
-        for list in lists {
-            needs.all.extend(list);
-            needs.ends.push(needs.all.len());
-        }
-        needs
     }
 }
 
@@ -213,7 +182,7 @@ impl<W: World> Discovery<'_, W> {
             Object::Known(object) => {
                 for object in self.world.needed(object) {
                     let number = self.known(object);
-                    self.graph.needs.all.push(number);
+                    self.graph.needs.push(number);
                 }
             }
             Object::New(new) => {
@@ -226,7 +195,7 @@ impl<W: World> Discovery<'_, W> {
                             Object::Known(_) => error,
                         }
                     })?;
-                    self.graph.needs.all.extend(number);
+                    number.into_iter().for_each(|number| self.graph.needs.push(number));
                 }
                 if let Object::New(new) = &mut self.graph.members[index] {
                     new.image.give_needed_back(names);
@@ -234,7 +203,7 @@ impl<W: World> Discovery<'_, W> {
             }
         }
         // They are asked in order.
-        self.graph.needs.ends.push(self.graph.needs.all.len());
+        self.graph.needs.end();
         Ok(())
     }
 

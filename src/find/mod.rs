@@ -17,6 +17,7 @@ mod cache;
 mod dirs;
 pub(crate) mod graph;
 mod hwcaps;
+pub(crate) mod needs;
 pub(crate) mod others;
 mod root;
 mod rule;

@@ -21,14 +21,14 @@ pub(crate) struct Code(Addr);
 /// The functions of an object that are run: its constructors and behind them its destructors, in the order in which they run.
 #[derive(Default)]
 pub(crate) struct Functions {
-    all: Box<[Code]>,
+    all: Vec<Code>,
     constructors: usize,
 }
 
 impl Functions {
     /// The first `constructors` of `all` are constructors.
     pub(crate) fn new(all: Vec<Code>, constructors: usize) -> Self {
-        Self { all: all.into(), constructors }
+        Self { all, constructors }
     }
 
     pub(crate) fn constructors(&self) -> &[Code] {
@@ -37,6 +37,26 @@ impl Functions {
 
     pub(crate) fn destructors(&self) -> &[Code] {
         &self.all[self.constructors..]
+    }
+}
+
+/// What is known of the functions to run: the words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`, 0 for what does nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Arrays {
+    /// Whether `DT_INIT` does nothing.
+    pub(crate) idle: bool,
+    /// First those of `DT_INIT_ARRAY`: so many.
+    pub(crate) words: Vec<usize>,
+    pub(crate) inits: usize,
+}
+
+impl Arrays {
+    pub(crate) fn init(&self) -> &[usize] {
+        &self.words[..self.inits]
+    }
+
+    pub(crate) fn fini(&self) -> &[usize] {
+        &self.words[self.inits..]
     }
 }
 

@@ -1,7 +1,7 @@
 //! The objects that one open brings in, as one value that moves through the stages of loading.
 
 use crate::error::Error;
-use crate::find::graph::Needs;
+use crate::find::needs::Needs;
 
 /// One member: in the process already, or on its way in, at stage `T`.
 pub(crate) enum Slot<K, T> {
@@ -87,8 +87,13 @@ pub(crate) fn init_order(needs: &Needs) -> Vec<usize> {
 mod tests {
     use super::{Needs, init_order};
 
-    fn order(needs: &[Vec<usize>]) -> Vec<usize> {
-        init_order(&needs.iter().map(Vec::as_slice).collect())
+    fn order(lists: &[Vec<usize>]) -> Vec<usize> {
+        let mut needs = Needs::default();
+        for list in lists {
+            list.iter().for_each(|needed| needs.push(*needed));
+            needs.end();
+        }
+        init_order(&needs)
     }
 
     #[test]

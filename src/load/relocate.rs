@@ -1,6 +1,7 @@
 //! Relocation: every plain word of a group is computed and written; what needs foreign code to run is put off.
 
 use super::ahead::{First, Known};
+use super::call::Arrays;
 use super::map::Mapping;
 use super::numbers::Numbers;
 use super::scope::{Definition, Own, Providers};
@@ -81,26 +82,6 @@ pub(crate) struct Outcome {
     pub(crate) arrays: Option<Arrays>,
     /// Which providers it is bound to now, by number.
     pub(crate) bound_to: Numbers,
-}
-
-/// What is known of the functions to run: the words of `DT_INIT_ARRAY` and of `DT_FINI_ARRAY`, 0 for what does nothing.
-#[derive(Debug, Default)]
-pub(crate) struct Arrays {
-    /// Whether `DT_INIT` does nothing.
-    pub(crate) idle: bool,
-    /// First those of `DT_INIT_ARRAY`: so many.
-    pub(crate) words: Vec<usize>,
-    pub(crate) inits: usize,
-}
-
-impl Arrays {
-    pub(crate) fn init(&self) -> &[usize] {
-        &self.words[..self.inits]
-    }
-
-    pub(crate) fn fini(&self) -> &[usize] {
-        &self.words[self.inits..]
-    }
 }
 
 /// Writes all words of `unit` that can be computed without running anything.
