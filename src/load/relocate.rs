@@ -485,6 +485,8 @@ impl<'a> Work<'a, '_, '_> {
     }
 
     fn finish(mut self) -> Result<Outcome, ErrorKind> {
+        // Those of all members wait together.
+        self.outcome.pending.shrink_to_fit();
         if self.bound_to_itself {
             self.outcome.bound_to.insert(self.unit.provider);
         }
