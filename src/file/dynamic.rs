@@ -308,3 +308,25 @@ impl Names {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_states_any_number_but_the_largest() {
+        let rela = |value| Dynamic::collect([(tag::DT_RELA, value)]).map(|dynamic| dynamic.rela.get());
+        assert_eq!(Dynamic::default().rela.get(), None);
+        assert_eq!(rela(0).unwrap(), Some(0));
+        assert_eq!(rela(u64::MAX - 1).unwrap(), Some(u64::MAX - 1));
+        let error = rela(u64::MAX).unwrap_err().to_string();
+        assert_eq!(error, "PT_DYNAMIC: expected entries below 2^64-1, found 0xffffffffffffffff");
+    }
+
+    #[test]
+    fn needed_names_are_told_apart_as_they_stand() {
+        let needed = Needed(b"liba.so\0\0libb.so\0".to_vec());
+        assert_eq!(needed.iter().collect::<Vec<_>>(), [&b"liba.so"[..], b"", b"libb.so"]);
+        assert!(!needed.is_empty() && Needed::default().is_empty() && Needed::default().iter().next().is_none());
+    }
+}
