@@ -104,6 +104,16 @@ impl Gnu<'_> {
         self.chain
     }
 
+    /// Whether no symbol before number `index` in its chain has its hash.
+    pub(crate) fn is_first_of_hash(&self, index: u32) -> bool {
+        let before = index.checked_sub(self.first).and_then(|at| self.chain.split_at_checked(at as usize));
+        let Some((before, [hash, ..])) = before else { return false };
+        // The lowest bit marks the end of a chain, as which one that is too long counts.
+        let same = |other: &[u8; 4]| (u32::from_le_bytes(*other) ^ u32::from_le_bytes(*hash)) < 2;
+        let chain = before.iter().rev().take(CHAIN_MAX as usize).take_while(|other| other[0] & 1 == 0);
+        !chain.into_iter().any(same)
+    }
+
     /// The hash of symbol number `index`, but for its lowest bit, if it is in the table.
     #[inline(always)]
     pub(crate) fn hash_of(&self, index: u32) -> Option<u32> {

@@ -322,16 +322,6 @@ impl Table {
         }))
     }
 
-    /// Prefetches the hash of symbol number `index`.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, index: u32) {
-        if let Self::Gnu { first, chain, .. } = self
-            && let Some(at) = index.checked_sub(*first)
-        {
-            chain.bytes().get(at as usize * 4).into_iter().for_each(native::prefetch);
-        }
-    }
-
     /// The table as look-ups by the thousand want it, if it is of the new kind and of the layout that is loaded.
     pub(crate) fn gnu(&self) -> Option<Gnu<'_>> {
         match self {

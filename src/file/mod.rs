@@ -11,6 +11,7 @@ pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod notes;
 pub(crate) mod relocations;
+pub(crate) mod rows;
 pub(crate) mod segments;
 pub(crate) mod symbols;
 pub(crate) mod versions;

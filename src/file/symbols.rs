@@ -3,13 +3,13 @@
 use super::Source;
 use super::dynamic::SymbolEntries;
 use super::gnu::Gnu;
-use super::hash::{self, HashQuality, Table};
-use super::versions::{Numbered, Version, Versions};
+use super::hash::{HashQuality, Table};
+use super::rows::{Row, Rows};
+use super::versions::{Index, Numbered, Version, Versions};
 use super::view::{ByteOrder, Class, View};
 use super::wanted::Name;
 pub(crate) use super::wanted::{Wanted, WantedVersion};
 use crate::addr::Vaddr;
-use crate::arch::native;
 use crate::error::{At, ErrorKind};
 use crate::sys::Bytes;
 
@@ -35,6 +35,20 @@ pub(crate) struct Symbol {
 }
 
 impl Symbol {
+    /// An entry of the layout that is loaded.
+    #[inline(always)]
+    pub(super) fn of(entry: &Row) -> Self {
+        let [word, value, size] = entry.map(u64::from_le_bytes);
+        Self {
+            name: word as u32,
+            info: (word >> 32) as u8,
+            other: (word >> 40) as u8,
+            section: (word >> 48) as u16,
+            value,
+            size,
+        }
+    }
+
     #[inline]
     fn bind(&self) -> u8 {
         self.info >> 4
@@ -82,11 +96,22 @@ impl Symbol {
 
     /// Whether it is a definition that others may bind to, at an address in its object: no IFUNC, not thread-local or unique.
     #[inline]
-    fn is_plain(&self) -> bool {
-        let kind = matches!(self.kind(), 0..=2);
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self.kind(), 0..=2) && self.is_in_object()
+    }
+
+    /// The same of an IFUNC.
+    #[inline]
+    pub(super) fn is_plain_but_ifunc(&self) -> bool {
+        self.is_ifunc() && self.is_in_object()
+    }
+
+    /// Whether others may bind to it, if it is of a kind that is at an address in its object.
+    #[inline]
+    fn is_in_object(&self) -> bool {
         let bind = matches!(self.bind(), STB_GLOBAL | STB_WEAK);
         let visible = matches!(self.other & 3, 0 | STV_PROTECTED);
-        kind && bind && visible && self.value != 0 && self.section != SHN_UNDEF && self.section != SHN_ABS
+        self.section != SHN_UNDEF && self.section != SHN_ABS && bind && visible && self.value != 0
     }
 
     /// Whether it is a definition that other objects can see.
@@ -187,33 +212,7 @@ impl Symbols {
         if self.table.class != Class::Elf64 || self.table.order != ByteOrder::Little {
             return self.get_foreign(index);
         }
-        let entry: &[u8; 24] = self.table.bytes().as_chunks().0.get(index as usize)?;
-        let [word, value, size] = *entry.as_chunks::<8>().0 else { return None };
-        let word = u64::from_le_bytes(word);
-        Some(Symbol {
-            name: word as u32,
-            info: (word >> 32) as u8,
-            other: (word >> 40) as u8,
-            section: (word >> 48) as u16,
-            value: u64::from_le_bytes(value),
-            size: u64::from_le_bytes(size),
-        })
-    }
-
-    /// Prefetches what [`Self::get`] reads of symbol number `index`, its version and its hash.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, index: u32) {
-        self.table.bytes().as_chunks::<24>().0.get(index as usize).into_iter().for_each(native::prefetch);
-        self.versions.prefetch(index);
-        self.hash.prefetch(index);
-    }
-
-    /// Prefetches its name.
-    #[inline(always)]
-    pub(crate) fn prefetch_name(&self, index: u32) {
-        let Some(symbol) = self.get(index) else { return };
-        let name = self.strings.bytes().get(symbol.name as usize..).unwrap_or_default();
-        [name.first(), name.get(64)].into_iter().flatten().for_each(native::prefetch);
+        self.table.bytes().as_chunks().0.as_chunks().0.get(index as usize).map(Symbol::of)
     }
 
     #[cold]
@@ -243,8 +242,7 @@ impl Symbols {
     /// The name of a symbol.
     #[inline]
     pub(crate) fn name(&self, symbol: &Symbol) -> Option<Name<'_>> {
-        let (text, gnu_hash) = hash::string_with_gnu(self.strings.bytes().get(symbol.name as usize..)?)?;
-        Some(Name { text, gnu_hash })
+        Name::at(self.strings.bytes(), symbol.name)
     }
 
     /// A string of the string table.
@@ -303,14 +301,11 @@ impl Symbols {
         self.hash.gnu()
     }
 
-    /// The value of symbol number `index`, if nothing has to be said of it but its address, and a reference by that number
-    /// finds that very definition once this object is asked, whatever else it has.
-    #[inline(always)]
-    pub(crate) fn plain_own(&self, index: u32) -> Option<u64> {
-        let own = self.get(index).filter(Symbol::is_plain)?;
-        // Of an object that defines versions, a name without one may mean another definition than its own.
-        let version = || self.versions.index(index).is_none_or(|index| self.versions.at(index.number).is_some());
-        (!self.versions.defines_any || version()).then_some(own.value)
+    /// All that is looked at by the thousand, if it is in the layout that is loaded.
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        let native = self.table.class == Class::Elf64 && self.table.order == ByteOrder::Little;
+        let table = if native { self.table.bytes().as_chunks().0.as_chunks().0 } else { &[] };
+        Rows { symbols: self, table, strings: self.strings.bytes(), versions: self.versions.halves() }
     }
 
     /// A version of this object's tables, as others are asked for it.
@@ -329,7 +324,7 @@ impl Symbols {
     #[inline]
     pub(crate) fn plain_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<u64> {
         let symbol = self.get(known).filter(Symbol::is_plain)?;
-        let found = self.is_named(&symbol, wanted.name) && matches!(self.suits(known, wanted), Suits::Yes);
+        let found = self.is_named(&symbol, wanted.name) && matches!(self.suits(self.versions.index(known), wanted.version.as_ref(), wanted.default_version), Suits::Yes);
         found.then_some(symbol.value)
     }
 
@@ -364,7 +359,7 @@ impl Symbols {
         if !symbol.is_candidate(wanted) || !self.is_named(&symbol, wanted.name) {
             return false;
         }
-        match self.suits(index, wanted) {
+        match self.suits(self.versions.index(index), wanted.version.as_ref(), wanted.default_version) {
             Suits::Yes => true,
             Suits::No => false,
             Suits::IfAlone => {
@@ -409,11 +404,17 @@ impl Symbols {
         strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
     }
 
+    /// Whether a definition of that version index serves a reference of that version.
     #[inline]
-    fn suits(&self, index: u32, wanted: &Wanted<'_>) -> Suits {
+    pub(super) fn serves(&self, own: Option<Index>, wanted: Option<&WantedVersion<'_>>) -> bool {
+        matches!(self.suits(own, wanted, false), Suits::Yes)
+    }
+
+    #[inline]
+    fn suits(&self, own: Option<Index>, wanted: Option<&WantedVersion<'_>>, default_version: bool) -> Suits {
         // An object without versions satisfies every reference: it was versioned when the reference was linked.
-        let Some(own) = self.versions.index(index) else { return Suits::Yes };
-        match wanted.version {
+        let Some(own) = own else { return Suits::Yes };
+        match wanted {
             Some(version) => {
                 let named = self.versions.at(own.number);
                 let same =
@@ -423,7 +424,7 @@ impl Symbols {
             }
             None => {
                 // Index 1 is the base; 2 is the first version, which old unversioned references mean.
-                let oldest = if wanted.default_version { 2 } else { 3 };
+                let oldest = if default_version { 2 } else { 3 };
                 match own.number < oldest {
                     true => Suits::Yes,
                     false if own.hidden => Suits::No,

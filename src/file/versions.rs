@@ -7,7 +7,6 @@ use super::dynamic::SymbolEntries;
 use super::view::View;
 use super::{Source, Strings};
 use crate::addr::Vaddr;
-use crate::arch::native;
 use crate::error::{At, ErrorKind};
 
 /// Version indices are 15 bits wide (LSB core, "Symbol Versioning").
@@ -82,6 +81,13 @@ pub(crate) struct Index {
     pub(crate) hidden: bool,
 }
 
+impl Index {
+    #[inline(always)]
+    pub(super) fn of(raw: u16) -> Self {
+        Self { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 }
+    }
+}
+
 impl Versions {
     pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, strings: &View) -> Result<Self, ErrorKind> {
         let numbered = Numbered::read(entries, source, strings)?;
@@ -107,13 +113,12 @@ impl Versions {
     #[inline]
     pub(crate) fn index(&self, symbol: u32) -> Option<Index> {
         let raw = self.of_symbols.as_ref()?.u16(u64::from(symbol) * 2)?;
-        Some(Index { number: raw & INDEX_MASK, hidden: raw & HIDDEN != 0 })
+        Some(Index::of(raw))
     }
 
-    #[inline(always)]
-    pub(super) fn prefetch(&self, symbol: u32) {
-        let Some(view) = &self.of_symbols else { return };
-        view.bytes().get(symbol as usize * 2).into_iter().for_each(native::prefetch);
+    /// The half-words of all symbols, if there are any.
+    pub(super) fn halves(&self) -> &[[u8; 2]] {
+        self.of_symbols.as_ref().map_or(&[], |view| view.bytes().as_chunks().0)
     }
 
     #[cfg(test)]

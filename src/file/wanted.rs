@@ -25,7 +25,14 @@ pub(crate) struct Name<'a> {
     pub(super) gnu_hash: u32,
 }
 
-impl Name<'_> {
+impl<'a> Name<'a> {
+    /// The one at `offset` of a string table; `None` if it does not end inside.
+    #[inline]
+    pub(super) fn at(strings: &'a [u8], offset: u32) -> Option<Self> {
+        let (text, gnu_hash) = hash::string_with_gnu(strings.get(offset as usize..)?)?;
+        Some(Self { text, gnu_hash })
+    }
+
     #[inline(always)]
     pub(crate) fn gnu_hash(&self) -> u32 {
         self.gnu_hash

@@ -6,7 +6,6 @@
 //! is learnt on the way is the addresses of the object's own definitions, which need no name, and who need not be asked for
 //! the others; everything else is decided by the look-ups themselves.
 
-use std::num::NonZeroU32;
 use std::ops::Range;
 
 use super::scope::{Own, Providers};
@@ -24,8 +23,13 @@ pub(super) struct Expected<'a> {
 /// What has been learnt of a symbol.
 #[derive(Clone, Copy)]
 pub(super) enum Known<'a> {
-    /// Its address: it is a plain definition of the object's own, and nobody who is asked before has such a name.
-    Own(u64),
+    Nothing,
+    /// It is a plain definition of the object's own, of this hash but for the lowest bit; nobody who is asked before has such a
+    /// name.
+    Own {
+        hash: u32,
+        address: u64,
+    },
     Name {
         name: Name<'a>,
         first: First,
@@ -36,19 +40,23 @@ pub(super) enum Known<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct First {
     rank: u32,
-    likely: Option<(u32, NonZeroU32)>,
+    /// The rank of the object that is likely to have it, and the symbol, 0 if that is not known.
+    likely: u32,
+    symbol: u32,
 }
 
 impl First {
     /// Nobody has been found yet.
-    const NOBODY: Self = Self { rank: u32::MAX, likely: None };
+    const NOBODY: Self = Self::at(u32::MAX);
 
-    pub(super) fn new(rank: usize, likely: Option<(usize, u32)>) -> Self {
+    const fn at(rank: u32) -> Self {
+        Self { rank, likely: rank, symbol: 0 }
+    }
+
+    /// All who have this rank or a later one are asked.
+    pub(super) fn from(rank: usize) -> Self {
         // There are not so many objects in any process.
-        Self {
-            rank: rank as u32,
-            likely: likely.and_then(|(rank, symbol)| Some((rank as u32, NonZeroU32::new(symbol)?))),
-        }
+        Self::at(rank as u32)
     }
 
     /// The rank of the first object that can have it, of those that are asked by filters of their own.
@@ -60,59 +68,95 @@ impl First {
     /// The rank of the first object that has a symbol of the name's hash, and the first of those, if that is known.
     #[inline(always)]
     pub(super) fn likely(self) -> Option<(usize, u32)> {
-        self.likely.map(|(rank, symbol)| (rank as usize, symbol.get()))
+        (self.symbol != 0).then_some((self.likely as usize, self.symbol))
     }
 
-    fn is_nobody(self) -> bool {
-        self.rank == Self::NOBODY.rank
+    /// Whether it is known that nobody has it.
+    pub(super) fn is_nobody(self) -> bool {
+        self.rank == u32::MAX
     }
 }
 
-/// Names that are looked for at once, [`AHEAD`] at most.
-struct Names {
+/// Names that nobody has been found for: their hashes, and which of those that are expected they are.
+struct Asking {
+    names: [(u32, u8); AHEAD],
     count: usize,
-    /// Which of those that are expected each of them is.
-    at: [u8; AHEAD],
-    hashes: [u32; AHEAD],
-    first: [First; AHEAD],
 }
 
 const _: () = assert!(AHEAD <= u8::MAX as usize);
 
+impl Asking {
+    const NONE: Self = Self { names: [(0, 0); AHEAD], count: 0 };
+
+    #[inline(always)]
+    fn push(&mut self, name: (u32, u8)) {
+        if let Some(place) = self.names.get_mut(self.count) {
+            *place = name;
+            self.count += 1;
+        }
+    }
+
+    fn names(&self) -> &[(u32, u8)] {
+        self.names.get(..self.count).unwrap_or_default()
+    }
+}
+
 impl<'a> Providers<'a> {
     /// Prepares the look-ups of these symbols of object `own`, [`AHEAD`] of them at most.
-    pub(super) fn expect(&mut self, own: &Own<'a>, numbers: &[u32]) {
-        let symbols = own.symbols;
-        numbers.iter().for_each(|number| symbols.prefetch(*number));
-        // Of its own definitions the hash is known, and is all that is read as a rule.
-        let mut definitions = [None; AHEAD];
-        for (definition, number) in definitions.iter_mut().zip(numbers) {
-            *definition = own.definition(*number);
-            match definition {
-                Some((hash, _)) => self.prefetch(*hash),
-                None => symbols.prefetch_name(*number),
-            }
-        }
+    pub(super) fn expect(&mut self, own: &Own<'a>, numbers: impl Iterator<Item = u32>) {
         let mut all = std::mem::take(&mut self.expected.all);
         all.clear();
-        all.reserve_exact(AHEAD);
-        let mut names = Names { count: 0, at: [0; AHEAD], hashes: [0; AHEAD], first: [First::NOBODY; AHEAD] };
-        for (definition, number) in definitions.iter().zip(numbers) {
-            if let Some((_, address)) = definition.filter(|(hash, _)| self.none_before(own.before, *hash)) {
-                all.push((*number, Known::Own(address)));
-            } else if let Some(name) = symbols.get(*number).and_then(|symbol| symbols.name(&symbol)) {
-                self.prefetch(name.gnu_hash());
-                (names.at[names.count], names.hashes[names.count]) = (all.len() as u8, name.gnu_hash());
-                names.count += 1;
-                all.push((*number, Known::Name { name, first: First::NOBODY }));
+        let mut last = 0;
+        for number in numbers.take(AHEAD) {
+            // Relative ones have none, and references to one follow one another.
+            if number != 0 && number != last {
+                own.prefetch(number);
+                all.push((number, Known::Nothing));
+                last = number;
             }
         }
-        self.find_first(&mut names);
-        for (at, found) in names.at.iter().zip(&names.first).take(names.count) {
-            if let (_, Known::Name { first, .. }) = &mut all[usize::from(*at)] {
-                *first = *found;
+        // Of its own definitions the hash is known, and is all that is read as a rule.
+        for (number, known) in &mut all {
+            let Some(symbol) = own.rows.get(*number) else { continue };
+            match own.definition(*number, &symbol) {
+                Some((hash, address)) => {
+                    self.prefetch(hash);
+                    *known = Known::Own { hash, address };
+                }
+                None => own.rows.prefetch_name(&symbol),
             }
         }
+        let (mut led, mut others) = (Asking::NONE, Asking::NONE);
+        for ((number, known), at) in all.iter_mut().zip(0..) {
+            if matches!(known, Known::Own { hash, .. } if self.none_before(own.before, *hash)) {
+                continue;
+            }
+            *known = match own.rows.get(*number).and_then(|symbol| own.rows.name(&symbol)) {
+                Some(name) => {
+                    self.prefetch(name.gnu_hash());
+                    let asking = if self.may_lead(name.gnu_hash()) { &mut led } else { &mut others };
+                    asking.push((name.gnu_hash(), at));
+                    Known::Name { name, first: First::NOBODY }
+                }
+                None => Known::Nothing,
+            };
+        }
+        let leading = self.leading();
+        self.ask_filters(0..leading, &mut led, &mut all);
+        led.names().iter().for_each(|name| others.push(*name));
+        match &self.index {
+            // Who need not be asked is not learnt by it: a name that it has not is asked of all.
+            Some(index) => {
+                for (hash, at) in others.names() {
+                    if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) {
+                        let (likely, symbol) = index.matches(*hash).next().unwrap_or((leading, 0));
+                        *first = First { rank: leading as u32, likely: likely as u32, symbol };
+                    }
+                }
+            }
+            None => self.ask_filters(leading..self.asked.len(), &mut others, &mut all),
+        }
+        self.find_first(&mut all);
         self.expected = Expected { all, next: 0 };
     }
 
@@ -122,64 +166,58 @@ impl<'a> Providers<'a> {
         self.index.iter().for_each(|table| table.prefetch(hash));
     }
 
-    /// Finds the first object that can have each name, and asks memory for what it has of it.
-    fn find_first(&self, names: &mut Names) {
-        let leading = self.leading();
-        self.ask_filters(0..leading, names, |hash| self.may_lead(hash));
-        match &self.index {
-            // Who need not be asked is not learnt by it: a name that it has not is asked of all.
-            Some(index) => {
-                for (first, hash) in names.first.iter_mut().zip(names.hashes).take(names.count) {
-                    if first.is_nobody() {
-                        *first = First::new(leading, index.matches(hash).next());
-                    }
-                }
-            }
-            None => self.ask_filters(leading..self.asked.len(), names, |_| true),
-        }
-        let table = |rank: usize| self.asked.get(rank)?.table.as_ref();
-        let mut starts = [None; AHEAD];
-        for at in (0..names.count).filter(|at| names.first[*at].likely.is_none()) {
-            if let Some(table) = table(names.first[at].rank()) {
-                starts[at] = table.start(names.hashes[at]).inspect(|start| table.prefetch(*start));
-            }
-        }
-        for ((first, hash), start) in names.first.iter_mut().zip(names.hashes).zip(starts).take(names.count) {
-            if let (Some(table), Some(start)) = (table(first.rank()), start) {
-                *first = First::new(first.rank(), table.first(start, hash).map(|symbol| (first.rank(), symbol)));
-            }
-        }
-        let found = || names.first[..names.count].iter().filter_map(|first| first.likely());
-        let symbols = |rank: usize| self.all[self.asked[rank].number].symbols;
-        found().for_each(|(rank, symbol)| symbols(rank).prefetch(symbol));
-        found().for_each(|(rank, symbol)| symbols(rank).prefetch_name(symbol));
-    }
-
-    /// Asks the filters of the objects of these ranks for the names that nobody has been found for and that they `may` have.
-    #[inline(always)]
-    fn ask_filters(&self, ranks: Range<usize>, names: &mut Names, may: impl Fn(u32) -> bool) {
-        let mut asking = [0u8; AHEAD];
-        let mut count = 0;
-        for at in 0..names.count {
-            if names.first[at].is_nobody() && may(names.hashes[at]) {
-                asking[count] = at as u8;
-                count += 1;
-            }
-        }
+    /// Asks the filters of the objects of these ranks for names. Nobody has been found for those that are left.
+    fn ask_filters(&self, ranks: Range<usize>, asking: &mut Asking, all: &mut [(u32, Known<'a>)]) {
         for (rank, asked) in ranks.clone().zip(&self.asked[ranks]) {
             let mut left = 0;
-            for next in 0..count {
-                let at = usize::from(asking[next]);
+            for next in 0..asking.count.min(AHEAD) {
+                let (hash, at) = asking.names[next];
                 // One without a filter has to be asked.
-                if asked.table.as_ref().is_none_or(|table| table.may_have(names.hashes[at])) {
-                    asked.table.as_ref().inspect(|table| table.prefetch_bucket(names.hashes[at]));
-                    names.first[at] = First::new(rank, None);
+                if asked.table.as_ref().is_none_or(|table| table.may_have(hash)) {
+                    asked.table.as_ref().inspect(|table| table.prefetch_bucket(hash));
+                    if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(at)) {
+                        *first = First::from(rank);
+                    }
                 } else {
-                    asking[left] = at as u8;
+                    asking.names[left] = (hash, at);
                     left += 1;
                 }
             }
-            count = left;
+            asking.count = left;
+        }
+    }
+
+    /// Finds the first symbol of each name's hash in the first object that can have it, and asks memory for it and its name.
+    fn find_first(&self, all: &mut [(u32, Known<'a>)]) {
+        let mut starts = [0; AHEAD];
+        for ((_, known), start) in all.iter().zip(&mut starts) {
+            if let Known::Name { name, first } = known
+                && first.symbol == 0
+                && let Some(table) = self.asked.get(first.rank()).and_then(|asked| asked.table.as_ref())
+                && let Some(found) = table.start(name.gnu_hash())
+            {
+                table.prefetch(found);
+                *start = found;
+            }
+        }
+        for ((_, known), start) in all.iter_mut().zip(starts) {
+            let Known::Name { name, first } = known else { continue };
+            let Some(asked) = self.asked.get(first.likely as usize) else { continue };
+            match &asked.table {
+                Some(table) if start != 0 => first.symbol = table.first(start, name.gnu_hash()).unwrap_or(0),
+                Some(table) => table.prefetch(first.symbol),
+                None => {}
+            }
+            asked.rows.prefetch(first.symbol);
+        }
+        for (_, known) in &*all {
+            if let Known::Name { first, .. } = known
+                && let Some((rank, symbol)) = first.likely()
+                && let Some(rows) = self.asked.get(rank).map(|asked| &asked.rows)
+                && let Some(symbol) = rows.get(symbol)
+            {
+                rows.prefetch_name(&symbol);
+            }
         }
     }
 
@@ -222,7 +260,7 @@ mod tests {
         let own = prepared.own(0, false);
         let (mut found, mut skipped) = (0, 0);
         for run in undefined.chunks(AHEAD) {
-            prepared.expect(&own, run);
+            prepared.expect(&own, run.iter().copied());
             for number in run {
                 let symbol = referring.get(*number).unwrap();
                 let Some(Known::Name { name, first }) = prepared.prepared(*number) else { panic!("{number}") };
@@ -258,7 +296,7 @@ mod tests {
             if symbol.is_defined() || providers.index.as_ref().unwrap().knows(name.gnu_hash()) {
                 continue;
             }
-            providers.expect(&own, &[number]);
+            providers.expect(&own, [number].into_iter());
             let Some(Known::Name { first, .. }) = providers.prepared(number) else { panic!("{number}") };
             let wanted = Wanted::reference(name, None, true);
             let definition = providers.bind_from(1, &symbol, &wanted, false, first);

@@ -9,7 +9,7 @@ use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
-use crate::file::relocations::{AHEAD, Apply, Entry, Relocation, Relocations, What};
+use crate::file::relocations::{Apply, Entry, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 use crate::file::wanted::Name;
 
@@ -141,26 +141,15 @@ impl Apply for Work<'_, '_, '_> {
     type Error = ErrorKind;
 
     fn expect(&mut self, entries: &[Entry]) {
-        let (mut numbers, mut count) = ([0; AHEAD], 0);
-        for [_, info, _] in entries.iter().take(AHEAD) {
-            let symbol = (u64::from_le_bytes(*info) >> 32) as u32;
-            // Relative ones have none, and references to one follow one another.
-            if symbol != 0 && (count == 0 || numbers[count - 1] != symbol) {
-                numbers[count] = symbol;
-                count += 1;
-            }
-        }
-        self.providers.expect(&self.own, &numbers[..count]);
+        let symbols = entries.iter().map(|[_, info, _]| (u64::from_le_bytes(*info) >> 32) as u32);
+        self.providers.expect(&self.own, symbols);
     }
 
     #[inline(always)]
     fn run(&mut self, entries: &[Entry]) -> usize {
-        let relative = (u64::from(self.machine.relative), self.unit.mapping.bias().get() as u64);
-        let mut count = 0;
-        for (alike, value) in [relative, self.alike] {
-            count += self.unit.mapping.write_alike(&entries[count..], alike, value);
-        }
-        count
+        let mapping = self.unit.mapping;
+        let relative = mapping.write_alike(entries, u64::from(self.machine.relative), mapping.bias().get() as u64);
+        relative + mapping.write_alike(&entries[relative..], self.alike.0, self.alike.1)
     }
 
     /// Words that refer to plain definitions: with the relative ones nearly all there are.
@@ -202,12 +191,12 @@ impl<'a> Work<'a, '_, '_> {
             _ => {}
         }
         let value = match self.providers.prepared(symbol) {
-            Some(Known::Own(value)) => {
+            Some(Known::Own { address, .. }) => {
                 self.bound_to_itself = true;
-                value
+                address
             }
             Some(Known::Name { name, first }) => self.plain_elsewhere(symbol, for_call, name, first)?,
-            None => return None,
+            Some(Known::Nothing) | None => return None,
         };
         self.plain = Some(((symbol, for_call), value));
         Some(value)
@@ -219,19 +208,24 @@ impl<'a> Work<'a, '_, '_> {
         if self.unit.elsewhere.is_some() || self.last.is_some_and(|(reference, _)| reference == (symbol, for_call)) {
             return None;
         }
-        let own = self.unit.symbols.get(symbol)?;
-        let wanted = Wanted::reference(name, self.version(symbol), for_call);
+        let own = self.own.rows.get(symbol)?;
+        let version = self.version(symbol);
         // A symbolic object asks itself first.
         let may_have =
-            || self.unit.symbolic && self.unit.symbols.gnu().is_none_or(|own| own.has_either(wanted.gnu_hash()));
-        if let Some((provider, value)) = if may_have() { None } else { self.providers.plain(&own, &wanted, first) } {
-            self.outcome.bound_to.insert(provider);
-            return Some(value);
-        }
-        let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first)?;
-        if wanted.given_up.get() {
-            return None;
-        }
+            || self.unit.symbolic && self.unit.symbols.gnu().is_none_or(|own| own.has_either(name.gnu_hash()));
+        let simple = if may_have() { None } else { self.providers.simple(&own, name.text, version, first) };
+        let found = match simple {
+            Some(found) => found,
+            None if first.is_nobody() => return None,
+            None => {
+                let wanted = Wanted::reference(name, version.copied(), for_call);
+                let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first)?;
+                if wanted.given_up.get() {
+                    return None;
+                }
+                found
+            }
+        };
         if found.symbol.is_ifunc() {
             self.remember(symbol, for_call, Some(found));
             return None;
@@ -242,9 +236,9 @@ impl<'a> Work<'a, '_, '_> {
 
     /// The version that a reference by symbol number `symbol` asks for.
     #[inline(always)]
-    fn version(&self, symbol: u32) -> Option<WantedVersion<'a>> {
+    fn version(&self, symbol: u32) -> Option<&WantedVersion<'a>> {
         let index = self.unit.symbols.versions.index(symbol)?;
-        self.versions.get(usize::from(index.number)).copied().flatten()
+        self.versions.get(usize::from(index.number))?.as_ref()
     }
 
     /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
@@ -430,7 +424,7 @@ impl<'a> Work<'a, '_, '_> {
                 found,
             )
         })?;
-        let wanted = Wanted::reference(name, self.version(relocation.symbol), for_call);
+        let wanted = Wanted::reference(name, self.version(relocation.symbol).copied(), for_call);
         let found = self.providers.bind(self.unit.provider, &own, &wanted, self.unit.symbolic);
         if wanted.given_up.get() {
             let found = u64::from(hash::CHAIN_MAX) + 1;

@@ -10,7 +10,8 @@ use super::unique::{Unique, UniqueSymbols};
 use crate::addr::{Addr, Bias};
 use crate::file::gnu::Gnu;
 use crate::file::image::Image;
-use crate::file::symbols::{Symbol, Symbols, Wanted};
+use crate::file::rows::Rows;
+use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 
 /// An object that may define symbols for others.
 #[derive(Clone, Copy)]
@@ -85,6 +86,7 @@ pub(crate) struct Providers<'a> {
 /// A provider in its place in the order.
 pub(super) struct Asked<'a> {
     pub(super) number: usize,
+    pub(super) rows: Rows<'a>,
     /// What tells quickly that it does not define a name.
     pub(super) table: Option<Gnu<'a>>,
 }
@@ -100,7 +102,7 @@ pub(crate) struct Rules<'a> {
 
 /// An object whose references are bound, as one that they may be bound to.
 pub(crate) struct Own<'a> {
-    pub(super) symbols: &'a Symbols,
+    pub(super) rows: Rows<'a>,
     base: u64,
     table: Option<Gnu<'a>>,
     /// How many objects are asked before it.
@@ -108,12 +110,21 @@ pub(crate) struct Own<'a> {
 }
 
 impl Own<'_> {
-    /// The hash of symbol number `index`, but for its lowest bit, and the address that a reference by it binds to if nobody
-    /// who is asked before has a name of that hash. That is told without the name, for a plain definition of the object's own.
+    /// The hash of symbol number `index`, which is `symbol`, but for its lowest bit, and the address that a reference by it
+    /// binds to if nobody who is asked before has a name of that hash. That is told without the name, for a plain definition
+    /// of the object's own.
     #[inline(always)]
-    pub(super) fn definition(&self, index: u32) -> Option<(u32, u64)> {
-        let value = self.symbols.plain_own(index)?;
-        Some((self.table.as_ref()?.hash_of(index)?, self.base.wrapping_add(value)))
+    pub(super) fn definition(&self, index: u32, symbol: &Symbol) -> Option<(u32, u64)> {
+        let table = self.table.as_ref()?;
+        let value = self.rows.plain_own(index, symbol, || table.is_first_of_hash(index))?;
+        Some((table.hash_of(index)?, self.base.wrapping_add(value)))
+    }
+
+    /// Prefetches what [`Self::definition`] reads.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, index: u32) {
+        self.rows.prefetch(index);
+        self.table.iter().for_each(|table| table.prefetch(index));
     }
 }
 
@@ -129,8 +140,11 @@ impl<'a> Providers<'a> {
         let index = Index::of(&all, order, leading.map_or(0, |(_, objects)| objects), demand);
         let mut ranks = vec![usize::MAX; all.len()];
         order.iter().enumerate().for_each(|(rank, number)| ranks[*number] = rank);
-        let asked = order.iter().map(|&number| Asked { number, table: all[number].symbols.gnu() });
-        let asked: Vec<_> = asked.collect();
+        let asked = |&number: &usize| {
+            let symbols = all[number].symbols;
+            Asked { number, rows: symbols.rows(), table: symbols.gnu() }
+        };
+        let asked: Vec<_> = order.iter().map(asked).collect();
         let (unique, settled) = (UniqueSymbols::default(), BTreeMap::new());
         Self { all, asked, ranks, leading, index, expected: Expected::default(), unique, settled, rules }
     }
@@ -230,7 +244,7 @@ impl<'a> Providers<'a> {
     pub(crate) fn own(&self, from: usize, symbolic: bool) -> Own<'a> {
         let Provider { symbols, bias, .. } = self.all[from];
         let before = if symbolic { 0 } else { self.ranks[from].min(self.asked.len()) };
-        Own { symbols, base: bias.get() as u64, table: symbols.gnu(), before }
+        Own { rows: symbols.rows(), base: bias.get() as u64, table: symbols.gnu(), before }
     }
 
     /// Whether none of the first `before` objects has a name of that hash, which the next one has. The lowest bit of a hash is
@@ -261,19 +275,26 @@ impl<'a> Providers<'a> {
         symbolic: bool,
     ) -> Option<Definition> {
         let rank = if self.may_lead(wanted.gnu_hash()) { 0 } else { self.leading() };
-        self.bind_from(from, own, wanted, symbolic, First::new(rank, None))
+        self.bind_from(from, own, wanted, symbolic, First::from(rank))
     }
 
-    /// The same where what is likely is right and there is nothing special about it: the number of the provider, and the address.
+    /// What a reference by symbol `own` binds to, where what is likely is right and there is nothing special about it but that
+    /// it may be an IFUNC.
     #[inline(always)]
-    pub(super) fn plain(&self, own: &Symbol, wanted: &Wanted<'_>, first: First) -> Option<(usize, u64)> {
+    pub(super) fn simple(
+        &self,
+        own: &Symbol,
+        name: &[u8],
+        version: Option<&WantedVersion<'_>>,
+        first: First,
+    ) -> Option<Definition> {
         let (rank, symbol) = first.likely()?;
-        if own.binds_locally() || own.is_protected() || (!own.is_defined() && (self.rules.own)(wanted.name).is_some()) {
+        if own.binds_locally() || own.is_protected() || (!own.is_defined() && (self.rules.own)(name).is_some()) {
             return None;
         }
-        let provider = self.asked[rank].number;
-        let Provider { symbols, bias, .. } = self.all[provider];
-        Some((provider, symbols.plain_at(symbol, wanted)?.wrapping_add(bias.get() as u64)))
+        let Asked { number: provider, rows, .. } = self.asked.get(rank)?;
+        let symbol = rows.simple(symbol, name, version)?;
+        Some(Definition { provider: *provider, symbol, value: self.all[*provider].address(&symbol) })
     }
 
     /// The same where the objects before the `first` are known not to have such a name, but for those that the table is about.

@@ -1,0 +1,73 @@
+//! The symbols of one object in the layout that is loaded, as look-ups by the thousand want them.
+
+use super::symbols::{Symbol, Symbols, WantedVersion};
+use super::versions::Index;
+use super::wanted::Name;
+use crate::arch::native;
+
+/// An entry of the symbol table: name, type, binding, visibility and section in eight bytes; value; size.
+pub(super) type Row = [[u8; 8]; 3];
+
+/// Symbols, names and versions in the layout that is loaded: which layout it is need not be asked at every one. Of another
+/// layout there are none.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    pub(crate) symbols: &'a Symbols,
+    pub(super) table: &'a [Row],
+    pub(super) strings: &'a [u8],
+    pub(super) versions: &'a [[u8; 2]],
+}
+
+impl<'a> Rows<'a> {
+    /// Symbol number `index`; `None` past the end of the table's segment.
+    #[inline(always)]
+    pub(crate) fn get(&self, index: u32) -> Option<Symbol> {
+        self.table.get(index as usize).map(Symbol::of)
+    }
+
+    /// The version index of symbol number `index`.
+    #[inline(always)]
+    pub(crate) fn version(&self, index: u32) -> Option<Index> {
+        self.versions.get(index as usize).map(|raw| Index::of(u16::from_le_bytes(*raw)))
+    }
+
+    /// The name of a symbol.
+    pub(crate) fn name(&self, symbol: &Symbol) -> Option<Name<'a>> {
+        Name::at(self.strings, symbol.name)
+    }
+
+    /// Prefetches what [`Self::get`] and [`Self::version`] read.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, index: u32) {
+        self.table.get(index as usize).into_iter().for_each(native::prefetch);
+        self.versions.get(index as usize).into_iter().for_each(native::prefetch);
+    }
+
+    /// Prefetches a symbol's name.
+    #[inline(always)]
+    pub(crate) fn prefetch_name(&self, symbol: &Symbol) {
+        let start = symbol.name as usize;
+        [self.strings.get(start), self.strings.get(start + 64)].into_iter().flatten().for_each(native::prefetch);
+    }
+
+    /// The value of symbol number `index`, which is `own`, if nothing has to be said of it but its address, and a reference by
+    /// that number finds that very definition once this object is asked. `first` says whether it is the first of its hash there.
+    #[inline(always)]
+    pub(crate) fn plain_own(&self, index: u32, own: &Symbol, first: impl FnOnce() -> bool) -> Option<u64> {
+        // Of an object that defines versions, a name without one may mean another definition than its own.
+        let named = || {
+            let version = self.version(index).map_or(0, |index| index.number);
+            self.symbols.versions.at(version).is_some() || (version < 2 && first())
+        };
+        (own.is_plain() && (!self.symbols.versions.defines_any || named())).then_some(own.value)
+    }
+
+    /// Symbol number `index`, if that is a definition of this name that serves a reference of this version, and of which
+    /// nothing has to be said but its address, or that of its resolver.
+    #[inline(always)]
+    pub(crate) fn simple(&self, index: u32, name: &[u8], version: Option<&WantedVersion<'_>>) -> Option<Symbol> {
+        let symbol = self.get(index).filter(|symbol| symbol.is_plain() || symbol.is_plain_but_ifunc())?;
+        let found = self.symbols.is_named(&symbol, name) && self.symbols.serves(self.version(index), version);
+        found.then_some(symbol)
+    }
+}
