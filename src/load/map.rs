@@ -309,15 +309,16 @@ impl Mapping {
     #[inline(always)]
     fn write_all<const N: usize>(&self, entries: &[Entry; N], alike: u64, value: u64) -> bool {
         let Range { start, end } = self.data;
-        let entries = entries.each_ref().map(|entry| entry.map(u64::from_le_bytes));
-        let last = entries.iter().fold(0, |last, [place, ..]| last.max(place.wrapping_sub(start)));
-        let all = entries.iter().all(|[_, info, _]| *info == alike) && end - start >= 8 && last <= end - start - 8;
+        let within = |place: [u8; 8]| u64::from_le_bytes(place).wrapping_sub(start);
+        let last = entries.iter().fold(0, |last, [place, ..]| last.max(within(*place)));
+        let alike = entries.iter().all(|[_, info, _]| u64::from_le_bytes(*info) == alike);
+        let all = alike && end - start >= 8 && last <= end - start - 8;
         if all {
             let first = self.bias.at(Vaddr(start)).0 as *mut u8;
             for [place, _, addend] in entries {
-                let at = first.wrapping_add(place.wrapping_sub(start) as usize).cast::<u64>();
+                let at = first.wrapping_add(within(*place) as usize).cast::<u64>();
                 // SAFETY: as in `write`: eight bytes of a writable segment of ours that no reference points to.
-                unsafe { at.write_unaligned(value.wrapping_add(addend)) };
+                unsafe { at.write_unaligned(value.wrapping_add(u64::from_le_bytes(*addend))) };
             }
         }
         all
