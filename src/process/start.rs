@@ -21,23 +21,23 @@ const PAYS: usize = 4;
 /// pays. Only libraries of the base name space are bound to these objects.
 pub(crate) fn names(look: &Look, references: usize) -> Option<&'static Start> {
     static BOUND: AtomicUsize = AtomicUsize::new(0);
+    static ENOUGH: OnceLock<Option<usize>> = OnceLock::new();
     static START: OnceLock<Option<Start>> = OnceLock::new();
     if !look.namespace.is_base() {
         return None;
     }
     let bound = BOUND.fetch_add(references, Ordering::Relaxed).saturating_add(references);
-    let made = START.get();
-    let start = match made {
-        Some(start) => start,
-        None => {
-            let objects: Vec<_> = look.start().cloned().collect();
-            let symbols = objects.iter().map(|object| object.symbols()).collect::<Option<Vec<&Symbols>>>()?;
-            if bound < index::exports(symbols.iter().copied())? / PAYS {
-                return None;
-            }
-            let names = Filter::of_exports(symbols.iter().copied());
-            START.get_or_init(|| Some(Start { names: names?, objects }))
-        }
-    };
+    let symbols = || look.start().map(|object| object.symbols());
+    let enough = ENOUGH.get_or_init(|| {
+        let symbols = symbols().collect::<Option<Vec<&Symbols>>>()?;
+        Some(index::exports(symbols.into_iter())? / PAYS)
+    });
+    if enough.is_none_or(|enough| bound < enough) {
+        return None;
+    }
+    let start = START.get_or_init(|| {
+        let names = Filter::of_exports(symbols().collect::<Option<Vec<&Symbols>>>()?.into_iter())?;
+        Some(Start { names, objects: look.start().cloned().collect() })
+    });
     start.as_ref()
 }
