@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::arch::native;
 use crate::sys::Bytes;
 
 /// 32-bit or 64-bit (`EI_CLASS`).
@@ -115,7 +116,14 @@ impl View {
     #[inline]
     pub(crate) fn str_at(&self, at: u64) -> Option<&[u8]> {
         let rest = self.bytes.get(usize::try_from(at).ok()?..)?;
-        Some(&rest[..rest.iter().position(|byte| *byte == 0)?])
+        let (steps, last) = rest.as_chunks::<16>();
+        // Sixteen bytes a step; strings of tables are rarely longer.
+        let ends = |(number, step): (usize, &[u8; 16])| match native::zeros_of_sixteen(*step) {
+            0 => None,
+            zeros => Some(number * 16 + zeros.trailing_zeros() as usize),
+        };
+        let in_last = || Some(steps.len() * 16 + last.iter().position(|byte| *byte == 0)?);
+        Some(&rest[..steps.iter().enumerate().find_map(ends).or_else(in_last)?])
     }
 
     pub(crate) fn slice(&self, range: Range<u64>) -> Option<Self> {
