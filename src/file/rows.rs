@@ -66,7 +66,7 @@ impl<'a> Rows<'a> {
     /// nothing has to be said but its address, or that of its resolver.
     #[inline(always)]
     pub(crate) fn simple(&self, index: u32, name: &[u8], version: Option<&WantedVersion<'_>>) -> Option<Symbol> {
-        let symbol = self.get(index).filter(|symbol| symbol.is_plain() || symbol.is_plain_but_ifunc())?;
+        let symbol = self.get(index).filter(Symbol::is_plain_or_ifunc)?;
         let found = self.symbols.is_named(&symbol, name) && self.symbols.serves(self.version(index), version);
         found.then_some(symbol)
     }

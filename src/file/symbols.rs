@@ -97,21 +97,16 @@ impl Symbol {
     /// Whether it is a definition that others may bind to, at an address in its object: no IFUNC, not thread-local or unique.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        matches!(self.kind(), 0..=2) && self.is_in_object()
+        self.is_plain_or_ifunc() && !self.is_ifunc()
     }
 
-    /// The same of an IFUNC.
+    /// The same, or an IFUNC.
     #[inline]
-    pub(super) fn is_plain_but_ifunc(&self) -> bool {
-        self.is_ifunc() && self.is_in_object()
-    }
-
-    /// Whether others may bind to it, if it is of a kind that is at an address in its object.
-    #[inline]
-    fn is_in_object(&self) -> bool {
+    pub(super) fn is_plain_or_ifunc(&self) -> bool {
+        let kind = matches!(self.kind(), 0..=2 | STT_GNU_IFUNC);
         let bind = matches!(self.bind(), STB_GLOBAL | STB_WEAK);
         let visible = matches!(self.other & 3, 0 | STV_PROTECTED);
-        self.section != SHN_UNDEF && self.section != SHN_ABS && bind && visible && self.value != 0
+        kind && bind && visible && self.value != 0 && self.section != SHN_UNDEF && self.section != SHN_ABS
     }
 
     /// Whether it is a definition that other objects can see.
@@ -324,7 +319,11 @@ impl Symbols {
     #[inline]
     pub(crate) fn plain_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<u64> {
         let symbol = self.get(known).filter(Symbol::is_plain)?;
-        let found = self.is_named(&symbol, wanted.name) && matches!(self.suits(self.versions.index(known), wanted.version.as_ref(), wanted.default_version), Suits::Yes);
+        let found = self.is_named(&symbol, wanted.name)
+            && matches!(
+                self.suits(self.versions.index(known), wanted.version.as_ref(), wanted.default_version),
+                Suits::Yes
+            );
         found.then_some(symbol.value)
     }
 

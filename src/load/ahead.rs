@@ -106,6 +106,7 @@ impl<'a> Providers<'a> {
     pub(super) fn expect(&mut self, own: &Own<'a>, numbers: impl Iterator<Item = u32>) {
         let mut all = std::mem::take(&mut self.expected.all);
         all.clear();
+        all.reserve_exact(AHEAD);
         let mut last = 0;
         for number in numbers.take(AHEAD) {
             // Relative ones have none, and references to one follow one another.

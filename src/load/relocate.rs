@@ -211,9 +211,9 @@ impl<'a> Work<'a, '_, '_> {
         let own = self.own.rows.get(symbol)?;
         let version = self.version(symbol);
         // A symbolic object asks itself first.
-        let may_have =
-            || self.unit.symbolic && self.unit.symbols.gnu().is_none_or(|own| own.has_either(name.gnu_hash()));
-        let simple = if may_have() { None } else { self.providers.simple(&own, name.text, version, first) };
+        let has_none = || self.own.table.as_ref().is_some_and(|own| !own.has_either(name.gnu_hash()));
+        let simple = !self.unit.symbolic || has_none();
+        let simple = if simple { self.providers.simple(&own, name.text, version, first) } else { None };
         let found = match simple {
             Some(found) => found,
             None if first.is_nobody() => return None,
@@ -237,7 +237,7 @@ impl<'a> Work<'a, '_, '_> {
     /// The version that a reference by symbol number `symbol` asks for.
     #[inline(always)]
     fn version(&self, symbol: u32) -> Option<&WantedVersion<'a>> {
-        let index = self.unit.symbols.versions.index(symbol)?;
+        let index = self.own.rows.version(symbol)?;
         self.versions.get(usize::from(index.number))?.as_ref()
     }
 

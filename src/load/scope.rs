@@ -104,7 +104,7 @@ pub(crate) struct Rules<'a> {
 pub(crate) struct Own<'a> {
     pub(super) rows: Rows<'a>,
     base: u64,
-    table: Option<Gnu<'a>>,
+    pub(super) table: Option<Gnu<'a>>,
     /// How many objects are asked before it.
     pub(super) before: usize,
 }
