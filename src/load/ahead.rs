@@ -48,6 +48,8 @@ pub(super) struct First {
 impl First {
     /// Nobody has been found yet.
     const NOBODY: Self = Self::at(u32::MAX);
+    /// Whoever is likely, the symbol is only where the chain begins that may have it.
+    const START: u32 = u32::MAX - 1;
 
     const fn at(rank: u32) -> Self {
         Self { rank, likely: rank, symbol: 0 }
@@ -108,7 +110,7 @@ impl<'a> Providers<'a> {
         all.clear();
         all.reserve_exact(AHEAD);
         let mut last = 0;
-        for number in numbers.take(AHEAD) {
+        for number in numbers {
             // Relative ones have none, and references to one follow one another.
             if number != 0 && number != last {
                 own.prefetch(number);
@@ -127,9 +129,10 @@ impl<'a> Providers<'a> {
                 None => own.rows.prefetch_name(&symbol),
             }
         }
+        let before = self.before(own);
         let (mut led, mut others) = (Asking::NONE, Asking::NONE);
         for ((number, known), at) in all.iter_mut().zip(0..) {
-            if matches!(known, Known::Own { hash, .. } if self.none_before(own.before, *hash)) {
+            if matches!(known, Known::Own { hash, .. } if before.have_none(*hash)) {
                 continue;
             }
             *known = match own.rows.get(*number).and_then(|symbol| own.rows.name(&symbol)) {
@@ -190,24 +193,28 @@ impl<'a> Providers<'a> {
 
     /// Finds the first symbol of each name's hash in the first object that can have it, and asks memory for it and its name.
     fn find_first(&self, all: &mut [(u32, Known<'a>)]) {
-        let mut starts = [0; AHEAD];
-        for ((_, known), start) in all.iter().zip(&mut starts) {
+        for (_, known) in &mut *all {
             if let Known::Name { name, first } = known
                 && first.symbol == 0
                 && let Some(table) = self.asked.get(first.rank()).and_then(|asked| asked.table.as_ref())
-                && let Some(found) = table.start(name.gnu_hash())
+                && let Some(start) = table.start(name.gnu_hash())
             {
-                table.prefetch(found);
-                *start = found;
+                table.prefetch(start);
+                (first.likely, first.symbol) = (First::START, start);
             }
         }
-        for ((_, known), start) in all.iter_mut().zip(starts) {
+        for (_, known) in &mut *all {
             let Known::Name { name, first } = known else { continue };
+            let is_start = first.likely == First::START;
+            if is_start {
+                first.likely = first.rank;
+            }
             let Some(asked) = self.asked.get(first.likely as usize) else { continue };
-            match &asked.table {
-                Some(table) if start != 0 => first.symbol = table.first(start, name.gnu_hash()).unwrap_or(0),
-                Some(table) => table.prefetch(first.symbol),
-                None => {}
+            if let Some(table) = &asked.table {
+                match is_start {
+                    true => first.symbol = table.first(first.symbol, name.gnu_hash()).unwrap_or(0),
+                    false => table.prefetch(first.symbol),
+                }
             }
             asked.rows.prefetch(first.symbol);
         }

@@ -9,7 +9,7 @@ use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
 use crate::file::hash;
-use crate::file::relocations::{Apply, Entry, Relocation, Relocations, What};
+use crate::file::relocations::{AHEAD, Apply, Entry, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 use crate::file::wanted::Name;
 
@@ -141,6 +141,7 @@ impl Apply for Work<'_, '_, '_> {
     type Error = ErrorKind;
 
     fn expect(&mut self, entries: &[Entry]) {
+        let entries = &entries[..entries.len().min(AHEAD)];
         let symbols = entries.iter().map(|[_, info, _]| (u64::from_le_bytes(*info) >> 32) as u32);
         self.providers.expect(&self.own, symbols);
     }

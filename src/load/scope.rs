@@ -109,6 +109,34 @@ pub(crate) struct Own<'a> {
     pub(super) before: usize,
 }
 
+/// The objects that are asked before one.
+pub(super) struct Before<'s, 'a> {
+    /// What tells quickly that none of those at the beginning has a name.
+    filter: Option<&'a Filter>,
+    led: &'s [Asked<'a>],
+    /// The table that the others are in.
+    table: Option<&'s Index>,
+    others: &'s [Asked<'a>],
+}
+
+impl Before<'_, '_> {
+    /// Whether none of them has a name of that hash, which the one after them has. The lowest bit of a hash is not known.
+    #[inline(always)]
+    pub(super) fn have_none(&self, hash: u32) -> bool {
+        let none = |objects: &[Asked<'_>]| {
+            objects.iter().all(|asked| asked.table.as_ref().is_some_and(|table| !table.has_either(hash)))
+        };
+        if self.filter.is_some_and(|filter| filter.has(hash)) && !none(self.led) {
+            return false;
+        }
+        let before = self.led.len() + self.others.len();
+        match self.table {
+            Some(table) => table.knows(hash) && table.matches(hash).next().is_some_and(|(rank, _)| rank == before),
+            None => none(self.others),
+        }
+    }
+}
+
 impl Own<'_> {
     /// The hash of symbol number `index`, which is `symbol`, but for its lowest bit, and the address that a reference by it
     /// binds to if nobody who is asked before has a name of that hash. That is told without the name, for a plain definition
@@ -247,22 +275,11 @@ impl<'a> Providers<'a> {
         Own { rows: symbols.rows(), base: bias.get() as u64, table: symbols.gnu(), before }
     }
 
-    /// Whether none of the first `before` objects has a name of that hash, which the next one has. The lowest bit of a hash is
-    /// not known.
-    #[inline(always)]
-    pub(super) fn none_before(&self, before: usize, hash: u32) -> bool {
-        let leading = self.leading();
-        let none = |mut objects: std::slice::Iter<'_, Asked<'_>>| {
-            objects.all(|asked| asked.table.as_ref().is_some_and(|table| !table.has_either(hash)))
-        };
-        if self.may_lead(hash) && !none(self.asked[..leading.min(before)].iter()) {
-            return false;
-        }
-        match &self.index {
-            Some(_) if before <= leading => true,
-            Some(table) => table.knows(hash) && table.matches(hash).next().is_some_and(|(rank, _)| rank == before),
-            None => none(self.asked[..before].get(leading..).unwrap_or_default().iter()),
-        }
+    /// Who is asked before an object.
+    pub(super) fn before(&self, own: &Own<'a>) -> Before<'_, 'a> {
+        let (led, others) = self.asked[..own.before].split_at(self.leading().min(own.before));
+        let table = self.index.as_ref().filter(|_| !others.is_empty());
+        Before { filter: self.leading.map(|(filter, _)| filter), led, table, others }
     }
 
     /// What a reference by symbol `own` of object `from` binds to (`_dl_lookup_symbol_x`). A symbolic object
