@@ -206,27 +206,45 @@ impl<'a> Work<'a, '_, '_> {
     /// The same for a symbol that has to be looked for.
     #[inline(never)]
     fn plain_elsewhere(&mut self, symbol: u32, for_call: bool, name: Name<'_>, first: First) -> Option<u64> {
-        if self.unit.elsewhere.is_some() || self.last.is_some_and(|(reference, _)| reference == (symbol, for_call)) {
+        if self.unit.elsewhere.is_some() {
             return None;
         }
         let own = self.own.rows.get(symbol)?;
-        let version = self.version(symbol);
         // A symbolic object asks itself first.
         let has_none = || self.own.table.as_ref().is_some_and(|own| !own.has_either(name.gnu_hash()));
-        let simple = !self.unit.symbolic || has_none();
-        let simple = if simple { self.providers.simple(&own, name.text, version, first) } else { None };
-        let found = match simple {
-            Some(found) => found,
-            None if first.is_nobody() => return None,
-            None => {
-                let wanted = Wanted::reference(name, version.copied(), for_call);
-                let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first)?;
-                if wanted.given_up.get() {
-                    return None;
-                }
-                found
-            }
+        let found = match !self.unit.symbolic || has_none() {
+            true => self.providers.simple(&own, name.text, self.version(symbol), first),
+            false => None,
         };
+        match found {
+            Some(found) if !found.symbol.is_ifunc() => {
+                self.outcome.bound_to.insert(found.provider);
+                Some(found.value.0 as u64)
+            }
+            found => self.plain_after_all((symbol, for_call), &own, name, first, found),
+        }
+    }
+
+    /// The same where what is likely does not say it: the definition is not that one, or `found`, and an IFUNC's.
+    #[inline(never)]
+    fn plain_after_all(
+        &mut self,
+        reference: Reference,
+        own: &Symbol,
+        name: Name<'_>,
+        first: First,
+        found: Option<Definition>,
+    ) -> Option<u64> {
+        let (symbol, for_call) = reference;
+        if self.last.is_some_and(|(last, _)| last == reference) || first.is_nobody() {
+            return None;
+        }
+        let wanted = Wanted::reference(name, self.version(symbol).copied(), for_call);
+        let (unit, providers) = (self.unit, &mut *self.providers);
+        let found = found.or_else(|| providers.bind_from(unit.provider, own, &wanted, unit.symbolic, first))?;
+        if wanted.given_up.get() {
+            return None;
+        }
         if found.symbol.is_ifunc() {
             self.remember(symbol, for_call, Some(found));
             return None;
