@@ -105,6 +105,7 @@ impl Gnu<'_> {
     }
 
     /// Whether no symbol before number `index` in its chain has its hash.
+    #[inline(never)]
     pub(crate) fn is_first_of_hash(&self, index: u32) -> bool {
         let before = index.checked_sub(self.first).and_then(|at| self.chain.split_at_checked(at as usize));
         let Some((before, [hash, ..])) = before else { return false };

@@ -41,7 +41,7 @@ pub(crate) trait Apply {
     /// Is told which will come next, [`AHEAD`] at most.
     fn expect(&mut self, _entries: &[Entry]) {}
 
-    /// Applies those that `entries` begins with and that need no thought, if it can; answers how many that was.
+    /// Applies some that `entries` begins with and that need no thought, if it can; answers how many that was.
     fn run(&mut self, entries: &[Entry]) -> usize;
 
     /// Applies one of type `number` with a stated addend, if there is nothing special about it; answers whether that was
@@ -130,8 +130,12 @@ impl Relocations {
                 let mut rest: &[Entry] = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
                 let mut expected = rest.len();
                 loop {
-                    rest = &rest[apply.run(rest)..];
                     let Some((entry, others)) = rest.split_first() else { break };
+                    let run = apply.run(rest);
+                    if run > 0 {
+                        rest = &rest[run..];
+                        continue;
+                    }
                     if rest.len() <= expected {
                         let next = rest.len().min(AHEAD);
                         apply.expect(&rest[..next]);

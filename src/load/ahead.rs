@@ -131,7 +131,7 @@ impl<'a> Providers<'a> {
         }
         let before = self.before(own);
         let (mut led, mut others) = (Asking::NONE, Asking::NONE);
-        for ((number, known), at) in all.iter_mut().zip(0..) {
+        for (at, (number, known)) in all.iter_mut().enumerate() {
             if matches!(known, Known::Own { hash, .. } if before.have_none(*hash)) {
                 continue;
             }
@@ -139,7 +139,7 @@ impl<'a> Providers<'a> {
                 Some(name) => {
                     self.prefetch(name.gnu_hash());
                     let asking = if self.may_lead(name.gnu_hash()) { &mut led } else { &mut others };
-                    asking.push((name.gnu_hash(), at));
+                    asking.push((name.gnu_hash(), at as u8));
                     Known::Name { name, first: First::NOBODY }
                 }
                 None => Known::Nothing,

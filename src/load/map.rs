@@ -295,9 +295,6 @@ impl Mapping {
     /// and symbol (`r_info`) and in the largest writable segment. Answers how many that was.
     #[inline(always)]
     pub(crate) fn write_alike(&self, entries: &[Entry], alike: u64, value: u64) -> usize {
-        if entries.first().is_none_or(|entry| u64::from_le_bytes(entry[1]) != alike) {
-            return 0;
-        }
         // Four at a time: half of what they cost is asking about each.
         let fours =
             4 * entries.as_chunks().0.iter().take_while(|four: &&[_; 4]| self.write_all(four, alike, value)).count();

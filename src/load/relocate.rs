@@ -148,9 +148,15 @@ impl Apply for Work<'_, '_, '_> {
 
     #[inline(always)]
     fn run(&mut self, entries: &[Entry]) -> usize {
-        let mapping = self.unit.mapping;
-        let relative = mapping.write_alike(entries, u64::from(self.machine.relative), mapping.bias().get() as u64);
-        relative + mapping.write_alike(&entries[relative..], self.alike.0, self.alike.1)
+        let Some([_, info, _]) = entries.first() else { return 0 };
+        let (info, mapping) = (u64::from_le_bytes(*info), self.unit.mapping);
+        if info == u64::from(self.machine.relative) {
+            mapping.write_alike(entries, info, mapping.bias().get() as u64)
+        } else if info == self.alike.0 {
+            mapping.write_alike(entries, info, self.alike.1)
+        } else {
+            0
+        }
     }
 
     /// Words that refer to plain definitions: with the relative ones nearly all there are.
