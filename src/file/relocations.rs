@@ -129,8 +129,7 @@ impl Relocations {
             if table.is_native() {
                 let mut rest: &[Entry] = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
                 let mut expected = rest.len();
-                loop {
-                    let Some((entry, others)) = rest.split_first() else { break };
+                while let Some((entry, others)) = rest.split_first() {
                     let run = apply.run(rest);
                     if run > 0 {
                         rest = &rest[run..];

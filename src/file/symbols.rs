@@ -299,9 +299,13 @@ impl Symbols {
 
     /// All that is looked at by the thousand, if it is in the layout that is loaded.
     pub(crate) fn rows(&self) -> Rows<'_> {
-        let native = self.table.class == Class::Elf64 && self.table.order == ByteOrder::Little;
-        let table = if native { self.table.bytes().as_chunks().0.as_chunks().0 } else { &[] };
-        Rows { symbols: self, table, strings: self.strings.bytes(), versions: self.versions.halves() }
+        let (table, strings, versions) = match (self.table.class, self.table.order) {
+            (Class::Elf64, ByteOrder::Little) => {
+                (self.table.bytes().as_chunks().0.as_chunks().0, self.strings.bytes(), self.versions.halves())
+            }
+            _ => (&[][..], &[][..], &[][..]),
+        };
+        Rows { symbols: self, table, strings, versions }
     }
 
     /// A version of this object's tables, as others are asked for it.

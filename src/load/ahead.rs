@@ -23,6 +23,7 @@ pub(super) struct Expected<'a> {
 /// What has been learnt of a symbol.
 #[derive(Clone, Copy)]
 pub(super) enum Known<'a> {
+    /// There is no such symbol, or it has no name.
     Nothing,
     /// It is a plain definition of the object's own, of this hash but for the lowest bit; nobody who is asked before has such a
     /// name.

@@ -323,6 +323,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn the_first_of_its_hash_is_the_one_that_a_search_meets_first() {
+        // The C library has versions of one name.
+        let libc = symbols("/libc.so.6");
+        let table = libc.gnu().unwrap();
+        let (mut first, mut later) = (0, 0);
+        for number in libc.count() - table.hashes().len() as u32..libc.count() {
+            let hash = hash(libc.string(libc.get(number).unwrap().name).unwrap());
+            let found = table.first(table.start(hash).unwrap(), hash).unwrap();
+            assert_eq!(table.is_first_of_hash(number), found == number, "{number}");
+            *if found == number { &mut first } else { &mut later } += 1;
+        }
+        assert!(first > 1000 && later > 20, "{first} {later}");
+        assert!(!table.is_first_of_hash(0) && !table.is_first_of_hash(u32::MAX));
+    }
+
+    #[test]
     fn a_table_of_what_is_wanted_has_all_that_is_and_little_else() {
         let (libc, libgcc) = (symbols("/libc.so.6"), symbols("/libgcc_s.so.1"));
         let demand = Demand { references: usize::MAX, by: vec![&libgcc] };

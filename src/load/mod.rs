@@ -6,6 +6,7 @@ pub(crate) mod group;
 pub(crate) mod index;
 pub(crate) mod map;
 pub(crate) mod numbers;
+mod outcome;
 pub(crate) mod plan;
 pub(crate) mod relocate;
 pub(crate) mod scope;

@@ -1,9 +1,9 @@
 //! Relocation: every plain word of a group is computed and written; what needs foreign code to run is put off.
 
 use super::ahead::{First, Known};
-use super::call::Arrays;
 use super::map::Mapping;
 use super::numbers::Numbers;
+pub(crate) use super::outcome::{Foreign, Outcome, Pending, ThreadLocal};
 use super::scope::{Definition, Own, Providers};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
@@ -29,59 +29,6 @@ pub(crate) struct Unit<'a> {
     pub(crate) lazy: bool,
     /// For each provider whether it is elsewhere in each process, if words that refer to such are to be noted.
     pub(crate) elsewhere: Option<&'a [bool]>,
-}
-
-/// A word that an IFUNC resolver decides.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pending {
-    pub(crate) place: Vaddr,
-    pub(crate) bytes: u8,
-    /// Where the resolver is.
-    pub(crate) resolver: Addr,
-    /// The object that has the resolver, by its number among the providers.
-    pub(crate) provider: usize,
-    /// What is added to its answer.
-    pub(crate) plus: u64,
-}
-
-/// A word, or pair of words, that waits until it is known where thread-local storage is.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ThreadLocal {
-    pub(crate) place: Vaddr,
-    pub(crate) kind: Kind,
-    /// The object that has the variable, by its number among the providers.
-    pub(crate) provider: usize,
-    /// Where the variable is in its block, the addend included.
-    pub(crate) offset: u64,
-}
-
-/// A word that has been written, and would be another one in another process.
-#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Foreign {
-    pub(crate) place: Vaddr,
-    pub(crate) bytes: u8,
-    /// What it was bound to.
-    pub(crate) definition: Definition,
-    /// What was added to that.
-    pub(crate) plus: u64,
-}
-
-/// What relocating one object has left to do and to remember.
-#[derive(Debug, Default)]
-pub(crate) struct Outcome {
-    pub(crate) thread_local: Vec<ThreadLocal>,
-    pub(crate) pending: Vec<Pending>,
-    /// Symbols of weak references that nobody defines.
-    pub(crate) missing: Vec<u32>,
-    /// Words of the procedure linkage table wait for the first call.
-    pub(crate) lazy: bool,
-    /// If they were to be noted.
-    pub(crate) foreign: Vec<Foreign>,
-    /// The arrays of functions to run, where more is known of them than their words say.
-    pub(crate) arrays: Option<Arrays>,
-    /// Which providers it is bound to now, by number.
-    pub(crate) bound_to: Numbers,
 }
 
 /// Writes all words of `unit` that can be computed without running anything.
@@ -193,9 +140,10 @@ impl<'a> Work<'a, '_, '_> {
     /// found and is nothing special.
     #[inline(always)]
     fn plain(&mut self, symbol: u32, for_call: bool) -> Option<u64> {
-        match self.plain {
-            Some((reference, value)) if reference == (symbol, for_call) => return Some(value),
-            _ => {}
+        if let Some((reference, value)) = self.plain
+            && reference == (symbol, for_call)
+        {
+            return Some(value);
         }
         let value = match self.providers.prepared(symbol) {
             Some(Known::Own { address, .. }) => {
@@ -251,12 +199,8 @@ impl<'a> Work<'a, '_, '_> {
         if wanted.given_up.get() {
             return None;
         }
-        if found.symbol.is_ifunc() {
-            self.remember(symbol, for_call, Some(found));
-            return None;
-        }
-        self.outcome.bound_to.insert(found.provider);
-        Some(found.value.0 as u64)
+        self.remember(symbol, for_call, Some(found));
+        (!found.symbol.is_ifunc()).then_some(found.value.0 as u64)
     }
 
     /// The version that a reference by symbol number `symbol` asks for.
