@@ -6,11 +6,12 @@ use std::sync::OnceLock;
 
 use super::dynamic::{Dynamic, Names, Needed};
 use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
+use super::piece::{arrays_in, names_in_piece};
 use super::relocations::Relocations;
-use super::segments::{FileImage, Headers, NoteSegment, Segment, locate};
+use super::segments::{FileImage, Headers, NoteSegment, Segment};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
-use super::{Home, Homes, Source, Strings, frames, inspect, notes};
+use super::{Home, Homes, Source, frames, inspect, notes};
 use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{Error, ErrorKind};
@@ -18,9 +19,6 @@ use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
 
 /// Bytes at the start of a file in which its header and program headers are, of nearly every file.
 const HEAD: usize = 1024;
-
-/// Bytes that the last name is given.
-const NAME: u64 = 128;
 
 /// Bytes before the dynamic section that are read with it: in most libraries all that stands before it in its segment.
 const FRONT: u64 = 4096;
@@ -446,55 +444,6 @@ impl Image {
     }
 }
 
-/// Names that are read out of a file in one piece: linkers put them next to each other.
-struct Piece<'a> {
-    bytes: &'a [u8],
-    /// Where it begins in the string table, which has `size` bytes.
-    start: u64,
-    size: u64,
-}
-
-impl Strings for Piece<'_> {
-    fn string(&self, at: u64) -> Option<Cow<'_, [u8]>> {
-        let text = self.bytes.get(usize::try_from(at.checked_sub(self.start)?).ok()?..)?;
-        Some(Cow::Borrowed(&text[..text.iter().position(|byte| *byte == 0)?]))
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-}
-
-/// The names of the dynamic section, if one piece of the file has them all.
-#[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
-fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
-    let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
-    let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab.get()?))?;
-    let size = dynamic.symbols.strsz.get().unwrap_or(follows);
-    let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
-    let mut piece = [0; HEAD];
-    let len = (last - first).saturating_add(NAME).min(rest);
-    let piece = piece.get_mut(..usize::try_from(len).ok()?)?;
-    let read = file.read_into(table.0.checked_add(first)?, piece).ok()?;
-    Names::read(dynamic, &Piece { bytes: &piece[..read], start: first, size }).ok()
-}
-
-/// The bytes of a piece of the file, which begins at `start`, that have the arrays of functions to run; and where they begin.
-fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &[Segment]) -> Option<(u64, Box<[u8]>)> {
-    let arrays = [
-        (dynamic.init_array.get(), dynamic.init_arraysz.get()),
-        (dynamic.fini_array.get(), dynamic.fini_arraysz.get()),
-    ];
-    let place = |(at, len): (Option<u64>, Option<u64>)| {
-        let first = locate(segments, Vaddr(at?))?.0.0.checked_sub(start)?;
-        Some((first, first.checked_add(len?)?))
-    };
-    let places = || arrays.into_iter().filter_map(place);
-    let (first, end) = (places().map(|place| place.0).min()?, places().map(|place| place.1).max()?);
-    let bytes = piece.get(usize::try_from(first).ok()?..usize::try_from(end).ok()?)?;
-    Some((start + first, bytes.into()))
-}
-
 impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Image").field("path", &self.path).field("machine", &self.machine_name()).finish_non_exhaustive()
@@ -503,34 +452,4 @@ impl std::fmt::Debug for Image {
 
 const fn native_class() -> Class {
     if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_that_are_read_in_one_piece_are_those_of_the_whole_table() {
-        let libraries = std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap();
-        let mut in_one_piece = 0;
-        for path in libraries.map(|entry| entry.unwrap().path()) {
-            let Ok(image) = Image::open(&path) else { continue };
-            let Some(at) = image.dynamic_header() else { continue };
-            let entries = image.header().dynamic_entries(image.view().bytes(), at.offset, at);
-            let dynamic = Dynamic::collect(entries.unwrap()).unwrap();
-            if let Some(names) = names_in_piece(&dynamic, image.segments(), image.file()) {
-                in_one_piece += 1;
-                assert_eq!(format!("{names:?}"), format!("{:?}", image.names()), "{}", path.display());
-            }
-        }
-        assert!(in_one_piece > 20, "{in_one_piece}");
-    }
-
-    #[test]
-    fn a_name_that_a_piece_does_not_end_is_none() {
-        let piece = Piece { bytes: b"libc.so.6\0libm", start: 100, size: 1000 };
-        assert_eq!(piece.string(100).as_deref(), Some(&b"libc.so.6"[..]));
-        assert_eq!(piece.string(103).as_deref(), Some(&b"c.so.6"[..]));
-        assert_eq!((piece.string(110), piece.string(99), piece.string(200)), (None, None, None));
-    }
 }

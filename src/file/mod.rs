@@ -10,6 +10,7 @@ pub(crate) mod hash;
 pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod notes;
+mod piece;
 pub(crate) mod relocations;
 pub(crate) mod rows;
 pub(crate) mod segments;

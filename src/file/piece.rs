@@ -1,0 +1,95 @@
+//! Pieces of a file that are read instead of mapped, for what is wanted of them just once: names, and arrays of functions.
+
+use std::borrow::Cow;
+
+use super::Strings;
+use super::dynamic::{Dynamic, Names};
+use super::segments::{Segment, locate};
+use crate::addr::Vaddr;
+use crate::sys::RegularFile;
+
+/// Bytes that names are read in: those of nearly every object.
+const NAMES: usize = 1024;
+
+/// Bytes that the last name is given.
+const NAME: u64 = 128;
+
+/// Names that are read out of a file in one piece: linkers put them next to each other.
+struct Piece<'a> {
+    bytes: &'a [u8],
+    /// Where it begins in the string table, which has `size` bytes.
+    start: u64,
+    size: u64,
+}
+
+impl Strings for Piece<'_> {
+    fn string(&self, at: u64) -> Option<Cow<'_, [u8]>> {
+        let text = self.bytes.get(usize::try_from(at.checked_sub(self.start)?).ok()?..)?;
+        Some(Cow::Borrowed(&text[..text.iter().position(|byte| *byte == 0)?]))
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+}
+
+/// The names of the dynamic section, if one piece of the file has them all.
+#[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
+pub(super) fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
+    let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
+    let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab.get()?))?;
+    let size = dynamic.symbols.strsz.get().unwrap_or(follows);
+    let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
+    let mut piece = [0; NAMES];
+    let len = (last - first).saturating_add(NAME).min(rest);
+    let piece = piece.get_mut(..usize::try_from(len).ok()?)?;
+    let read = file.read_into(table.0.checked_add(first)?, piece).ok()?;
+    Names::read(dynamic, &Piece { bytes: &piece[..read], start: first, size }).ok()
+}
+
+/// The bytes of a piece of the file, which begins at `start`, that have the arrays of functions to run; and where they begin.
+pub(super) fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &[Segment]) -> Option<(u64, Box<[u8]>)> {
+    let arrays = [
+        (dynamic.init_array.get(), dynamic.init_arraysz.get()),
+        (dynamic.fini_array.get(), dynamic.fini_arraysz.get()),
+    ];
+    let place = |(at, len): (Option<u64>, Option<u64>)| {
+        let first = locate(segments, Vaddr(at?))?.0.0.checked_sub(start)?;
+        Some((first, first.checked_add(len?)?))
+    };
+    let places = || arrays.into_iter().filter_map(place);
+    let (first, end) = (places().map(|place| place.0).min()?, places().map(|place| place.1).max()?);
+    let bytes = piece.get(usize::try_from(first).ok()?..usize::try_from(end).ok()?)?;
+    Some((start + first, bytes.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::image::Image;
+
+    #[test]
+    fn names_that_are_read_in_one_piece_are_those_of_the_whole_table() {
+        let libraries = std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap();
+        let mut in_one_piece = 0;
+        for path in libraries.map(|entry| entry.unwrap().path()) {
+            let Ok(image) = Image::open(&path) else { continue };
+            let Some(at) = image.dynamic_header() else { continue };
+            let entries = image.header().dynamic_entries(image.view().bytes(), at.offset, at);
+            let dynamic = Dynamic::collect(entries.unwrap()).unwrap();
+            if let Some(names) = names_in_piece(&dynamic, image.segments(), image.file()) {
+                in_one_piece += 1;
+                assert_eq!(format!("{names:?}"), format!("{:?}", image.names()), "{}", path.display());
+            }
+        }
+        assert!(in_one_piece > 20, "{in_one_piece}");
+    }
+
+    #[test]
+    fn a_name_that_a_piece_does_not_end_is_none() {
+        let piece = Piece { bytes: b"libc.so.6\0libm", start: 100, size: 1000 };
+        assert_eq!(piece.string(100).as_deref(), Some(&b"libc.so.6"[..]));
+        assert_eq!(piece.string(103).as_deref(), Some(&b"c.so.6"[..]));
+        assert_eq!((piece.string(110), piece.string(99), piece.string(200)), (None, None, None));
+    }
+}
