@@ -401,6 +401,41 @@ fn limit_address_space(more: usize) {
     assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
 }
 
+/// A dynamic section without bytes, behind all that is mapped: its segment is aligned to more than a page, so that what is
+/// sealed may end behind it, too.
+#[test]
+fn a_dynamic_section_behind_the_last_page_is_not_touched() {
+    on_ours(|_| {
+        warm_up();
+        let mut elf = Elf { bytes: vec![0; 0x2000] };
+        let seed = Elf::of("damaged_seed").bytes;
+        elf.bytes[..64].copy_from_slice(&seed[..64]);
+        elf.header().e_phoff.set(LE, 64);
+        let headers = [
+            (PT_LOAD, PF_R, 0..0x1000, 0x1000, 0x1000),
+            (PT_LOAD, PF_R | PF_W, 0x1000..0x2000, 0x1000, 0x1_0000),
+            (PT_DYNAMIC, PF_R | PF_W, 0x2000..0x2000, 8, 8),
+            (PT_GNU_RELRO, PF_R, 0x1000..0x2000, 0x2000, 1),
+            (PT_GNU_STACK, PF_R | PF_W, 0..0, 0, 16),
+        ];
+        elf.header().e_phnum.set(LE, headers.len() as u16);
+        for (number, (kind, flags, range, memory_size, align)) in headers.into_iter().enumerate() {
+            let header: &mut ProgramHeader64<LE> = elf.at(64 + number * size_of::<ProgramHeader64<LE>>());
+            header.p_type.set(LE, kind);
+            header.p_flags.set(LE, flags);
+            header.p_offset.set(LE, range.start);
+            header.p_vaddr.set(LE, range.start);
+            header.p_filesz.set(LE, range.end - range.start);
+            header.p_memsz.set(LE, memory_size);
+            header.p_align.set(LE, align);
+        }
+        // Right behind it is what was opened before.
+        let _before = ours(damaged(|_| ())).unwrap();
+        let error = refused(&elf.save("edge.so"), "a dynamic section behind all");
+        assert_eq!(error.kind().to_string(), "DT_STRTAB: expected an address, found none");
+    });
+}
+
 /// Changed libraries for each of the fuzz tests.
 const MUTANTS: u32 = 2500;
 

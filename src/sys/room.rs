@@ -152,8 +152,9 @@ impl Shown {
         let first =
             NonNull::new((self.room.start().0 + usize::try_from(range.start).ok()?) as *mut u8).filter(|_| inside)?;
         let page = page_size();
-        let next = |at: &u64| page.up(at + 1).filter(|at| *at < range.end);
-        for at in std::iter::successors(Some(range.start), next) {
+        let of_range = |at: &u64| *at < range.end;
+        let next = |at: &u64| page.up(at + 1).filter(of_range);
+        for at in std::iter::successors(Some(range.start).filter(of_range), next) {
             let byte = first.as_ptr().wrapping_add((at - range.start) as usize).cast::<AtomicU8>();
             // SAFETY: a byte of a mapping of ours that may be written, and that nobody else knows of. Nothing changes but that
             // the page is copied: this is a write to the processor whatever it finds.
