@@ -97,7 +97,8 @@ impl RegularFile {
     /// At `start`, if nothing is there.
     fn show_at(&self, start: Addr, len: u64, align: PageSize) -> Option<Reservation> {
         let start = NonZeroUsize::new(start.0).filter(|start| align.offset(start.get() as u64) == 0)?;
-        self.map_start(Some(start), len).ok()
+        // Before Linux 4.17 the address was a hint.
+        self.map_start(Some(start), len).ok().filter(|there| there.start().0 == start.get())
     }
 
     fn map_start(&self, at: Option<NonZeroUsize>, len: u64) -> Result<Reservation, Errno> {
