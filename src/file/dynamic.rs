@@ -1,5 +1,7 @@
 //! The dynamic section: every tag that loading goes by, once, by name.
 
+use std::cell::Cell;
+
 use super::Strings;
 use super::elf::tag;
 use crate::addr::Vaddr;
@@ -7,6 +9,9 @@ use crate::error::{At, ErrorKind};
 
 /// Needed libraries of one object.
 const NEEDED_MAX: usize = 4096;
+
+/// Bytes of all names of one object together: entries may point to the same long one, and no path is longer than 4,096.
+const NAMES_MAX: u64 = 1 << 20;
 
 /// Bytes that most names have room in, with the zero behind them.
 const ROOM: usize = 20;
@@ -279,11 +284,19 @@ pub(crate) struct Names {
 impl Names {
     pub(crate) fn read(dynamic: &Dynamic, strings: &impl Strings) -> Result<Self, ErrorKind> {
         let at = dynamic.symbols.strtab.get().map_or(At::Object, |strtab| At::Vaddr(Vaddr(strtab)));
+        let bytes = Cell::new(0);
         let find = |what: &str, offset: u64| {
-            strings.string(offset).ok_or_else(|| {
+            let name = strings.string(offset).ok_or_else(|| {
                 let expected = format!("a string inside DT_STRTAB of {:#x} bytes", strings.size());
                 ErrorKind::malformed(what, at, expected, format_args!("offset {offset:#x}"))
-            })
+            })?;
+            bytes.set(bytes.get() + name.len() as u64);
+            match bytes.get() {
+                found if found > NAMES_MAX => {
+                    Err(ErrorKind::Limit { what: "bytes of names in PT_DYNAMIC", limit: NAMES_MAX, found })
+                }
+                _ => Ok(name),
+            }
         };
         let read = |what: &str, offset: u64| Ok(Box::from(&*find(what, offset)?));
         let optional = |what: &'static str, at: Stated| at.get().map(|offset| read(what, offset)).transpose();
@@ -311,6 +324,8 @@ impl Names {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use super::*;
 
     #[test]
@@ -321,6 +336,27 @@ mod tests {
         assert_eq!(rela(u64::MAX - 1).unwrap(), Some(u64::MAX - 1));
         let error = rela(u64::MAX).unwrap_err().to_string();
         assert_eq!(error, "PT_DYNAMIC: expected entries below 2^64-1, found 0xffffffffffffffff");
+    }
+
+    #[test]
+    fn names_of_one_object_come_to_a_mebibyte_at_most() {
+        struct Long;
+        impl Strings for Long {
+            fn string(&self, _: u64) -> Option<Cow<'_, [u8]>> {
+                Some(vec![b'a'; 1 << 16].into())
+            }
+
+            fn size(&self) -> u64 {
+                1 << 16
+            }
+        }
+        let read = |count| {
+            let entries = std::iter::repeat_n((tag::DT_NEEDED, 1), count);
+            Names::read(&Dynamic::collect(entries).unwrap(), &Long).map(|names| names.needed.iter().count())
+        };
+        assert_eq!(read(16).unwrap(), 16);
+        let error = read(4096).unwrap_err().to_string();
+        assert_eq!(error, "bytes of names in PT_DYNAMIC: expected at most 1048576, found 1114112");
     }
 
     #[test]
