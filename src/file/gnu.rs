@@ -28,7 +28,8 @@ impl Gnu<'_> {
     #[inline(always)]
     pub(crate) fn has_either(&self, hash: u32) -> bool {
         let (word, second) = self.word_for(hash);
-        let may_have = (word >> ((hash % 64) & !1)) & 3 != 0 && second & 1 != 0;
+        // Where nothing is shifted out of the hash its lowest bit counts for the second one, too.
+        let may_have = (word >> ((hash % 64) & !1)) & 3 != 0 && (second & 1 != 0 || self.shift == 0);
         may_have && self.has_in_chain(hash)
     }
 
@@ -119,5 +120,24 @@ impl Gnu<'_> {
     #[inline(always)]
     pub(crate) fn hash_of(&self, index: u32) -> Option<u32> {
         self.chain.get(index.checked_sub(self.first)? as usize).map(|hash| u32::from_le_bytes(*hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whether_either_of_two_hashes_is_there_is_told_whatever_the_filter_shifts() {
+        for shift in [0, 1, 6, 32] {
+            for hash in [0x1234_5678_u32, 0x1234_5679] {
+                let filter = 1u64 << (hash % 64) | 1 << ((u64::from(hash) >> shift) % 64);
+                let (bloom, buckets, chain) =
+                    ([filter.to_le_bytes()], [1u32.to_le_bytes()], [(hash | 1).to_le_bytes()]);
+                let table = Gnu { bloom: &bloom, mask: 0, shift, buckets: &buckets, first: 1, chain: &chain };
+                let either = [table.has_either(hash & !1), table.has_either(hash | 1), table.has_either(hash ^ 2)];
+                assert_eq!(either, [true, true, false], "{hash:#x} by {shift}");
+            }
+        }
     }
 }
