@@ -326,10 +326,12 @@ fn a_server_that_is_killed_takes_its_workers_along_and_its_socket_is_used_again(
 fn a_process_with_threads_does_not_fork() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
-    let (code, _, err) = parts(command("serve", &socket).arg(fixture("serve_thread")).output().unwrap());
     let why = "expected a process of one thread, found 2: a fork has only one of them\n";
-    assert!(code == 1 && err.ends_with(why), "{err}");
-    assert!(!socket.exists());
+    for name in ["serve_thread", "serve_running"] {
+        let (code, _, err) = parts(command("serve", &socket).arg(fixture(name)).output().unwrap());
+        assert!(code == 1 && err.ends_with(why), "{name}: {err}");
+        assert!(!socket.exists());
+    }
 }
 
 #[test]

@@ -81,6 +81,8 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         Ok(()) => Ok(Status::Done),
         Err(error) => {
             print::complain_of(&error);
+            // A thread that one of them has started may be in its code until the process has ended.
+            std::mem::forget(libraries);
             Ok(Status::Failed)
         }
     }
