@@ -5,13 +5,29 @@ mod common;
 use common::elf::Elf;
 use common::*;
 use object::LittleEndian as LE;
-use object::elf::{VER_FLG_WEAK, hash};
+use object::elf::{DT_VERSYM, VER_FLG_WEAK, hash};
 
 #[test]
 fn a_reference_gets_its_version() {
     on_both_loaders(|loader| {
         assert_eq!(loader.open("versions_old").call("call_foo"), 1);
         assert_eq!(loader.open("versions_default").call("call_foo"), 2);
+    });
+}
+
+#[test]
+fn a_library_gets_its_own_versions_unless_one_without_comes_first() {
+    on_both_loaders(|loader| {
+        let sound = loader.open("versions_itself");
+        assert_eq!((sound.call("call_1"), sound.call("call_2")), (1, 2));
+        // The one that a search meets first becomes one of no version, which serves any.
+        let mut elf = Elf::of("versions_itself");
+        let first = elf.symbol_index("foo");
+        let version = elf.offset(elf.value(DT_VERSYM)) + 2 * first;
+        let answer = i32::from(elf.bytes[version] & 0x7f) - 1;
+        elf.bytes[version..version + 2].copy_from_slice(&1u16.to_le_bytes());
+        let changed = loader.open(elf.save("changed.so"));
+        assert_eq!((changed.call("call_1"), changed.call("call_2")), (answer, answer));
     });
 }
 

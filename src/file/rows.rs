@@ -1,5 +1,6 @@
 //! The symbols of one object in the layout that is loaded, as look-ups by the thousand want them.
 
+use super::gnu::Gnu;
 use super::symbols::{Symbol, Symbols, WantedVersion};
 use super::versions::Index;
 use super::wanted::Name;
@@ -50,16 +51,27 @@ impl<'a> Rows<'a> {
         [self.strings.get(start), self.strings.get(start + 64)].into_iter().flatten().for_each(native::prefetch);
     }
 
+    /// Whether `table`, the object's, has a symbol without version though the object defines versions: it may be found for a
+    /// name of any.
+    pub(crate) fn has_unversioned(&self, table: &Gnu<'_>) -> bool {
+        let of_table = self.versions.get(table.first as usize..self.symbols.count() as usize);
+        let without = |raw: &[u8; 2]| u16::from_le_bytes(*raw) < 2;
+        // All of them, so that many are compared at once.
+        let count = of_table.map(|all| all.iter().map(|raw| u32::from(without(raw))).sum::<u32>());
+        self.symbols.versions.defines_any && count != Some(0)
+    }
+
     /// The value of symbol number `index`, which is `own`, if nothing has to be said of it but its address, and a reference by
     /// that number finds that very definition once this object is asked. `first` says whether it is the first of its hash there.
     #[inline(always)]
     pub(crate) fn plain_own(&self, index: u32, own: &Symbol, first: impl FnOnce() -> bool) -> Option<u64> {
-        // Of an object that defines versions, a name without one may mean another definition than its own.
-        let named = || {
+        // Of an object that defines versions, a name without one may mean another definition than its own, and one that has
+        // none serves a name of any.
+        let found = || {
             let version = self.version(index).map_or(0, |index| index.number);
-            self.symbols.versions.at(version).is_some() || (version < 2 && first())
+            (version < 2 || self.symbols.versions.at(version).is_some()) && first()
         };
-        (own.is_plain() && (!self.symbols.versions.defines_any || named())).then_some(own.value)
+        (own.is_plain() && (!self.symbols.versions.defines_any || found())).then_some(own.value)
     }
 
     /// Symbol number `index`, if that is a definition of this name that serves a reference of this version, and of which

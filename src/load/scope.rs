@@ -105,6 +105,8 @@ pub(crate) struct Own<'a> {
     pub(super) rows: Rows<'a>,
     base: u64,
     pub(super) table: Option<Gnu<'a>>,
+    /// Whether it matters which of its symbols of one name is met first.
+    has_unversioned: bool,
     /// How many objects are asked before it.
     pub(super) before: usize,
 }
@@ -144,7 +146,7 @@ impl Own<'_> {
     #[inline(always)]
     pub(super) fn definition(&self, index: u32, symbol: &Symbol) -> Option<(u32, u64)> {
         let table = self.table.as_ref()?;
-        let value = self.rows.plain_own(index, symbol, || table.is_first_of_hash(index))?;
+        let value = self.rows.plain_own(index, symbol, || !self.has_unversioned || table.is_first_of_hash(index))?;
         Some((table.hash_of(index)?, self.base.wrapping_add(value)))
     }
 
@@ -272,7 +274,9 @@ impl<'a> Providers<'a> {
     pub(crate) fn own(&self, from: usize, symbolic: bool) -> Own<'a> {
         let Provider { symbols, bias, .. } = self.all[from];
         let before = if symbolic { 0 } else { self.ranks[from].min(self.asked.len()) };
-        Own { rows: symbols.rows(), base: bias.get() as u64, table: symbols.gnu(), before }
+        let (rows, table) = (symbols.rows(), symbols.gnu());
+        let has_unversioned = table.as_ref().is_some_and(|table| rows.has_unversioned(table));
+        Own { rows, base: bias.get() as u64, table, has_unversioned, before }
     }
 
     /// Who is asked before an object.
