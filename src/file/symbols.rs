@@ -97,7 +97,7 @@ impl Symbol {
     /// Whether it is a definition that others may bind to, at an address in its object: no IFUNC, not thread-local or unique.
     #[inline]
     pub(super) fn is_plain(&self) -> bool {
-        self.is_plain_or_ifunc() && !self.is_ifunc()
+        matches!(self.kind(), 0..=2) && self.is_plain_or_ifunc()
     }
 
     /// The same, or an IFUNC.
@@ -324,12 +324,12 @@ impl Symbols {
     #[inline]
     pub(crate) fn plain_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<u64> {
         let symbol = self.get(known).filter(Symbol::is_plain)?;
-        let found = self.is_named(&symbol, wanted.name)
-            && matches!(
-                self.suits(self.versions.index(known), wanted.version.as_ref(), wanted.default_version),
-                Suits::Yes
-            );
-        found.then_some(symbol.value)
+        // An object without versions has nothing more to be asked.
+        let suits = || match self.versions.index(known) {
+            None => true,
+            own => matches!(self.suits(own, wanted.version.as_ref(), wanted.default_version), Suits::Yes),
+        };
+        (self.is_named(&symbol, wanted.name) && suits()).then_some(symbol.value)
     }
 
     /// As [`Symbols::find`], for who may know the number of the first symbol whose hash is that of the name.
