@@ -396,6 +396,29 @@ mod tests {
     }
 
     #[test]
+    fn the_pieces_of_a_file_are_the_mappings_of_its_plan() {
+        let mut compared = 0;
+        for entry in std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap() {
+            let path = entry.unwrap().path();
+            let Ok(image) = crate::Image::open(&path) else { continue };
+            let bytes = std::fs::read(&path).unwrap();
+            let headers = Header::read(&bytes).unwrap().program_headers(&bytes).unwrap();
+            let headers = Headers::check(headers, bytes.len() as u64).unwrap();
+            let Some(room) = headers.room_in_place(PAGE) else { continue };
+            let Some(pieces) = headers.pieces_in_place(&room, PAGE) else { continue };
+            let plan = crate::Plan::of(&image, PAGE).unwrap();
+            let piece = |piece: &Piece| (piece.range.clone(), piece.from, piece.protection);
+            let map =
+                |map: &crate::PlannedMap| (map.range.start.0..map.range.end.0, map.file.map(|at| at.0), map.protection);
+            let planned: Vec<_> = plan.maps.iter().map(map).collect();
+            assert_eq!(pieces.iter().map(piece).collect::<Vec<_>>(), planned, "{}", path.display());
+            assert_eq!((plan.span.start.0, plan.span.end.0), (0, room.len), "{}", path.display());
+            compared += 1;
+        }
+        assert!(compared > 50, "{compared}");
+    }
+
+    #[test]
     fn a_dynamic_section_is_written_to_if_what_is_relocated_lies_on_both_sides() {
         let written = |segment: u64, start: u64, size: u64, sealed: u64| {
             let load = ("rw", 0x2000 + segment % 0x1000, segment, 0x3000, 0x3000);
