@@ -173,9 +173,8 @@ impl Header {
 impl Header {
     /// Whether it is a shared object's for the machine that this process runs on.
     pub(super) fn is_native(&self) -> bool {
-        let class = if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 };
         let machine = Machine::native().is_some_and(|native| native.number == self.machine);
-        machine && self.class == class && self.order == ByteOrder::Little && self.kind == ET_DYN
+        machine && self.class == Class::NATIVE && self.order == ByteOrder::Little && self.kind == ET_DYN
     }
 
     /// Where the program header table begins in the file.

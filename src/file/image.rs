@@ -178,7 +178,7 @@ impl Image {
         let Some(native) = Machine::native() else {
             return foreign("machine of this process", "one that soload can load for", "another".into());
         };
-        if self.header.class != native_class() {
+        if self.header.class != Class::NATIVE {
             return foreign("class", "64-bit", "32-bit".into());
         }
         if self.header.order != ByteOrder::Little {
@@ -448,8 +448,4 @@ impl std::fmt::Debug for Image {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Image").field("path", &self.path).field("machine", &self.machine_name()).finish_non_exhaustive()
     }
-}
-
-const fn native_class() -> Class {
-    if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
 }

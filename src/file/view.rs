@@ -19,6 +19,9 @@ pub enum Class {
 }
 
 impl Class {
+    /// That of this process.
+    pub(crate) const NATIVE: Self = if cfg!(target_pointer_width = "64") { Self::Elf64 } else { Self::Elf32 };
+
     /// Bytes in an address.
     #[must_use]
     pub const fn word(self) -> u64 {

@@ -14,7 +14,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use super::hooks;
-use super::loaded::{Loaded, Segments, native_class, segments};
+use super::loaded::{Loaded, Segments, segments};
 use super::parts::{is_allocator, is_part_of_libc};
 use super::real;
 use crate::addr::{Addr, Bias, Vaddr};
@@ -25,6 +25,7 @@ use crate::file::dynamic::{Names, SymbolEntries};
 use crate::file::image::Image;
 use crate::file::relocations::Relocations;
 use crate::file::symbols::{self, Symbols, Wanted};
+use crate::file::view::Class;
 use crate::file::view::View;
 use crate::sys::Identity;
 
@@ -199,14 +200,14 @@ impl HostObject {
     /// Its symbols. Only to be asked while it is sure to stay: loaded at the start, or pinned.
     #[inline]
     pub(crate) fn symbols(&self) -> Option<&Symbols> {
-        let read = || Symbols::read_loaded(&self.entries, self, native_class()).ok();
+        let read = || Symbols::read_loaded(&self.entries, self, Class::NATIVE).ok();
         self.symbols.get_or_init(read).as_ref()
     }
 
     /// What its loader applied. Only to be asked while it is sure to stay.
     pub(crate) fn relocations(&self) -> Option<Relocations> {
         let dynamic = self.loaded().dynamic(self.headers())?;
-        Relocations::read(&dynamic, self, native_class(), Machine::native()?.number).ok()
+        Relocations::read(&dynamic, self, Class::NATIVE, Machine::native()?.number).ok()
     }
 
     /// What is read-only since it was relocated (`PT_GNU_RELRO`), by its addresses in the file. Only to be asked while it

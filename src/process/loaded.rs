@@ -68,13 +68,8 @@ impl Source for Loaded<'_> {
         // symbols (`HostObject::symbols`), or while glibc's list is locked (`HostObject::read`). Nobody writes an object's
         // tables.
         let bytes = unsafe { Bytes::lent(start, len as usize) };
-        Some(View::new(bytes, native_class(), native_order()))
+        Some(View::new(bytes, Class::NATIVE, native_order()))
     }
-}
-
-/// The class of objects that this process can have.
-pub(super) const fn native_class() -> Class {
-    if cfg!(target_pointer_width = "64") { Class::Elf64 } else { Class::Elf32 }
 }
 
 const fn native_order() -> ByteOrder {

@@ -11,9 +11,10 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::loaded::{Loaded, native_class, segments};
+use super::loaded::{Loaded, segments};
 use crate::addr::{Addr, Bias, Vaddr};
 use crate::file::symbols::{Symbols, Wanted};
+use crate::file::view::Class;
 use crate::sys;
 
 /// `struct link_map` as far as `<link.h>` shows it.
@@ -168,7 +169,7 @@ impl Tables {
         };
         let loaded = Loaded { bias, segments: &segments(headers) };
         let entries = loaded.dynamic(headers)?.symbols;
-        Some(Self { bias, symbols: Symbols::read_loaded(&entries, &loaded, native_class()).ok()? })
+        Some(Self { bias, symbols: Symbols::read_loaded(&entries, &loaded, Class::NATIVE).ok()? })
     }
 
     /// Where it has the function of that name.

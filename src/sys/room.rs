@@ -65,7 +65,7 @@ impl RegularFile {
         let there = below().or_else(|| map(self.show_somewhere(room).ok()?))?;
         LAST.store(there.start().0, Ordering::Relaxed);
         let from_file = usize::try_from(self.size.min(room.constant)).ok()?;
-        Some(Shown { room: Arc::new(there), from_file, whole: true })
+        Some(Shown { room: Arc::new(there), from_file, written_from: Some(room.constant) })
     }
 
     /// Shows the file, read-only, in the first of the room's bytes. If it has a home, and that is free, it is shown there, and
@@ -74,7 +74,7 @@ impl RegularFile {
         let at_home = |home| self.show_at(home, room.constant.min(room.len), room.align);
         let there = home.and_then(at_home).map_or_else(|| self.show_somewhere(room), Ok)?;
         let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(there.len());
-        Ok(Shown { room: Arc::new(there), from_file, whole: false })
+        Ok(Shown { room: Arc::new(there), from_file, written_from: None })
     }
 
     /// Where the kernel likes, if it is aligned there; but so that a huge page fits where one is wanted, if such a place can be
@@ -132,8 +132,8 @@ pub(crate) struct Shown {
     room: Arc<Reservation>,
     /// How many of its bytes are the file's. Those behind must not be touched.
     from_file: usize,
-    /// Whether all of the object is mapped, as it is going to be.
-    whole: bool,
+    /// Where that begins which may be written, if all of the object is mapped, as it is going to be.
+    written_from: Option<u64>,
 }
 
 impl Shown {
@@ -149,7 +149,7 @@ impl Shown {
     /// if they are not mapped so.
     pub(crate) fn copied(&self, range: Range<u64>) -> Option<Bytes> {
         let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
-        let inside = self.whole && range.start >= self.from_file as u64 && range.end <= self.room.len() as u64;
+        let inside = range.start >= self.written_from? && range.end <= self.room.len() as u64;
         let first =
             NonNull::new((self.room.start().0 + usize::try_from(range.start).ok()?) as *mut u8).filter(|_| inside)?;
         let page = page_size();
@@ -168,7 +168,7 @@ impl Shown {
 
     /// The room, for the other segments to be mapped into, and whether they are; `None` as long as somebody holds bytes of it.
     pub(crate) fn into_room(self) -> Option<(Reservation, bool)> {
-        Some((Arc::into_inner(self.room)?, self.whole))
+        Some((Arc::into_inner(self.room)?, self.written_from.is_some()))
     }
 }
 
