@@ -81,14 +81,81 @@ pub(crate) fn reserve() -> usize {
     address
 }
 
-/// Whether the processor says that Intel made it.
+/// What the processor offers and the system lets programs use: registers of `cpuid`, by their bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features {
+    /// Leaf 1, `ecx`.
+    pub(crate) basic: u32,
+    /// Leaf 7, `ebx`.
+    pub(crate) structured: u32,
+    /// Leaf 0x8000_0001, `ecx`.
+    pub(crate) extended: u32,
+}
+
+impl Features {
+    /// Whether all of those are among them.
+    pub(crate) fn include(&self, others: &Self) -> bool {
+        self.basic & others.basic == others.basic
+            && self.structured & others.structured == others.structured
+            && self.extended & others.extended == others.extended
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
-#[allow(unused_unsafe)] // safe from Rust 1.94 on
-pub(crate) fn made_by_intel() -> bool {
-    // SAFETY: every x86-64 processor has the instruction, and leaf 0.
-    let vendor = unsafe { core::arch::x86_64::__cpuid(0) };
-    let [first, second, third] = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-    [first, second, third].concat() == b"GenuineIntel"
+#[allow(unused_unsafe)] // `__cpuid` is safe from Rust 1.94 on
+impl Features {
+    /// Asks the processor. In a virtual machine that takes longer than to find a library: each `cpuid` ends in the
+    /// hypervisor.
+    pub(crate) fn asked() -> Self {
+        use core::arch::x86_64::{__cpuid, __cpuid_count};
+        const OSXSAVE: u32 = 1 << 27;
+        const YMM: u64 = 0b110;
+        const ZMM: u64 = 0b1110_0110;
+        // SAFETY: every x86-64 processor has `cpuid`, and the leaves 0, 1, 0x8000_0000 and 0x8000_0001; 7 is asked for only if
+        // the first says that it is there.
+        let [mut basic, mut structured, extended] = unsafe {
+            let seven = if __cpuid(0).eax < 7 { 0 } else { __cpuid_count(7, 0).ebx };
+            [__cpuid(1).ecx, seven, __cpuid(0x8000_0001).ecx]
+        };
+        // SAFETY: `cpuid` says `OSXSAVE`.
+        let kept = if basic & OSXSAVE == 0 { 0 } else { unsafe { kept_registers() } };
+        if kept & YMM != YMM {
+            // FMA, AVX, F16C; AVX2.
+            (basic, structured) = (basic & !(1 << 12 | 1 << 28 | 1 << 29), structured & !(1 << 5));
+        }
+        if kept & ZMM != ZMM {
+            // AVX-512 F, DQ, CD, BW, VL.
+            structured &= !(1 << 16 | 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31);
+        }
+        Self { basic, structured, extended }
+    }
+
+    /// Whether the processor says that Intel made it.
+    pub(crate) fn made_by_intel() -> bool {
+        // SAFETY: every x86-64 processor has the instruction, and leaf 0.
+        let vendor = unsafe { core::arch::x86_64::__cpuid(0) };
+        let [first, second, third] = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
+        [first, second, third].concat() == b"GenuineIntel"
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Features {
+    /// On other machines nothing depends on them.
+    pub(crate) fn asked() -> Self {
+        Self::default()
+    }
+}
+
+/// Which registers the kernel keeps for each thread, by the bits of `XCR0`.
+///
+/// # Safety
+/// `cpuid` says `OSXSAVE`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "xsave")]
+pub(crate) unsafe fn kept_registers() -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe { core::arch::x86_64::_xgetbv(0) }
 }
 
 /// What sixteen bytes add to a GNU hash (`h * 33 + byte`): the first is the one multiplied most often.

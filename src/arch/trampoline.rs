@@ -60,7 +60,9 @@ mod state {
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_unsafe)] // `__cpuid` is safe from Rust 1.94 on
 mod processor {
-    use core::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+    use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+    use crate::arch::native::kept_registers;
 
     /// By which instruction the registers are kept.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,43 +87,44 @@ mod processor {
     const LEGACY: usize = 512;
     const HEADER: usize = 64;
 
+    /// The components of `ARGUMENTS` behind the header, and their bytes: AVX, bounds and their control, masks, the upper
+    /// halves of the lower vectors, the upper vectors (chapter 13.5). All are multiples of 64: no gaps between them.
+    const SIZES: [(u32, usize); 6] = [(2, 256), (3, 64), (4, 64), (5, 64), (6, 512), (7, 1024)];
+
     pub(super) fn state() -> State {
         const OSXSAVE: u32 = 1 << 27;
         const XSAVEC: u32 = 1 << 1;
-        // SAFETY: every x86-64 processor has `cpuid`; each leaf is asked for only if the one before says that it is there.
+        // Asked as little as possible: in a virtual machine each `cpuid` takes as long as some twenty system calls.
+        // SAFETY: every x86-64 processor has `cpuid` and leaf 1; those with `OSXSAVE` have leaf 0xd.
         unsafe {
-            if __cpuid(1).ecx & OSXSAVE == 0 || __cpuid(0).eax < 0xd {
+            if __cpuid(1).ecx & OSXSAVE == 0 {
                 return State { way: Way::Fxsave, bytes: LEGACY, mask: 0 };
             }
-            let mask = enabled() as u32 & ARGUMENTS;
-            let way = if __cpuid_count(0xd, 1).eax & XSAVEC == 0 { Way::Xsave } else { Way::Xsavec };
-            let mut end = LEGACY + HEADER;
-            for component in (2..32).filter(|component| mask >> component & 1 == 1) {
-                let place = __cpuid_count(0xd, component);
-                let (size, offset) = (place.eax as usize, place.ebx as usize);
-                end = match way {
-                    Way::Xsavec if place.ecx & 0b10 != 0 => end.next_multiple_of(64) + size,
-                    Way::Xsavec => end + size,
-                    _ => end.max(offset + size),
-                };
+            let mask = kept_registers() as u32 & ARGUMENTS;
+            let sizes = SIZES.iter().filter(|(component, _)| mask >> component & 1 == 1);
+            if __cpuid_count(0xd, 1).eax & XSAVEC != 0 {
+                let bytes = sizes.fold(LEGACY + HEADER, |end, (_, size)| end + size);
+                return State { way: Way::Xsavec, bytes, mask };
             }
-            State { way, bytes: end.next_multiple_of(64), mask }
+            // Here each component has its own place, beyond those that are left out.
+            let ends = sizes.map(|(component, size)| __cpuid_count(0xd, *component).ebx as usize + size);
+            State { way: Way::Xsave, bytes: ends.fold(LEGACY + HEADER, usize::max).next_multiple_of(64), mask }
         }
-    }
-
-    /// What the kernel keeps for each thread.
-    ///
-    /// # Safety
-    /// `cpuid` says `OSXSAVE`.
-    #[target_feature(enable = "xsave")]
-    unsafe fn enabled() -> u64 {
-        // SAFETY: the caller's promise.
-        unsafe { _xgetbv(0) }
     }
 
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        #[allow(unused_unsafe)]
+        fn components_are_as_large_as_the_processor_says() {
+            let state = state();
+            for (component, size) in SIZES.iter().filter(|(component, _)| state.mask >> component & 1 == 1) {
+                // SAFETY: the leaf is there where the mask is not empty.
+                assert_eq!(unsafe { __cpuid_count(0xd, *component) }.eax as usize, *size, "{component}");
+            }
+        }
 
         #[test]
         fn the_room_is_enough_for_what_the_processor_has() {

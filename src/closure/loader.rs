@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use super::Resolver;
 use super::facts::Facts;
+use crate::arch::native::Features;
 use crate::file::elf::Header;
 use crate::file::view::{ByteOrder, Class};
 use crate::find::{BuiltIn, Found, Hwcaps, Libc, Root, Search, Settings};
@@ -156,7 +157,12 @@ fn of_glibc(resolver: &Resolver, root: &Facts, path: Option<&Path>) -> Settings 
     let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(CStr::to_bytes);
     let is_usual = path.is_some_and(|path| usual_paths(Libc::Glibc, header).iter().any(|usual| usual == path));
     let mut settings = if resolver.root.is_host() && root.is_native() && (is_usual || path.is_none()) {
-        let settings = Settings::of_this_process(Some(resolver.library_path.as_bytes()), resolver.secure, platform);
+        let settings = Settings::of_this_process(
+            Some(resolver.library_path.as_bytes()),
+            resolver.secure,
+            platform,
+            Features::asked,
+        );
         Settings { program_origin: None, ..settings }
     } else {
         let built_in = path.and_then(|path| built_in_directories(&resolver.root, path));
@@ -166,7 +172,7 @@ fn of_glibc(resolver: &Resolver, root: &Facts, path: Option<&Path>) -> Settings 
         let lib = lib_of(&directories, header.class);
         let mut settings = blank(resolver, header, Libc::Glibc, directories, &lib);
         settings.hwcaps = Settings::known(match root.is_native() {
-            true => Hwcaps::of_this_processor(platform),
+            true => Hwcaps::of_processor(platform, Features::asked()),
             false => Hwcaps::of_machine(header.machine, None),
         });
         settings
@@ -279,7 +285,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn the_loader_of_this_machine_says_what_is_known_of_it() {
-        let own = Settings::of_this_process(None, false, None);
+        let own = Settings::of_this_process(None, false, None, Features::asked);
         let path = Path::new("/lib64/ld-linux-x86-64.so.2");
         let read = built_in_directories(&Root::default(), path).unwrap();
         assert_eq!(read, own.built_in.directories);

@@ -1,6 +1,7 @@
 //! What the processor offers, in the names glibc gives to subdirectories and cache entries: `x86-64-v3`, `haswell`, `tls`.
 
-use crate::arch::native;
+use crate::arch::native::Features;
+
 /// The capabilities that decide between several builds of one library.
 ///
 /// glibc 2.33 brought the directory `glibc-hwcaps` with one subdirectory per level. 2.36 still looks into the older
@@ -17,6 +18,21 @@ pub(crate) struct Hwcaps {
 
 /// The levels of the x86-64 psABI above the baseline, best first.
 const X86_64_LEVELS: [&str; 3] = ["x86-64-v4", "x86-64-v3", "x86-64-v2"];
+/// What a level has beyond the one below (psABI, "Micro-Architecture Levels").
+const V2: Features = Features {
+    basic: 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23, // SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, POPCNT
+    structured: 0,
+    extended: 1, // LAHF
+};
+const V3: Features = Features {
+    basic: 1 << 12 | 1 << 22 | 1 << 28 | 1 << 29, // FMA, MOVBE, AVX, F16C
+    structured: 1 << 3 | 1 << 5 | 1 << 8,         // BMI1, AVX2, BMI2
+    extended: 1 << 5,                             // LZCNT
+};
+const V4: Features = Features { structured: 1 << 16 | AVX512_1.structured, basic: 0, extended: 0 }; // AVX512F
+/// What glibc calls so, on a processor of Intel's (`sysdeps/x86/cpu-features.c`).
+const HASWELL: Features = Features { basic: 1 << 12 | 1 << 22 | 1 << 23, ..V3 };
+const AVX512_1: Features = Features { structured: 1 << 17 | 1 << 28 | 1 << 30 | 1 << 31, basic: 0, extended: 0 }; // DQ, CD, BW, VL
 /// The bits of a cache entry that name a platform, and those platforms that x86-64 glibc knows.
 const PLATFORMS: u64 = 0xf << 48;
 const X86_64_PLATFORMS: [(&[u8], u64); 2] = [(b"haswell", 1 << 50), (b"xeon_phi", 1 << 51)];
@@ -34,40 +50,23 @@ impl Hwcaps {
         Self { levels, legacy, platform: platform.map(<[u8]>::to_vec) }
     }
 
-    /// The processor this process runs on. `platform` is what the kernel says (`AT_PLATFORM`).
+    /// A processor with these features. `platform` is what the kernel says (`AT_PLATFORM`).
     #[cfg(target_arch = "x86_64")]
-    pub(crate) fn of_this_processor(platform: Option<&[u8]>) -> Self {
-        let avx512 = is_x86_feature_detected!("avx512cd")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
-        // As psABI and glibc define the levels. LAHF and SAHF cannot be asked for here; no processor that has SSE 4.2
-        // lacks them.
-        let v2 = is_x86_feature_detected!("cmpxchg16b")
-            && is_x86_feature_detected!("popcnt")
-            && is_x86_feature_detected!("sse3")
-            && is_x86_feature_detected!("ssse3")
-            && is_x86_feature_detected!("sse4.1")
-            && is_x86_feature_detected!("sse4.2");
-        let haswell = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("lzcnt")
-            && is_x86_feature_detected!("movbe")
-            && is_x86_feature_detected!("popcnt");
-        let v3 = v2 && haswell && is_x86_feature_detected!("avx") && is_x86_feature_detected!("f16c");
-        let v4 = v3 && avx512 && is_x86_feature_detected!("avx512f");
+    pub(crate) fn of_processor(platform: Option<&[u8]>, features: Features) -> Self {
+        let v2 = features.include(&V2);
+        let v3 = v2 && features.include(&V3);
+        let v4 = v3 && features.include(&V4);
         let level = 1 + usize::from(v2) + usize::from(v3) + usize::from(v4);
         // The two older names are for Intel's processors only, whatever others can do.
-        let intel = (haswell || avx512) && native::made_by_intel();
+        let (haswell, avx512) = (features.include(&HASWELL), features.include(&AVX512_1));
+        let intel = (haswell || avx512) && Features::made_by_intel();
         let platform = if intel && haswell { Some(b"haswell".as_slice()) } else { platform };
         Self::x86_64(level, intel && avx512, platform)
     }
 
-    /// The processor this process runs on. `platform` is what the kernel says (`AT_PLATFORM`).
+    /// A processor with these features. `platform` is what the kernel says (`AT_PLATFORM`).
     #[cfg(not(target_arch = "x86_64"))]
-    pub(crate) fn of_this_processor(platform: Option<&[u8]>) -> Self {
+    pub(crate) fn of_processor(platform: Option<&[u8]>, _features: Features) -> Self {
         Self { levels: Vec::new(), legacy: Vec::new(), platform: platform.map(<[u8]>::to_vec) }
     }
 
@@ -205,7 +204,7 @@ mod tests {
         let text = String::from_utf8_lossy(&output.stdout);
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         let Some(active) = value("dl_hwcaps_subdirs_active") else { return };
-        let hwcaps = Hwcaps::of_this_processor(Some(b"x86_64"));
+        let hwcaps = Hwcaps::of_processor(Some(b"x86_64"), Features::asked());
         // One bit for each of v4, v3 and v2, from the lowest.
         let active = u32::from_str_radix(active.trim_start_matches("0x"), 16).unwrap();
         assert_eq!(hwcaps.levels.len(), active.count_ones() as usize);

@@ -112,11 +112,6 @@ impl Search {
         Self { subdirectories: OnceLock::new(), settings, memory: Mutex::default() }
     }
 
-    /// The search that the loader of this process does. `platform` is what the kernel says (`AT_PLATFORM`).
-    pub(crate) fn of_this_process(library_path: Option<&[u8]>, secure: bool, platform: Option<&[u8]>) -> Self {
-        Self::new(Settings::of_this_process(library_path, secure, platform))
-    }
-
     /// What it goes by.
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
@@ -228,6 +223,7 @@ mod tests {
     use super::cache::tests::{Writer, X86_64};
     use super::hwcaps::Hwcaps;
     use super::*;
+    use crate::arch::native::Features;
 
     /// What is at a path of the file system that a test makes up.
     #[derive(Clone, Copy)]
@@ -538,8 +534,8 @@ mod tests {
 
     #[test]
     fn ld_library_path_is_not_for_set_user_id_programs() {
-        assert_eq!(Settings::of_this_process(Some(b"/x"), true, None).library_path, b"");
-        assert_eq!(Settings::of_this_process(Some(b"/x"), false, None).library_path, b"/x");
+        assert_eq!(Settings::of_this_process(Some(b"/x"), true, None, Features::asked).library_path, b"");
+        assert_eq!(Settings::of_this_process(Some(b"/x"), false, None, Features::asked).library_path, b"/x");
     }
 
     #[test]
@@ -555,7 +551,7 @@ mod tests {
     fn a_directory_that_appears_is_seen_after_a_refresh() {
         let dir = tempfile::tempdir().unwrap();
         let sub = dir.path().join("sub");
-        let search = Search::of_this_process(None, false, None);
+        let search = Search::new(Settings::of_this_process(None, false, None, Features::asked));
         let find = || {
             let probe = &mut |path: &Path| {
                 if path.starts_with(&sub) { Probe::Found(()) } else { Probe::Absent("no such file".into()) }
@@ -571,7 +567,7 @@ mod tests {
 
     #[test]
     fn this_process_finds_the_c_library_that_it_runs_on() {
-        let search = Search::of_this_process(None, false, None);
+        let search = Search::new(Settings::of_this_process(None, false, None, Features::asked));
         let open = &mut |path: &Path| match std::fs::canonicalize(path) {
             Ok(path) => Probe::Found(path),
             Err(_) => Probe::Absent("no such file".into()),

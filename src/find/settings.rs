@@ -8,6 +8,7 @@ use super::dirs::{Look, look};
 use super::hwcaps::Hwcaps;
 use super::root::Root;
 use super::tokens;
+use crate::arch::native::Features;
 use crate::file::view::ByteOrder;
 
 /// The C libraries whose loaders differ in how they search.
@@ -86,8 +87,14 @@ impl Settings {
         LazyLock::new(Box::new(move || value))
     }
 
-    /// Those of the loader that started this process. `platform` is what the kernel says (`AT_PLATFORM`).
-    pub(crate) fn of_this_process(library_path: Option<&[u8]>, secure: bool, platform: Option<&[u8]>) -> Self {
+    /// Those of the loader that started this process. `platform` is what the kernel says (`AT_PLATFORM`); `features`, what
+    /// the processor offers, is asked if that can matter.
+    pub(crate) fn of_this_process(
+        library_path: Option<&[u8]>,
+        secure: bool,
+        platform: Option<&[u8]>,
+        features: fn() -> Features,
+    ) -> Self {
         let library_path = if secure { &[] } else { library_path.unwrap_or_default() };
         let program_origin = || Some(std::fs::read_link("/proc/self/exe").ok()?.parent()?.to_path_buf());
         Self {
@@ -103,7 +110,7 @@ impl Settings {
             built_in: LazyLock::new(Box::new(BuiltIn::of_this_machine)),
             hwcaps: LazyLock::new(Box::new({
                 let platform = platform.map(<[u8]>::to_vec);
-                move || Hwcaps::of_this_processor(platform.as_deref())
+                move || Hwcaps::of_processor(platform.as_deref(), features())
             })),
             secure,
             order: ByteOrder::Little,

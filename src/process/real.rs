@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::loaded::{Loaded, segments};
 use crate::addr::{Addr, Bias, Vaddr};
+use crate::arch::native::Features;
 use crate::file::symbols::{Symbols, Wanted};
 use crate::file::view::Class;
 use crate::sys;
@@ -76,12 +77,31 @@ pub(crate) fn find_object() -> Option<unsafe extern "C" fn(*const c_void, *mut c
     static FOUND: AtomicUsize = AtomicUsize::new(0);
     const NAME: &[u8] = b"_dl_find_object";
     // 1 stands for none, which is looked for once, too.
-    let found =
-        found(&FOUND, NAME, || Tables::of(b"ld-linux-x86-64.so.2").and_then(|own| own.address(NAME)).unwrap_or(1));
+    let found = found(&FOUND, NAME, || in_loader(NAME).unwrap_or(1));
     // SAFETY: as above.
     (found != 1).then(|| unsafe {
         std::mem::transmute::<usize, unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>(found)
     })
+}
+
+/// What the processor offers, as the C library knows it (`<sys/platform/x86.h>`, since 2.33): it has asked already, and
+/// leaves out what `GLIBC_TUNABLES` forbids.
+pub(crate) fn processor() -> Features {
+    /// `struct cpuid_feature`.
+    #[repr(C)]
+    struct Leaf {
+        there: [u32; 4],
+        usable: [u32; 4],
+    }
+    let Some(found) = in_loader(b"__x86_get_cpuid_feature_leaf") else { return Features::asked() };
+    // SAFETY: the loader's function of that name has the type that the header gives it: it answers with a leaf for each number
+    // there is, of zeroes if it does not know it.
+    let usable = |leaf: u32| unsafe {
+        let ask = std::mem::transmute::<usize, unsafe extern "C" fn(u32) -> *const Leaf>(found);
+        (*ask(leaf)).usable
+    };
+    let ([_, _, basic, _], [_, structured, _, _], [_, _, extended, _]) = (usable(0), usable(1), usable(2));
+    Features { basic, structured, extended }
 }
 
 /// Where the C library has the function of that name, or else what `otherwise` says. Looked for at the first call; without
@@ -95,6 +115,11 @@ fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) ->
         }
         found => found,
     }
+}
+
+/// Where the loader of the process has the function of that name.
+fn in_loader(name: &[u8]) -> Option<usize> {
+    Tables::of(b"ld-linux-x86-64.so.2")?.address(name)
 }
 
 /// The tables of the C library itself.
@@ -182,6 +207,19 @@ impl Tables {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_c_library_knows_of_the_processor_what_the_processor_says() {
+        let (known, asked) = (processor(), Features::asked());
+        // Of what decides between builds of a library; glibc calls more unusable than that.
+        for feature in [1 << 9, 1 << 12, 1 << 23, 1 << 28, 1 << 29] {
+            assert_eq!(known.basic & feature, asked.basic & feature, "{feature:#x}");
+        }
+        for feature in [1 << 3, 1 << 5, 1 << 8, 1 << 16, 1 << 31] {
+            assert_eq!(known.structured & feature, asked.structured & feature, "{feature:#x}");
+        }
+        assert_eq!(known.extended & 0x21, asked.extended & 0x21);
+    }
 
     #[test]
     fn the_c_library_finds_its_own_objects_through_its_own_function() {

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::file::Homes;
 use crate::file::image::Image;
 use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
-use crate::find::{Asker, Search};
+use crate::find::{Asker, Search, Settings};
 use crate::load::group::{Group, Slot};
 use crate::load::plan::Plan;
 use crate::loader::{Opened, Wishes};
@@ -20,7 +20,7 @@ use crate::process::host::HostObject;
 use crate::process::module::{Id, Module, Object};
 use crate::process::scope::Scope;
 use crate::process::world::Look;
-use crate::process::{hooks, registry};
+use crate::process::{hooks, real, registry};
 use crate::sys;
 
 /// The search of this process.
@@ -28,7 +28,8 @@ fn search() -> &'static Search {
     static SEARCH: OnceLock<Search> = OnceLock::new();
     SEARCH.get_or_init(|| {
         let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(std::ffi::CStr::to_bytes);
-        Search::of_this_process(hooks::library_path(), sys::auxiliary(libc::AT_SECURE) != 0, platform)
+        let secure = sys::auxiliary(libc::AT_SECURE) != 0;
+        Search::new(Settings::of_this_process(hooks::library_path(), secure, platform, real::processor))
     })
 }
 
