@@ -78,10 +78,11 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
     let mut opened = OpenedBefore::new();
     let mut sharing = hooks::undisturbed(|| Sharing::wished(wishes));
+    let mut clock = Clock::start();
     for _ in 0..ATTEMPTS_MAX {
-        let mut clock = Clock::start();
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
+            clock.stage("host");
             let homes = |file: &_, id: BuildId<'_>, len| sharing.home(file, id, len);
             let graph = stages::discover(name, wishes, &look, &homes, mem::take(&mut opened));
             (look, graph)
@@ -200,7 +201,7 @@ pub(crate) fn directories(module: &Arc<Module>) -> Result<Vec<PathBuf>, Error> {
     hooks::undisturbed(|| stages::directories(module, &Look::now(module.instance.namespace)))
 }
 
-/// Measures stages as they follow one another.
+/// Measures stages as they follow one another; what is begun anew counts as well.
 struct Clock {
     last: Instant,
     stages: Vec<(&'static str, Duration)>,
@@ -213,7 +214,11 @@ impl Clock {
 
     fn stage(&mut self, name: &'static str) {
         let now = Instant::now();
-        self.stages.push((name, now - self.last));
+        let time = now - self.last;
+        match self.stages.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, all)) => *all += time,
+            None => self.stages.push((name, time)),
+        }
         self.last = now;
     }
 }

@@ -130,7 +130,7 @@ fn the_demonstration_shows_the_whole_main_job() {
         let range = format!("{:#07x}-{:#07x} ", region["start"].as_u64().unwrap(), region["end"].as_u64().unwrap());
         assert!(text.contains(&range), "no {range} in\n{text}");
     }
-    for stage in ["find", "plan", "map", "relocate", "seal", "publish", "constructors"] {
+    for stage in ["host", "find", "plan", "map", "relocate", "seal", "publish", "constructors"] {
         assert!(text.contains(&format!("\n  {stage} ")), "no {stage} in\n{text}");
     }
     // The forecast was right, and the second process shares the text.

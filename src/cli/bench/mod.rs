@@ -247,7 +247,19 @@ fn write_first(out: &mut impl Write, first: &[(Run, Run)]) -> io::Result<()> {
         ]);
     }
     print::align_right(&mut table, 1..3);
-    print::write_table(out, &table)
+    print::write_table(out, &table)?;
+    // Only soload says what its stages take.
+    let parts = first.iter().find_map(|(first, second)| {
+        let (first, second) = (first.measured.as_ref().ok()?, second.measured.as_ref().ok()?);
+        Some((first.stage("host")? - second.stage("host")?, first.faults()? - second.faults()?))
+    });
+    let Some((host, faults)) = parts else { return Ok(()) };
+    let host = Time(host);
+    writeln!(
+        out,
+        "\n  soload: {host} of that is for knowing what the C library has loaded; there are {faults:.0} page faults"
+    )?;
+    writeln!(out, "  more, nearly all of them for code and data of its own that are touched for the first time.")
 }
 
 fn json_of_first(first: &[(Run, Run)]) -> Value {

@@ -126,6 +126,11 @@ impl Measured {
         self.stages.iter().filter_map(|(name, times)| Some((&**name, median(times.iter().copied())?.value)))
     }
 
+    /// One of them.
+    pub(super) fn stage(&self, name: &str) -> Option<f64> {
+        self.stages().find(|(stage, _)| *stage == name).map(|(_, time)| time)
+    }
+
     pub(super) fn faults(&self) -> Option<f64> {
         Some(median(self.faults.iter().copied())?.value)
     }
