@@ -182,11 +182,9 @@ impl Relocations {
         self.apply(&mut Each(relative, each))
     }
 
-    /// Calls `each` with places of relocations: with one of each run of relative ones in a page at least, if they are sorted
-    /// as linkers do, and with all the others.
+    /// Calls `each` with places of relocations: of relative ones with one in each page at least, if they are sorted as linkers
+    /// do, and with all the others.
     pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
-        /// Relative relocations that are leapt over if those before and after them are in one page.
-        const LEAPS: [usize; 3] = [128, 32, 8];
         self.relr().for_each(|relocation| each(relocation.place));
         for table in self.tables.iter().flatten() {
             if !table.is_native() {
@@ -198,12 +196,18 @@ impl Relocations {
             while let Some(entry) = entries.get(at) {
                 let [place, info, _] = entry.map(u64::from_le_bytes);
                 each(Vaddr(place));
-                let same_page = |ahead: &[[u8; 8]; 3]| {
+                // The page has no more words than that: where the one after so many is in the next page, all between are in
+                // this one and that. Where it is further off, there may be pages between.
+                let rest = (page.bytes() - (place - page.down(place))) as usize;
+                let mut leap = if info == u64::from(number) { rest / 8 } else { 1 };
+                let near = |ahead: &[[u8; 8]; 3]| {
                     let [ahead, same, _] = ahead.map(u64::from_le_bytes);
-                    same == info && page.down(ahead) == page.down(place)
+                    same == info && page.down(ahead).wrapping_sub(page.down(place)) <= page.bytes()
                 };
-                let leap = || LEAPS.into_iter().find(|leap| entries.get(at + leap).is_some_and(same_page));
-                at += if info == u64::from(number) { leap().unwrap_or(1) } else { 1 };
+                while leap > 1 && !entries.get(at + leap).is_some_and(near) {
+                    leap /= 2;
+                }
+                at += leap.max(1);
             }
         }
     }
@@ -339,5 +343,38 @@ mod tests {
         // Bit 63 of the first bitmap is the 63rd word after the address; the second goes on from there.
         assert_eq!(places(&[0x1000, 1 << 63 | 1, 0b11]), [0x1000, 0x1008 + 62 * 8, 0x1008 + 63 * 8]);
         assert_eq!(places(&[0x1000, 1, 0x2000]), [0x1000, 0x2000]);
+    }
+
+    #[test]
+    fn a_sample_has_every_page_and_few_of_the_words_in_it() {
+        const RELATIVE: u32 = 8;
+        let page = PageSize::new(4096).unwrap();
+        let sampled = |places: &[u64]| {
+            let words = places.iter().flat_map(|place| [*place, u64::from(RELATIVE), 0]);
+            let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
+            let view = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
+            let table = Some(Table { view, has_addend: true, plt: false });
+            let all = Relocations { relr: None, tables: [None, table, None], relative: 0, mips64: false };
+            let mut sampled = Vec::new();
+            all.sample_places(RELATIVE, page, |place| sampled.push(place.0));
+            sampled
+        };
+        let pages = |places: &[u64]| {
+            let mut pages: Vec<u64> = places.iter().map(|place| page.down(*place)).collect();
+            pages.dedup();
+            pages
+        };
+        let dense: Vec<u64> = (0..4096).map(|word| 0x1238 + word * 8).collect();
+        assert!(sampled(&dense).len() <= 12);
+        // Words far apart, pages without any, one word alone between full pages, words at odd places, downwards.
+        let sparse: Vec<u64> = (0..500).map(|word| 0x1000 + word * 88).collect();
+        let alone: Vec<u64> =
+            dense[..512].iter().copied().chain([0x5000]).chain((0..512).map(|w| 0x6000 + w * 8)).collect();
+        let odd: Vec<u64> = (0..3000).map(|word| 0x1003 + word * 9 + word / 100 * 5000).collect();
+        let backwards = sparse.iter().rev().copied().collect();
+        for places in [dense, sparse.clone(), alone, odd, backwards, vec![u64::MAX - 7, u64::MAX], vec![7]] {
+            assert_eq!(pages(&sampled(&places)), pages(&places));
+        }
+        assert!(sampled(&sparse).len() <= 60);
     }
 }
