@@ -77,12 +77,12 @@ pub use file::image::Image;
 pub use file::inspect::{
     HashQuality, LifeFunctions, Outline, ProgramHeader, RelocationCount, SymbolCounts, VersionNeed,
 };
+pub use file::plan::{Plan, PlannedMap};
 pub use file::segments::Segment;
 pub use file::view::{ByteOrder, Class};
 pub use find::{Libc, Rule};
 pub use guard::Guard;
 pub use library::{Closed, Library};
-pub use load::plan::{Plan, PlannedMap};
 pub use options::OpenOptions;
 pub use process::namespace::Namespace;
 pub use process::reason::Reason;

@@ -7,11 +7,12 @@ use std::sync::OnceLock;
 use super::dynamic::{Dynamic, Names, Needed};
 use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
 use super::piece::{arrays_in, names_in_piece};
+use super::plan::Plan;
 use super::relocations::Relocations;
 use super::segments::{FileImage, Headers, NoteSegment, Segment};
 use super::symbols::{self, Symbols};
 use super::view::{ByteOrder, Class, View};
-use super::{Home, Homes, Source, frames, inspect, notes};
+use super::{Home, Homes, Source, frames, inspect, notes, room};
 use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{Error, ErrorKind};
@@ -38,6 +39,8 @@ pub struct Image {
     file: RegularFile,
     header: Header,
     headers: Headers,
+    /// The mappings that it is going to need in this process, if they had to be known before.
+    plan: Option<Plan>,
     view: View,
     /// Where the view is, if that is where the object is going to be mapped.
     shown: Option<Shown>,
@@ -71,8 +74,8 @@ impl Image {
         let dynamic = headers.dynamic.as_ref().map(entries).transpose()?;
         let view = View::new(bytes, header.class, header.order);
         let (names, build_id) = (Names::default(), OnceLock::new());
-        let (shown, home, arrays) = (None, None, None);
-        Box::new(Self { path, file, header, headers, view, shown, home, build_id, dynamic, names, arrays })
+        let (plan, shown, home, arrays) = (None, None, None, None);
+        Box::new(Self { path, file, header, headers, plan, view, shown, home, build_id, dynamic, names, arrays })
             .checked(None)
     }
 
@@ -89,7 +92,11 @@ impl Image {
         let program_headers = header.program_headers(head)?;
         let mut headers = Headers::check(program_headers, file.size)?;
         let page = sys::page_size();
-        let Some(room) = headers.room_in_place(page) else { return Self::read(path, file) };
+        // What cannot be planned is refused later, with its reason.
+        let plan = Plan::of_segments(&headers.segments, headers.relro.clone(), page).ok();
+        let Some((plan, room)) = plan.and_then(|plan| room::in_place(&plan).map(|room| (plan, room))) else {
+            return Self::read(path, file);
+        };
         let build_id = OnceLock::new();
         let known = || {
             // What is not in the head may be elsewhere.
@@ -103,8 +110,8 @@ impl Image {
         }
         // In its home, what is written to comes from elsewhere.
         let own = header.is_native() && home.is_none();
-        let pieces = if own { headers.pieces_in_place(&room, page) } else { None };
-        let shown = pieces.and_then(|pieces| file.map_pieces(&room, &pieces));
+        let pieces = if own { room::pieces(&plan, &room) } else { None };
+        let shown = pieces.and_then(|pieces| file.map_pieces(&room, pieces));
         let shown = shown.map_or_else(|| file.show(&room, home.map(|home| home.start)), Ok)?;
         let bytes = shown.bytes();
         let mut front = None;
@@ -128,8 +135,8 @@ impl Image {
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
         let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file));
-        let (shown, names) = (Some(shown), Names::default());
-        Box::new(Self { path, file, header, headers, view, shown, home, build_id, dynamic, names, arrays })
+        let (shown, plan, names) = (Some(shown), Some(plan), Names::default());
+        Box::new(Self { path, file, header, headers, plan, view, shown, home, build_id, dynamic, names, arrays })
             .checked(read)
     }
 
@@ -152,6 +159,11 @@ impl Image {
         // From here on they are names.
         self.dynamic.iter_mut().for_each(|dynamic| dynamic.needed = Vec::new());
         Ok(self)
+    }
+
+    /// The mappings that it needs in this process; asked for once.
+    pub(crate) fn take_plan(&mut self) -> Result<Plan, ErrorKind> {
+        self.plan.take().map_or_else(|| Plan::of_segments(self.segments(), self.relro(), sys::page_size()), Ok)
     }
 
     /// The room in which the file is shown, for its segments to be mapped, and whether they are; `None` if it is not. There is

@@ -7,7 +7,6 @@ use std::ops::Range;
 
 use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
-use crate::sys::{Piece, Room};
 
 /// The largest block of thread-local storage, and its largest alignment: every thread would have one.
 const TLS_MAX: u64 = 1 << 30;
@@ -137,46 +136,6 @@ impl Headers {
         Ok(checked)
     }
 
-    /// The room in which every segment's part of the file can be shown where the object is mapped, if the file is simply mapped
-    /// there from its start on: its first segment begins with the file, is never written, and stands at the first address.
-    pub(super) fn room_in_place(&self, page: PageSize) -> Option<Room> {
-        let (first, last) = (self.segments.first()?, self.segments.last()?);
-        let begins = first.offset.0 == 0 && first.vaddr.0 == 0 && first.file_size > 0;
-        let len = page.up(last.end().0)?;
-        let align = self.segments.iter().map(|segment| segment.align).max()?.max(page.bytes());
-        let align = PageSize::new(align).filter(|align| align.bytes() <= PageSize::HUGE.bytes())?;
-        let fits = |segment: &Segment| segment.offset.0.checked_add(segment.file_size).is_some_and(|end| end <= len);
-        let simple = begins && first.flags.read && !first.flags.write && self.segments.iter().all(fits);
-        let writable = self.segments.iter().find(|segment| segment.flags.write);
-        let constant = writable.map_or(len, |segment| page.down(segment.vaddr.0));
-        simple.then(|| Room { len, align, constant, huge: self.huge_data(page) })
-    }
-
-    /// What is mapped into that room, piece by piece, if there is no gap in it, all that is never written comes first, lies as
-    /// far in as in the file and has no zeroes behind, and nothing is both written and executed.
-    pub(super) fn pieces_in_place(&self, room: &Room, page: PageSize) -> Option<Vec<Piece>> {
-        let mut pieces: Vec<Piece> = Vec::with_capacity(self.segments.len() + 1);
-        for segment in &self.segments {
-            let (start, from) = (page.down(segment.vaddr.0), page.down(segment.offset.0));
-            let (file_end, end) = (page.up(segment.file_end().0)?, page.up(segment.end().0)?);
-            let follows = pieces.last().map_or(0, |before| before.range.end) == start;
-            let fits = match segment.flags.write {
-                true => start >= room.constant && !segment.flags.execute,
-                false => end <= room.constant && from == start && segment.file_size == segment.memory_size,
-            };
-            let aligned = page.offset(segment.vaddr.0) == page.offset(segment.offset.0) || segment.file_size == 0;
-            if !follows || !fits || !aligned || !segment.flags.read {
-                return None;
-            }
-            let file_end = if segment.file_size > 0 { file_end } else { start };
-            let protection = segment.flags;
-            let parts = [(start..file_end, Some(from)), (file_end..end, None)].into_iter();
-            let parts = parts.filter(|(range, _)| !range.is_empty());
-            pieces.extend(parts.map(|(range, from)| Piece { range, from, protection }));
-        }
-        Some(pieces)
-    }
-
     /// Whether relocation is going to write to each page of the dynamic section, `at`. Linkers put between the arrays of
     /// functions and the table of addresses what is sealed afterwards, and it is relocated on both sides of it.
     pub(super) fn dynamic_is_written(&self, at: &ProgramHeader, page: PageSize) -> bool {
@@ -190,14 +149,6 @@ impl Headers {
         let behind = sealed.min(last).checked_sub(end).is_some_and(|behind| behind >= WORD);
         let before = last - first == page.bytes() || segment.is_some_and(|s| at.vaddr.0 - s.vaddr.0.max(first) >= WORD);
         segment.is_some() && behind && before && last - first <= 2 * page.bytes()
-    }
-
-    /// The whole pages of the largest writable segment's part of the file, if they come to a huge page.
-    fn huge_data(&self, page: PageSize) -> Option<Range<u64>> {
-        let largest =
-            self.segments.iter().filter(|segment| segment.flags.write).max_by_key(|segment| segment.file_size)?;
-        let (start, end) = (page.down(largest.vaddr.0), page.down(largest.file_end().0));
-        (end.saturating_sub(start) >= page.huge()?.bytes()).then_some(start..end)
     }
 
     /// How many bytes of its segment stand before `offset` in the file.
@@ -363,59 +314,6 @@ mod tests {
             ProgramHeader { offset, file_size, align, flags, ..header(pt::PT_LOAD, *vaddr, *memory_size) }
         };
         Headers::check(segments.iter().map(load), 0x1_0000).unwrap()
-    }
-
-    #[test]
-    fn an_object_is_mapped_piece_by_piece_where_its_constant_part_lies_as_in_the_file() {
-        let pieces = |segments: &[(&str, u64, u64, u64, u64)]| {
-            let headers = headers(segments);
-            let room = headers.room_in_place(PAGE)?;
-            let pieces = headers.pieces_in_place(&room, PAGE)?;
-            Some((room.constant, pieces.into_iter().map(|piece| (piece.range, piece.from)).collect::<Vec<_>>()))
-        };
-        let (text, data) = (("rx", 0x1000, 0x1000, 0x1800, 0x1800), ("rw", 0x2f00, 0x3f00, 0x200, 0x2000));
-        let head = ("r", 0, 0, 0x900, 0x900);
-        let all = [
-            (0..0x1000, Some(0)),
-            (0x1000..0x3000, Some(0x1000)),
-            (0x3000..0x5000, Some(0x2000)),
-            (0x5000..0x6000, None),
-        ];
-        assert_eq!(pieces(&[head, text, data]), Some((0x3000, all.into())));
-        let gap = ("rw", 0x2f00, 0x4f00, 0x200, 0x200);
-        let moved = ("rx", 0x2000, 0x1000, 0x1800, 0x1800);
-        let zeroes = ("rx", 0x1000, 0x1000, 0x1000, 0x1800);
-        let both = ("rwx", 0x2f00, 0x3f00, 0x200, 0x200);
-        let behind = ("r", 0x4000, 0x6000, 0x100, 0x100);
-        let odd = ("r", 0x5000, 0x6000, 0x100, 0x100);
-        for segments in [[head, text, gap], [head, moved, data], [head, zeroes, data], [head, text, both]] {
-            assert_eq!(pieces(&segments), None, "{segments:x?}");
-        }
-        assert_eq!(pieces(&[head, text, data, behind]), None);
-        assert_eq!(pieces(&[head, text, data, odd]), None);
-    }
-
-    #[test]
-    fn the_pieces_of_a_file_are_the_mappings_of_its_plan() {
-        let mut compared = 0;
-        for entry in std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap() {
-            let path = entry.unwrap().path();
-            let Ok(image) = crate::Image::open(&path) else { continue };
-            let bytes = std::fs::read(&path).unwrap();
-            let headers = Header::read(&bytes).unwrap().program_headers(&bytes).unwrap();
-            let headers = Headers::check(headers, bytes.len() as u64).unwrap();
-            let Some(room) = headers.room_in_place(PAGE) else { continue };
-            let Some(pieces) = headers.pieces_in_place(&room, PAGE) else { continue };
-            let plan = crate::Plan::of(&image, PAGE).unwrap();
-            let piece = |piece: &Piece| (piece.range.clone(), piece.from, piece.protection);
-            let map =
-                |map: &crate::PlannedMap| (map.range.start.0..map.range.end.0, map.file.map(|at| at.0), map.protection);
-            let planned: Vec<_> = plan.maps.iter().map(map).collect();
-            assert_eq!(pieces.iter().map(piece).collect::<Vec<_>>(), planned, "{}", path.display());
-            assert_eq!((plan.span.start.0, plan.span.end.0), (0, room.len), "{}", path.display());
-            compared += 1;
-        }
-        assert!(compared > 50, "{compared}");
     }
 
     #[test]

@@ -11,11 +11,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::plan::{Plan, Written};
+use super::written::Written;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
+use crate::file::plan::Plan;
 use crate::file::relocations::Entry;
 use crate::file::view::View;
 use crate::sys::{Bytes, Reservation};

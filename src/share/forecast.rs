@@ -8,8 +8,8 @@ use crate::addr::{PageSize, Vaddr};
 use crate::arch::Kind;
 use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
+use crate::file::plan::Plan;
 use crate::file::relocations::What;
-use crate::load::plan::Plan;
 
 /// Why loading an image writes to a page.
 ///

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::addr::{Addr, Bias, FileOffset, Protection};
 use crate::error::ErrorKind;
 use crate::file::image::Image;
-use crate::load::plan::Plan;
+use crate::file::plan::Plan;
 
 /// One mapping of a process.
 ///

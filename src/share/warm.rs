@@ -11,7 +11,7 @@ use super::scan::PageScan;
 use crate::addr::PageSize;
 use crate::error::{Error, ErrorKind};
 use crate::file::image::Image;
-use crate::load::plan::{Plan, PlannedMap};
+use crate::file::plan::{Plan, PlannedMap};
 use crate::sys;
 
 /// What it costs a process to touch every page of a file's code for the first time.

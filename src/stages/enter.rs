@@ -11,10 +11,10 @@ use crate::addr::Addr;
 use crate::error::{Error, ErrorKind};
 use crate::file::Homes;
 use crate::file::image::Image;
+use crate::file::plan::Plan;
 use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
 use crate::find::{Asker, Search, Settings};
 use crate::load::group::{Group, Slot};
-use crate::load::plan::Plan;
 use crate::loader::{Opened, Wishes};
 use crate::process::host::HostObject;
 use crate::process::module::{Id, Module, Object};
@@ -161,14 +161,10 @@ pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, E
         });
     }
     let group = Group::new(members, graph.needs);
-    let planned = group.advance(|_, new| {
-        let plan = check(&new.image, wishes)
-            .and_then(|()| Plan::of_segments(new.image.segments(), new.image.relro(), sys::page_size()));
-        match plan {
-            Err(kind) => Err(Error::new(new.image.path(), kind)),
-            Ok(_) if wishes.no_load => Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
-            Ok(plan) => Ok((new, plan)),
-        }
+    let planned = group.advance(|_, mut new| match check(&new.image, wishes).and_then(|()| new.image.take_plan()) {
+        Err(kind) => Err(Error::new(new.image.path(), kind)),
+        Ok(_) if wishes.no_load => Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
+        Ok(plan) => Ok((new, plan)),
     })?;
     Ok(Admitted::Group(planned))
 }

@@ -47,13 +47,14 @@ impl RegularFile {
     /// are never written. Where that is hard nothing is done, and the file is to be shown.
     ///
     /// The code becomes executable before anything of it is touched: to change pages that are there costs more.
-    pub(crate) fn map_pieces(&self, room: &Room, pieces: &[Piece]) -> Option<Shown> {
+    pub(crate) fn map_pieces(&self, room: &Room, pieces: impl Iterator<Item = Piece> + Clone) -> Option<Shown> {
         let map = |mut there: Reservation| {
             let in_file = |piece: &Piece| piece.range.end <= room.constant;
-            for piece in pieces.iter().filter(|piece| !in_file(piece) || piece.protection != Protection::READ) {
+            let shown = |piece: &Piece| in_file(piece) && piece.protection == Protection::READ;
+            for piece in pieces.clone().filter(|piece| !shown(piece)) {
                 let (at, len) = (piece.range.start, piece.range.end - piece.range.start);
                 match piece.from {
-                    Some(_) if in_file(piece) => there.protect(at, len, piece.protection),
+                    Some(_) if in_file(&piece) => there.protect(at, len, piece.protection),
                     Some(from) => there.map_file(at, len, piece.protection, &self.fd, from, false),
                     None => there.map_zeros(at, len, piece.protection),
                 }
