@@ -29,9 +29,11 @@ fn origin_may_stand_in_braces() {
 #[test]
 fn lib_and_platform_are_expanded() {
     on_both_loaders(|loader| {
-        // What $LIB stands for is the distribution's choice.
+        // What $LIB stands for is the distribution's choice, and what $PLATFORM does depends on the processor.
         for lib in ["lib/x86_64-linux-gnu", "lib64", "lib"] {
-            link("search/first/libsearched.so", &format!("x86_64/{lib}/libsearched.so"));
+            for platform in ["x86_64", "haswell", "xeon_phi"] {
+                link("search/first/libsearched.so", &format!("{platform}/{lib}/libsearched.so"));
+            }
         }
         assert_eq!(loader.open(link("search/by_tokens.so", "by_tokens.so")).call("call_searched"), 1);
     });
