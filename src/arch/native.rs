@@ -158,27 +158,70 @@ pub(crate) unsafe fn kept_registers() -> u64 {
     unsafe { core::arch::x86_64::_xgetbv(0) }
 }
 
-/// What sixteen bytes add to a GNU hash (`h * 33 + byte`): the first is the one multiplied most often.
+/// A GNU hash (`h * 33 + byte`) that is made sixteen bytes a step.
 #[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(crate) fn gnu_of_sixteen(bytes: [u8; 16]) -> u32 {
-    use core::arch::x86_64::*;
-    const fn power(exponent: u32) -> i64 {
-        33u32.wrapping_pow(exponent) as i64
+#[derive(Clone, Copy)]
+pub(crate) struct GnuHash {
+    /// In the low half of either: what bytes 0 to 7 of all steps add, multiplied 33^8 times less than it counts; bytes 8 to 15.
+    halves: core::arch::x86_64::__m128i,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl GnuHash {
+    /// The hash of what comes before.
+    #[inline(always)]
+    pub(crate) fn of(before: u32) -> Self {
+        // SAFETY: SSE2 is part of x86-64.
+        Self { halves: unsafe { core::arch::x86_64::_mm_set_epi64x(before.into(), 0) } }
     }
-    // SAFETY: SSE2 is part of x86-64.
-    unsafe {
+
+    /// With sixteen bytes more. Zeroes in front do not count: `power` is 33 to the power of how many bytes there are without
+    /// them.
+    #[inline(always)]
+    pub(crate) fn and(self, bytes: [u8; 16], power: u32) -> Self {
+        use core::arch::x86_64::*;
         let bytes = vector(bytes);
-        // Pairs of bytes, pairs of pairs, and so on: no sum is larger than its place.
-        let by_33 = _mm_set1_epi32(1 << 16 | 33);
-        let low = _mm_madd_epi16(_mm_unpacklo_epi8(bytes, _mm_setzero_si128()), by_33);
-        let high = _mm_madd_epi16(_mm_unpackhi_epi8(bytes, _mm_setzero_si128()), by_33);
-        let fours = _mm_madd_epi16(_mm_packs_epi32(low, high), _mm_set1_epi32((1 << 16) | (33 * 33)));
-        // From here on modulo 2^32, as the hash itself.
-        let even = _mm_mul_epu32(fours, _mm_set_epi64x(power(4), power(12)));
-        let odd = _mm_mul_epu32(_mm_srli_epi64::<32>(fours), _mm_set_epi64x(power(0), power(8)));
-        let halves = _mm_add_epi32(even, odd);
-        _mm_cvtsi128_si32(_mm_add_epi32(halves, _mm_unpackhi_epi64(halves, halves))) as u32
+        // SAFETY: SSE2 is part of x86-64.
+        unsafe {
+            // Pairs of bytes, pairs of pairs, and so on: no sum is larger than its place.
+            let first = _mm_and_si128(bytes, _mm_set1_epi16(0xff));
+            let twos = _mm_add_epi16(_mm_mullo_epi16(first, _mm_set1_epi16(33)), _mm_srli_epi16::<8>(bytes));
+            let fours = _mm_madd_epi16(twos, _mm_set1_epi32((1 << 16) | (33 * 33)));
+            let first = _mm_mul_epu32(fours, _mm_set1_epi64x(33 * 33 * 33 * 33));
+            let eights = _mm_add_epi32(first, _mm_srli_epi64::<32>(fours));
+            // From here on modulo 2^32, as the hash itself.
+            Self { halves: _mm_add_epi32(_mm_mul_epu32(self.halves, _mm_set1_epi64x(power.into())), eights) }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn value(self) -> u32 {
+        use core::arch::x86_64::*;
+        // SAFETY: SSE2 is part of x86-64.
+        let [first, second] =
+            unsafe { [self.halves, _mm_unpackhi_epi64(self.halves, self.halves)].map(|half| _mm_cvtsi128_si32(half)) };
+        (first as u32).wrapping_mul(33u32.wrapping_pow(8)).wrapping_add(second as u32)
+    }
+}
+
+/// See above.
+#[cfg(not(target_arch = "x86_64"))]
+#[derive(Clone, Copy)]
+pub(crate) struct GnuHash(u32);
+
+#[cfg(not(target_arch = "x86_64"))]
+impl GnuHash {
+    pub(crate) fn of(before: u32) -> Self {
+        Self(before)
+    }
+
+    pub(crate) fn and(self, bytes: [u8; 16], power: u32) -> Self {
+        let new = bytes.iter().fold(0u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
+        Self(self.0.wrapping_mul(power).wrapping_add(new))
+    }
+
+    pub(crate) fn value(self) -> u32 {
+        self.0
     }
 }
 
@@ -209,12 +252,6 @@ fn vector(bytes: [u8; 16]) -> core::arch::x86_64::__m128i {
     let bytes = u128::from_le_bytes(bytes);
     // SAFETY: SSE2 is part of x86-64.
     unsafe { core::arch::x86_64::_mm_set_epi64x((bytes >> 64) as i64, bytes as i64) }
-}
-
-/// See above.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn gnu_of_sixteen(bytes: [u8; 16]) -> u32 {
-    bytes.iter().fold(0u32, |hash, byte| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)))
 }
 
 /// See above.

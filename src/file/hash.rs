@@ -7,7 +7,7 @@ use super::dynamic::SymbolEntries;
 use super::gnu::Gnu;
 use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
-use crate::arch::native;
+use crate::arch::native::{self, GnuHash};
 use crate::error::{At, ErrorKind};
 
 /// Symbols in one chain. Linkers make tables in which a chain has a handful; one that is as long as this makes every
@@ -28,52 +28,64 @@ const POWERS: [u32; 17] = {
     powers
 };
 
+/// The last bytes of sixteen, as many as the place says.
+const LAST: [u128; 16] = {
+    let mut masks = [0; 16];
+    let mut at = 1;
+    while at < 16 {
+        masks[at] = u128::MAX << (128 - 8 * at);
+        at += 1;
+    }
+    masks
+};
+
 /// The hash that `DT_GNU_HASH` goes by: `h * 33 + byte`. `None` if there is a NUL in the name, as in no symbol's.
 #[inline]
 pub(crate) fn gnu(name: &[u8]) -> Option<u32> {
     let (steps, rest) = name.as_chunks::<16>();
-    let (mut hash, mut zeros) = (GNU_START, 0);
+    let Some(last) = name.last_chunk::<16>() else { return gnu_of_few(name) };
+    let (mut hash, mut zeros) = (GnuHash::of(GNU_START), native::zeros_of_sixteen(*last));
     for step in steps {
         zeros |= native::zeros_of_sixteen(*step);
-        hash = hash.wrapping_mul(POWERS[16]).wrapping_add(native::gnu_of_sixteen(*step));
+        hash = hash.and(*step, POWERS[16]);
     }
-    match name.last_chunk::<16>() {
-        Some(last) if !rest.is_empty() => {
-            zeros |= native::zeros_of_sixteen(*last);
-            // Of the last sixteen, those that have been counted become zero bytes in front, which add nothing.
-            let new = u128::from_le_bytes(*last) & u128::MAX << (128 - 8 * rest.len());
-            let new = native::gnu_of_sixteen(new.to_le_bytes());
-            hash = hash.wrapping_mul(POWERS[rest.len()]).wrapping_add(new);
-        }
-        _ => {
-            for byte in rest {
-                zeros |= u32::from(*byte == 0);
-                hash = hash.wrapping_mul(33).wrapping_add(u32::from(*byte));
-            }
-        }
-    }
-    (zeros == 0).then_some(hash)
+    // Of the last sixteen, those that have been counted become zeroes in front.
+    let last = u128::from_le_bytes(*last) & LAST[rest.len()];
+    (zeros == 0).then(|| hash.and(last.to_le_bytes(), POWERS[rest.len()]).value())
+}
+
+/// The same of fewer than sixteen bytes.
+fn gnu_of_few(name: &[u8]) -> Option<u32> {
+    let (Some(first), Some(last)) = (name.first_chunk(), name.last_chunk()) else {
+        let each = |hash: u32, byte: &u8| (*byte != 0).then(|| hash.wrapping_mul(33).wrapping_add(u32::from(*byte)));
+        return name.iter().try_fold(GNU_START, each);
+    };
+    // The first eight, with zeroes in front, and the last eight.
+    let zeroes = 16 - name.len();
+    let first = u64::from_le_bytes(*first).unbounded_shl(8 * zeroes as u32);
+    let all = (u128::from(u64::from_le_bytes(*last)) << 64 | u128::from(first)).to_le_bytes();
+    let has_nul = native::zeros_of_sixteen(all) >> zeroes != 0;
+    (!has_nul).then(|| GnuHash::of(GNU_START).and(all, POWERS[name.len()]).value())
 }
 
 /// The string at the start of `bytes`, without its NUL, and its hash, in one go. `None` if it does not end.
 #[inline]
 pub(crate) fn string_with_gnu(bytes: &[u8]) -> Option<(&[u8], u32)> {
-    let mut hash = GNU_START;
+    let mut hash = GnuHash::of(GNU_START);
     let mut len = 0;
     // Sixteen bytes a step: one after another each multiplication would wait for the one before.
     while let Some(step) = bytes.get(len..).and_then(|rest| rest.first_chunk::<16>()) {
         let zeros = native::zeros_of_sixteen(*step);
         if zeros != 0 {
             let count = zeros.trailing_zeros() as usize;
-            // Zero bytes in front add nothing.
             let last = if count == 0 { 0 } else { u128::from_le_bytes(*step) << (128 - 8 * count) };
-            let last = native::gnu_of_sixteen(last.to_le_bytes());
-            hash = hash.wrapping_mul(POWERS[count]).wrapping_add(last);
-            return Some((&bytes[..len + count], hash));
+            let hash = hash.and(last.to_le_bytes(), POWERS[count]);
+            return Some((&bytes[..len + count], hash.value()));
         }
-        hash = hash.wrapping_mul(POWERS[16]).wrapping_add(native::gnu_of_sixteen(*step));
+        hash = hash.and(*step, POWERS[16]);
         len += 16;
     }
+    let mut hash = hash.value();
     for (count, byte) in bytes[len..].iter().enumerate() {
         if *byte == 0 {
             return Some((&bytes[..len + count], hash));
