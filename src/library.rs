@@ -349,6 +349,7 @@ impl fmt::Debug for Library {
 }
 
 /// Where anything global has what is looked for.
+#[cold]
 fn global(wanted: &Wanted<'_>) -> Option<Addr> {
     let look = hooks::undisturbed(|| Look::now(Namespace::BASE));
     let mut global = look.global_scope();
@@ -366,5 +367,8 @@ fn global(wanted: &Wanted<'_>) -> Option<Addr> {
 
 /// A name without the NUL at its end that libloading's users write.
 fn plain(name: &[u8]) -> &[u8] {
-    name.strip_suffix(&[0]).unwrap_or(name)
+    match name {
+        [name @ .., 0] => name,
+        name => name,
+    }
 }

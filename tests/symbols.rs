@@ -225,7 +225,8 @@ fn every_exported_symbol_is_found_by_each_kind_of_hash_table_and_no_other() {
     on_both_loaders(|loader| {
         for name in ["hash_gnu", "hash_sysv", "hash_both"] {
             let library = loader.open(name);
-            for number in 0..0x200 {
+            // So often that there is a table of all names in the end.
+            for number in (0..8).flat_map(|_| 0..0x200) {
                 assert_eq!(library.call(&format!("f_{number:03x}")), number, "{name}");
                 library.try_address(&format!("g_{number:03x}")).expect_err(name);
             }

@@ -1,10 +1,11 @@
 //! The symbols of one object in the layout that is loaded, as look-ups by the thousand want them.
 
 use super::gnu::Gnu;
-use super::symbols::{Symbol, Symbols, WantedVersion};
+use super::symbols::{Symbol, Symbols, Wanted, WantedVersion, string_is};
 use super::versions::Index;
 use super::wanted::Name;
 use crate::arch::native;
+use crate::sys::Bytes;
 
 /// An entry of the symbol table: name, type, binding, visibility and section in eight bytes; value; size.
 pub(super) type Row = [[u8; 8]; 3];
@@ -17,6 +18,30 @@ pub(crate) struct Rows<'a> {
     pub(super) table: &'a [Row],
     pub(super) strings: &'a [u8],
     pub(super) versions: &'a [[u8; 2]],
+}
+
+/// The same, held by who asks many objects for one definition each: all that most of these questions need.
+pub(crate) struct Plain {
+    pub(super) table: Bytes,
+    pub(super) strings: Bytes,
+    pub(super) versions: Bytes,
+}
+
+impl Plain {
+    /// The value of symbol number `index`, if that is what is looked for and nothing has to be said of it but its address. If
+    /// not, it may be what is looked for nevertheless.
+    #[inline(always)]
+    pub(crate) fn value(&self, index: u32, wanted: &Wanted<'_>) -> Option<u64> {
+        let index = index as usize;
+        let row = self.table.get(index * size_of::<Row>()..)?.first_chunk::<{ size_of::<Row>() }>()?;
+        let symbol = Symbol::of(row.as_chunks().0.first_chunk()?);
+        // A definition without version; the number of any other has to be compared.
+        let suits = match self.versions.get(index * 2..).and_then(|halves| halves.first_chunk()) {
+            Some(half) => wanted.version.is_none() && Index::of(u16::from_le_bytes(*half)).number < 2,
+            None => true,
+        };
+        (suits && symbol.is_plain() && string_is(&self.strings, symbol.name, wanted.name)).then_some(symbol.value)
+    }
 }
 
 impl<'a> Rows<'a> {

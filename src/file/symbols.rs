@@ -4,7 +4,7 @@ use super::Source;
 use super::dynamic::SymbolEntries;
 use super::gnu::Gnu;
 use super::hash::{HashQuality, Table};
-use super::rows::{Row, Rows};
+use super::rows::{Plain, Row, Rows};
 use super::versions::{Index, Numbered, Version, Versions};
 use super::view::{ByteOrder, Class, View};
 use super::wanted::Name;
@@ -95,9 +95,12 @@ impl Symbol {
     }
 
     /// Whether it is a definition that others may bind to, at an address in its object: no IFUNC, not thread-local or unique.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        matches!(self.kind(), 0..=2) && self.is_plain_or_ifunc()
+        let visible = matches!(self.other & 3, 0 | STV_PROTECTED);
+        // Global or weak, of no type, an object or a function.
+        let suits = matches!(self.info, 0x10..=0x12 | 0x20..=0x22);
+        self.section != SHN_UNDEF && self.section != SHN_ABS && self.value != 0 && suits && visible
     }
 
     /// The same, or an IFUNC.
@@ -320,16 +323,14 @@ impl Symbols {
         self.find_from(None, wanted)
     }
 
-    /// The value of symbol number `known`, if that is what is looked for and nothing has to be said of it but its address.
-    #[inline]
-    pub(crate) fn plain_at(&self, known: u32, wanted: &Wanted<'_>) -> Option<u64> {
-        let symbol = self.get(known).filter(Symbol::is_plain)?;
-        // An object without versions has nothing more to be asked.
-        let suits = || match self.versions.index(known) {
-            None => true,
-            own => matches!(self.suits(own, wanted.version.as_ref(), wanted.default_version), Suits::Yes),
-        };
-        (self.is_named(&symbol, wanted.name) && suits()).then_some(symbol.value)
+    /// What a look-up by name asks first, if it is in the layout that is loaded.
+    pub(crate) fn plain(&self) -> Option<Plain> {
+        let is_native = self.table.class == Class::Elf64 && self.table.order == ByteOrder::Little;
+        is_native.then(|| Plain {
+            table: self.table.held(),
+            strings: self.strings.held(),
+            versions: self.versions.held(),
+        })
     }
 
     /// As [`Symbols::find`], for who may know the number of the first symbol whose hash is that of the name.
@@ -402,10 +403,7 @@ impl Symbols {
     /// Whether the string at `offset` is `text`: no need to look for its end.
     #[inline]
     fn string_is(&self, offset: u32, text: &[u8]) -> bool {
-        let strings = self.strings.bytes();
-        let start = offset as usize;
-        let end = start + text.len();
-        strings.get(start..end) == Some(text) && strings.get(end) == Some(&0)
+        string_is(self.strings.bytes(), offset, text)
     }
 
     /// Whether a definition of that version index serves a reference of that version.
@@ -437,6 +435,14 @@ impl Symbols {
             }
         }
     }
+}
+
+/// Whether the string at `offset` of `strings` is `text`.
+#[inline]
+pub(super) fn string_is(strings: &[u8], offset: u32, text: &[u8]) -> bool {
+    let start = offset as usize;
+    let end = start + text.len();
+    strings.get(end) == Some(&0) && strings.get(start..end) == Some(text)
 }
 
 /// Definitions of later versions: a reference without version takes one only if there is no other.

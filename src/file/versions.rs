@@ -8,6 +8,7 @@ use super::view::View;
 use super::{Source, Strings};
 use crate::addr::Vaddr;
 use crate::error::{At, ErrorKind};
+use crate::sys::Bytes;
 
 /// Version indices are 15 bits wide (LSB core, "Symbol Versioning").
 const INDEX_MASK: u16 = 0x7fff;
@@ -119,6 +120,11 @@ impl Versions {
     /// The half-words of all symbols, if there are any.
     pub(super) fn halves(&self) -> &[[u8; 2]] {
         self.of_symbols.as_ref().map_or(&[], |view| view.bytes().as_chunks().0)
+    }
+
+    /// The same, to be kept.
+    pub(super) fn held(&self) -> Bytes {
+        self.of_symbols.as_ref().map_or(Bytes::from_static(&[]), View::held)
     }
 
     #[cfg(test)]

@@ -140,4 +140,9 @@ impl View {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The same, to be kept.
+    pub(crate) fn held(&self) -> Bytes {
+        self.bytes.clone()
+    }
 }

@@ -8,8 +8,9 @@ use super::hooks;
 use super::host::thread_local_address;
 use super::module::Object;
 use super::registry;
-use crate::addr::{Addr, Vaddr};
-use crate::file::symbols::{Symbol, Wanted};
+use crate::addr::{Addr, Bias, Vaddr};
+use crate::file::rows::Plain;
+use crate::file::symbols::{Symbol, Symbols, Wanted};
 use crate::load::call::Code;
 
 /// Entering a name into the table costs as much as asking that many objects.
@@ -36,16 +37,17 @@ impl Scope {
     /// Where the first object that has it has what is looked for, in this process and thread.
     ///
     /// Takes no lock and no memory, unless it is this look-up that makes the table, or what is found is a unique symbol.
+    #[inline(always)]
     pub(crate) fn find(&self, wanted: &Wanted<'_>) -> Option<Addr> {
-        if let Some(Some(names)) = self.names.get() {
-            return names.find(wanted.gnu_hash(), |rank, number| {
-                let object = self.objects.get(rank)?;
-                match object.symbols()?.plain_at(number, wanted) {
-                    Some(value) => Some(object.bias().at(Vaddr(value))),
-                    None => address_from(object, Some(number), wanted),
-                }
-            });
+        let hash = wanted.gnu_hash();
+        match self.names.get() {
+            Some(Some(names)) => names.find(hash, &self.objects, wanted),
+            _ => self.find_in_turn(wanted),
         }
+    }
+
+    #[inline(never)]
+    fn find_in_turn(&self, wanted: &Wanted<'_>) -> Option<Addr> {
         let mut asked = 0;
         let found = self.objects.iter().inspect(|_| asked += 1).find_map(|object| address(object, wanted));
         self.note(asked);
@@ -86,6 +88,7 @@ pub(crate) fn address(object: &Object, wanted: &Wanted<'_>) -> Option<Addr> {
 }
 
 /// The same, where it may be known which of its symbols is the first of that hash.
+#[inline(never)]
 fn address_from(object: &Object, known: Option<u32>, wanted: &Wanted<'_>) -> Option<Addr> {
     let (_, symbol) = object.symbols()?.find_from(known, wanted)?;
     place(object, &symbol, wanted)
@@ -118,100 +121,116 @@ fn place(object: &Object, symbol: &Symbol, wanted: &Wanted<'_>) -> Option<Addr> 
 ///
 /// Open addressing: where several objects have a name, the first one was entered first and is met first.
 struct Names {
-    /// The hash in the upper half, in the lower one the symbol's number among all of the scope + 1; 0 is a free slot.
+    /// From the highest bit on: part of the hash, the object's rank in the scope, and the symbol's number there; 0 is a free
+    /// slot.
     slots: Vec<u64>,
     shift: u32,
-    /// For every [`BLOCK`] numbers, whose symbols they are.
-    blocks: Vec<Block>,
+    /// Of each object what most look-ups go by.
+    plain: Vec<Option<(Plain, Bias)>>,
 }
 
-/// Numbers are dealt out to objects by so many.
-const BLOCK: u32 = 64;
-
-#[derive(Clone, Copy)]
-struct Block {
-    /// Place of the object in the scope.
-    rank: u32,
-    /// What, added to a number, gives that of the symbol in its own object.
-    shift: u32,
-}
+const NUMBER_BITS: u32 = 24;
+const RANK_BITS: u32 = 12;
+/// What of a slot is not the hash.
+const PLACE: u64 = (1 << (RANK_BITS + NUMBER_BITS)) - 1;
 
 impl Names {
     /// `None` if an object has no hashes (the old kind of table), or if their like would fill the table badly.
     fn of(objects: &[Object]) -> Option<Self> {
-        let mut tables = Vec::with_capacity(objects.len());
-        let mut count = 0usize;
-        for (rank, object) in objects.iter().enumerate() {
-            let Some(symbols) = object.symbols() else { continue };
-            let hashes = symbols.hashes()?;
-            count = count.checked_add(hashes.len())?;
-            tables.push((u32::try_from(rank).ok()?, symbols.count().checked_sub(hashes.len() as u32)?, hashes));
-        }
-        if count > NAMES_MAX {
+        let symbols = || objects.iter().map(Object::symbols);
+        let count =
+            symbols().flatten().try_fold(0usize, |count, symbols| count.checked_add(symbols.hashes()?.len()))?;
+        let fits = |symbols: &Symbols| symbols.count() < 1 << NUMBER_BITS;
+        if count > NAMES_MAX || objects.len() > 1 << RANK_BITS || !symbols().flatten().all(fits) {
             return None;
         }
         let size = (count * 3 / 2).next_power_of_two().max(2);
-        let mut names = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros(), blocks: Vec::new() };
+        let plain = objects.iter().map(|object| Some((object.symbols()?.plain()?, object.bias()))).collect();
+        let mut names = Self { slots: vec![0; size], shift: 32 - size.trailing_zeros(), plain };
         // A table that somebody has filled with what falls on one place would take for ever to make.
         let mut steps_left = count.saturating_mul(16);
-        for (rank, first, hashes) in tables {
-            let start = names.blocks.len() as u32 * BLOCK;
-            let block = Block { rank, shift: first.wrapping_sub(start) };
-            names.blocks.extend((0..hashes.len().div_ceil(BLOCK as usize)).map(|_| block));
-            let mut chain = start;
-            for (number, hash) in (start..).zip(hashes) {
-                let steps = names.enter(hash | 1, number, chain);
+        for (rank, symbols) in (0u64..).zip(symbols()) {
+            let Some(symbols) = symbols else { continue };
+            let hashes = symbols.hashes()?;
+            let first = symbols.count().checked_sub(hashes.len() as u32)?;
+            let mut chain = rank << NUMBER_BITS | u64::from(first);
+            for (place, hash) in (chain..).zip(hashes) {
+                let steps = names.enter(hash, place, chain);
                 steps_left = steps_left.checked_sub(steps)?;
                 // The lowest bit is not the hash's.
                 if hash & 1 == 1 {
-                    chain = number + 1;
+                    chain = place + 1;
                 }
             }
         }
         Some(names)
     }
 
-    fn start(&self, key: u32) -> usize {
-        // Fibonacci hashing: the low bits of the names' own hash are worn by the objects' bucket counts.
-        (key.wrapping_mul(0x9e37_79b9) >> self.shift) as usize
+    /// Where a name of that hash is looked for first, and what its slots have of the hash: never 0.
+    #[inline(always)]
+    fn start(&self, hash: u32) -> (usize, u64) {
+        // Fibonacci hashing: the low bits of the names' own hash are worn by the objects' bucket counts, the lowest is not
+        // known. The high bits say where the slot is.
+        let spread = (hash | 1).wrapping_mul(0x9e37_79b9);
+        ((spread >> self.shift) as usize, u64::from(spread) << (RANK_BITS + NUMBER_BITS))
     }
 
-    /// Enters a symbol of the chain that begins with number `chain`, unless one of that chain with the same hash is there:
-    /// a search that begins with that one meets this one too. How many slots were looked at.
-    fn enter(&mut self, key: u32, number: u32, chain: u32) -> usize {
+    /// Enters a symbol of the chain that begins at `chain`, unless one of that chain with the same hash is there: a search
+    /// that begins with that one meets this one too. How many slots were looked at.
+    fn enter(&mut self, hash: u32, place: u64, chain: u64) -> usize {
         let mask = self.slots.len() - 1;
-        let (mut at, mut steps) = (self.start(key), 1);
+        let ((mut at, part), mut steps) = (self.start(hash), 1);
         while self.slots[at] != 0 {
             let slot = self.slots[at];
-            if (slot >> 32) as u32 == key && slot as u32 > chain {
+            if slot & !PLACE == part && slot & PLACE >= chain {
                 return steps;
             }
             at = (at + 1) & mask;
             steps += 1;
         }
-        self.slots[at] = u64::from(key) << 32 | u64::from(number + 1);
+        self.slots[at] = part | place;
         steps
     }
 
-    /// The first answer of `ask`, given the rank of each object in turn that may have a name of that hash, and the number
-    /// of its first symbol that may be it.
-    #[inline]
-    fn find<T>(&self, hash: u32, mut ask: impl FnMut(usize, u32) -> Option<T>) -> Option<T> {
-        let (key, mask) = (hash | 1, self.slots.len() - 1);
-        let mut at = self.start(key);
+    /// Whose symbol of that hash comes next from `at` on, and at which slot: rank and number.
+    #[inline(always)]
+    fn next(&self, mut at: usize, part: u64) -> Option<(usize, u32, usize)> {
         loop {
             let slot = *self.slots.get(at)?;
             if slot == 0 {
                 return None;
             }
-            if (slot >> 32) as u32 == key {
-                let number = slot as u32 - 1;
-                let block = self.blocks.get((number / BLOCK) as usize)?;
-                if let found @ Some(_) = ask(block.rank as usize, number.wrapping_add(block.shift)) {
-                    return found;
-                }
+            if slot & !PLACE == part {
+                let (rank, number) = ((slot & PLACE) >> NUMBER_BITS, slot as u32 & ((1 << NUMBER_BITS) - 1));
+                return Some((rank as usize, number, at));
             }
-            at = (at + 1) & mask;
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+    }
+
+    /// Where what is looked for is, the hash of which is `hash`.
+    #[inline(always)]
+    fn find(&self, hash: u32, objects: &[Object], wanted: &Wanted<'_>) -> Option<Addr> {
+        let (at, part) = self.start(hash);
+        let (rank, number, at) = self.next(at, part)?;
+        if let Some((plain, bias)) = self.plain.get(rank)?
+            && let Some(value) = plain.value(number, wanted)
+        {
+            return Some(bias.at(Vaddr(value)));
+        }
+        self.find_from(at, objects, wanted)
+    }
+
+    /// The same from slot number `at` on, whatever kind of symbol it is.
+    #[inline(never)]
+    fn find_from(&self, mut at: usize, objects: &[Object], wanted: &Wanted<'_>) -> Option<Addr> {
+        let (_, part) = self.start(wanted.gnu_hash());
+        loop {
+            let (rank, number, found_at) = self.next(at, part)?;
+            if let found @ Some(_) = address_from(objects.get(rank)?, Some(number), wanted) {
+                return found;
+            }
+            at = (found_at + 1) & (self.slots.len() - 1);
         }
     }
 }
@@ -261,6 +280,14 @@ mod tests {
         for (name, in_turn) in names.iter().zip(in_turn) {
             assert_eq!(asked(name, |wanted| scope.find(wanted)), in_turn, "{:?}", String::from_utf8_lossy(&name.0));
         }
+    }
+
+    #[test]
+    fn more_objects_than_a_table_has_numbers_for_are_asked_in_turn() {
+        let objects = Look::now(Namespace::BASE).global_scope();
+        let empty = objects.iter().find(|object| object.symbols().is_some_and(|symbols| !symbols.exports_any()));
+        let many = |count| vec![empty.expect("the test itself exports nothing").clone(); count];
+        assert!(Names::of(&many(1 << RANK_BITS)).is_some() && Names::of(&many((1 << RANK_BITS) + 1)).is_none());
     }
 
     #[test]
