@@ -4,13 +4,15 @@
 
 mod common;
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_long, c_void};
 use std::fs;
 use std::sync::RwLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
+use common::maps::{Map, maps};
 use common::*;
 use object::LittleEndian as LE;
 use object::elf::PT_TLS;
@@ -320,6 +322,54 @@ fn a_process_with_one_thread_has_the_initial_image_there_and_in_threads_to_come(
             }
             // Ours need not have it load anything for that.
             right && (loader == Loader::Host || loaded_by_the_host() == by_the_host)
+        });
+    });
+}
+
+#[test]
+fn what_is_read_only_of_the_program_stays_so_when_its_image_is_written_to() {
+    on_both_loaders(|loader| {
+        assert_alone(|| {
+            let program = std::env::current_exe().unwrap();
+            let is_its = |map: &Map| map.path == program.to_str().unwrap();
+            let own = || maps().into_iter().filter(is_its).collect::<Vec<_>>();
+            let before = own();
+            let library = loader.open("tls_general");
+            !before.is_empty() && function(library.address("next_value"))() == 42 && own() == before
+        });
+    });
+}
+
+#[test]
+fn a_thread_that_another_copy_of_the_c_library_has_created_has_the_initial_image_too() {
+    type Create =
+        extern "C" fn(*mut libc::pthread_t, *const c_void, extern "C" fn(*mut c_void) -> *mut c_void) -> c_int;
+    unsafe extern "C" {
+        fn dlmopen(space: c_long, name: *const c_char, mode: c_int) -> *mut c_void;
+    }
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    static ANSWER: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn thread(_: *mut c_void) -> *mut c_void {
+        while NEXT.load(Ordering::SeqCst) == 0 {
+            std::hint::spin_loop();
+        }
+        ANSWER.store(function(NEXT.load(Ordering::SeqCst))() as usize, Ordering::SeqCst);
+        std::ptr::null_mut()
+    }
+    on_both_loaders(|loader| {
+        assert_alone(|| {
+            let other = unsafe { dlmopen(libc::LM_ID_NEWLM, c"libc.so.6".as_ptr(), libc::RTLD_NOW) };
+            let create = unsafe { libc::dlsym(other, c"pthread_create".as_ptr()) };
+            let create: Create = unsafe { std::mem::transmute(create) };
+            let mut number = 0;
+            let created = create(&raw mut number, std::ptr::null(), thread) == 0;
+            let library = loader.open("tls_general");
+            NEXT.store(library.address("next_value"), Ordering::SeqCst);
+            let begun = Instant::now();
+            while ANSWER.load(Ordering::SeqCst) == 0 && begun.elapsed() < Duration::from_secs(10) {
+                std::hint::spin_loop();
+            }
+            created && ANSWER.load(Ordering::SeqCst) == 42
         });
     });
 }

@@ -27,7 +27,7 @@ use crate::file::relocations::Relocations;
 use crate::file::symbols::{self, Symbols, Wanted};
 use crate::file::view::Class;
 use crate::file::view::View;
-use crate::sys::Identity;
+use crate::sys::{self, Identity, fault};
 
 /// An object of the host, as it was when it was first seen.
 pub(crate) struct HostObject {
@@ -73,6 +73,8 @@ pub(crate) struct Host {
     pub(crate) objects: Vec<Arc<HostObject>>,
     /// How many objects were ever added and removed: the list has changed when these have.
     changes: (u64, u64),
+    /// Whether these are all that the C library has loaded: it has no others in name spaces of its own (`dlmopen`).
+    pub(super) are_all: bool,
 }
 
 impl Host {
@@ -91,12 +93,15 @@ impl Host {
             before: before.as_ref().map_or(&[], |before| &before.objects),
             keep_all: before.as_ref().is_some_and(|before| before.changes.1 == changes.1),
         };
+        let mut count = 0;
         iterate(&mut |info| {
+            count += 1;
             collected.add(info);
             Continue(())
         });
-        let changes = collected.changes;
-        let host = Arc::new(Host { objects: collected.finish(), changes });
+        let changes @ (added, removed) = collected.changes;
+        let are_all = added.checked_sub(removed) == Some(count);
+        let host = Arc::new(Host { objects: collected.finish(), changes, are_all });
         *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&host));
         host
     }
@@ -217,6 +222,17 @@ impl HostObject {
         relro.map_or(0..0, |header| header.p_vaddr..header.p_vaddr + header.p_memsz)
     }
 
+    /// Those pages of `range`, by its addresses in the file, that were made read-only since it was relocated; `None` if it is
+    /// in no segment that is writable but for that. Only to be asked while it is sure to stay.
+    pub(super) fn sealed(&self, range: Range<u64>) -> Option<Range<Addr>> {
+        let is_around = |segment: &Range<u64>| segment.start <= range.start && range.end <= segment.end;
+        self.segments.iter().find(|(segment, protection)| protection.write && is_around(segment))?;
+        let (page, relro) = (sys::page_size(), self.relro());
+        let start = page.down(range.start).max(page.down(relro.start));
+        let end = page.up(range.end)?.min(page.down(relro.end)).max(start);
+        Some(self.bias.at(Vaddr(start))..self.bias.at(Vaddr(end)))
+    }
+
     /// Its program headers. Only to be asked while it is sure to stay.
     fn headers(&self) -> &[libc::Elf64_Phdr] {
         let (start, count) = self.headers;
@@ -288,6 +304,22 @@ impl Source for HostObject {
     fn table(&self, vaddr: Vaddr, len: Option<u64>) -> Option<View> {
         self.loaded().table(vaddr, len)
     }
+}
+
+/// Has `write` write to pages that are read-only, by which they are [`HostObject::sealed`]. Answers whether it could.
+pub(super) fn write_sealed(pages: &Range<Addr>, write: impl FnOnce()) -> bool {
+    let protect = |protection| {
+        let len = pages.end.0 - pages.start.0;
+        // SAFETY: pages of an object, which were written to before and which nobody but `write` writes to now.
+        len == 0 || unsafe { libc::mprotect(pages.start.0 as *mut c_void, len, protection) } == 0
+    };
+    if fault::point("mprotect").is_err() || !protect(libc::PROT_READ | libc::PROT_WRITE) {
+        return false;
+    }
+    write();
+    // If they cannot be made as they were, they may be written to, as where nothing is read-only.
+    let _as_before = protect(libc::PROT_READ);
+    true
 }
 
 /// What is gathered while glibc's list is locked.

@@ -9,7 +9,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use super::loaded::{Loaded, segments};
 use crate::addr::{Addr, Bias, Vaddr};
@@ -104,8 +104,17 @@ pub(crate) fn processor() -> Features {
     Features { basic, structured, extended }
 }
 
-/// Where the C library has the function of that name, or else what `otherwise` says. Looked for at the first call; without
-/// a lock, as that may be in a signal handler.
+/// Whether the C library says that there is no thread but this one (`__libc_single_threaded`, since 2.32).
+pub(crate) fn is_single_threaded() -> bool {
+    static FOUND: AtomicUsize = AtomicUsize::new(0);
+    // 1 stands for none.
+    let found = found(&FOUND, b"__libc_single_threaded", || 1);
+    // SAFETY: a `char` of the C library's by <sys/single_threaded.h>, which other threads than this one may write.
+    found != 1 && unsafe { AtomicU8::from_ptr(found as *mut u8) }.load(Ordering::Relaxed) != 0
+}
+
+/// Where the C library has the function or variable of that name, or else what `otherwise` says. Looked for at the first
+/// call; without a lock, as that may be in a signal handler.
 fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) -> usize {
     match place.load(Ordering::Relaxed) {
         0 => {

@@ -11,18 +11,20 @@
 //!
 //! # Safety
 //! System calls that read where a thread keeps a list, and for how long it has run. All writing to other threads' storage
-//! goes through `/proc/self/mem`, which refuses what is not mapped: a thread may end at any moment.
+//! goes through `/proc/self/mem`, which refuses what is not mapped: a thread may end at any moment. Where there are no others,
+//! the image is written to where it is mapped.
 
 use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::hooks;
-use super::host::{Host, HostObject, thread_local_address};
+use super::host::{self, Host, HostObject, thread_local_address};
 use super::storage::Template;
+use super::{hooks, real};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::native;
 
@@ -93,11 +95,12 @@ impl Reserve {
         Part { at, module: self.program.tls_module, shift, offset }
     }
 
-    /// Where that many bytes of the reserve are in the image that threads to come start with.
-    fn image(&self, at: usize, size: usize) -> Option<usize> {
+    /// Where that many bytes of the reserve are in the image that threads to come start with, by its addresses in the file.
+    fn image(&self, at: usize, size: usize) -> Option<Range<u64>> {
         let image = self.program.tls_image.as_ref()?;
-        let end = self.shift.checked_add(at)?.checked_add(size)?;
-        (end as u64 <= image.end - image.start).then_some(self.program.bias.at(Vaddr(image.start)).0 + end - size)
+        let start = image.start + self.shift.checked_add(at)? as u64;
+        let end = start.checked_add(size as u64).filter(|end| *end <= image.end)?;
+        Some(start..end)
     }
 
     /// Writes `blocks`, each with where it starts in the reserve, for this thread, which is the only one, and for those to
@@ -106,19 +109,16 @@ impl Reserve {
         let ends = blocks.iter().map(|(at, block)| at + block.len());
         let (Some(start), Some(end)) = (blocks.iter().map(|(at, _)| *at).min(), ends.max()) else { return Some(()) };
         let image = self.image(start, end - start)?;
-        // What lies between them stays as it is.
-        // SAFETY: a part of the program's image, which nobody else writes.
-        let mut bytes = unsafe { std::slice::from_raw_parts(image as *const u8, end - start) }.to_vec();
-        for (at, block) in blocks {
-            bytes[at - start..][..block.len()].copy_from_slice(block);
-        }
-        write(&own_memory()?, image, &bytes)?;
-        for (at, block) in blocks {
-            let own = self.here.wrapping_add(*at) as *mut u8;
-            // SAFETY: a part of this thread's reserve, which has been taken for this block.
-            unsafe { own.copy_from_nonoverlapping(block.as_ptr(), block.len()) };
-        }
-        Some(())
+        let in_image = self.program.bias.at(Vaddr(image.start)).0;
+        let write = |at: usize, block: &[u8]| {
+            // SAFETY: a part of the program's image, which nobody else writes, or of this thread's reserve; it has been taken
+            // for this block.
+            unsafe { (at as *mut u8).copy_from_nonoverlapping(block.as_ptr(), block.len()) };
+        };
+        let written = host::write_sealed(&self.program.sealed(image)?, || {
+            blocks.iter().for_each(|(at, block)| write(in_image + (at - start), block));
+        });
+        written.then(|| blocks.iter().for_each(|(at, block)| write(self.here.wrapping_add(*at), block)))
     }
 }
 
@@ -158,7 +158,7 @@ pub(super) fn take(template: &Template) -> Option<Part> {
     // First the image that threads to come start with, then the threads there are, then those that had copied the image
     // before and were not there yet. Nobody uses that part before we have answered, so it may be written twice.
     let memory = own_memory()?;
-    write(&memory, reserve.image(at, size)?, &block)?;
+    write(&memory, reserve.program.bias.at(Vaddr(reserve.image(at, size)?.start)).0, &block)?;
     // How far from its thread pointer glibc keeps the list that each thread has told the kernel (of locks to free if it
     // dies).
     let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
@@ -177,10 +177,11 @@ pub(super) fn take(template: &Template) -> Option<Part> {
 
 /// Whether there is no other thread, and so nobody who could create one.
 ///
-/// The kernel is asked: the C library's word for it (`__libc_single_threaded`) knows nothing of threads that another copy of
-/// it creates (`dlmopen`), and those start with the same image.
+/// The C library's word for it knows nothing of threads that another copy of it creates (`dlmopen`), and those start with the
+/// same image. So the kernel is asked where there may be one.
 fn is_alone() -> bool {
-    count_threads() == Some(1)
+    let host = hooks::undisturbed(Host::look);
+    (host.are_all && real::is_single_threaded()) || count_threads() == Some(1)
 }
 
 /// Waits until these threads are past whatever thread each was creating when this began.

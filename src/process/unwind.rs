@@ -15,17 +15,17 @@
 //! it back, and that ends with a terminator: the unwinder reads on until there is one.
 
 use std::ffi::{c_int, c_void};
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::host::{Host, HostObject};
+use super::host::{Host, HostObject, write_sealed};
 use super::real::{self, LinkMap};
 use super::{addresses, hooks};
 use crate::addr::Addr;
 use crate::arch::{Kind, Machine};
 use crate::file::relocations::{Relocation, What};
 use crate::file::symbols::Symbol;
-use crate::sys;
 
 /// `struct dl_find_object` (<dlfcn.h>).
 #[repr(C)]
@@ -78,8 +78,8 @@ unsafe extern "C" fn answer(address: *const c_void, answer: *mut Found) -> c_int
 /// Where the unwinder has the address of what it calls for `_dl_find_object`.
 struct Slot {
     word: &'static AtomicUsize,
-    /// It is on a page that was made read-only once it was relocated.
-    sealed: bool,
+    /// The page that it is on, if that was made read-only once it was relocated.
+    sealed: Range<Addr>,
     unwinder: Arc<HostObject>,
 }
 
@@ -101,8 +101,7 @@ impl Slot {
         // SAFETY: a relocation of an object that we are linked to, and which so stays as long as we do. Its loader writes
         // whole words there, and whoever calls by it reads them.
         let word = at.is_aligned().then(|| unsafe { AtomicUsize::from_ptr(at) })?;
-        let (page, relro) = (sys::page_size(), unwinder.relro());
-        let sealed = (page.down(relro.start)..page.down(relro.end)).contains(&place.0);
+        let sealed = unwinder.sealed(place.0..place.0.checked_add(size_of::<usize>() as u64)?)?;
         Some(Self { word, sealed, unwinder })
     }
 
@@ -136,16 +135,7 @@ impl Slot {
     }
 
     fn write(&self, value: usize) -> bool {
-        let page = sys::page_size().down(self.word.as_ptr() as u64) as *mut c_void;
-        // SAFETY: the page of that word, of which nothing is written but it.
-        let protect = |protection| unsafe { libc::mprotect(page, size_of::<usize>(), protection) } == 0;
-        if self.sealed && !protect(libc::PROT_READ | libc::PROT_WRITE) {
-            return false;
-        }
-        self.word.store(value, Ordering::Release);
-        // If it cannot be made as it was, it is a page that may be written to, as where nothing is read-only.
-        let _as_before = !self.sealed || protect(libc::PROT_READ);
-        true
+        write_sealed(&self.sealed, || self.word.store(value, Ordering::Release))
     }
 }
 
@@ -226,7 +216,8 @@ mod tests {
         // SAFETY: zeros, in which nobody else looks.
         let word = unsafe { AtomicUsize::from_ptr(page.cast()) };
         let unwinder = Arc::clone(Host::look().program().expect("the program"));
-        assert!(Slot { word, sealed: true, unwinder }.write(5));
+        let sealed = Addr(page as usize)..Addr(page as usize + 4096);
+        assert!(Slot { word, sealed, unwinder }.write(5));
         assert_eq!(word.load(Ordering::Relaxed), 5);
         // The kernel is refused to write there.
         // SAFETY: what it would write is a time.
