@@ -45,6 +45,11 @@ const SMALL_MAX: u64 = 1280;
 const ZEROES_FROM: usize = native::RESERVE / 2;
 const IMAGES_TO: usize = native::RESERVE / 4;
 
+/// What a thread takes for the creation of another one, and the other for its start, is less than this.
+const LONGER: Duration = Duration::from_millis(1);
+/// For how long threads are waited for that the system does not let run.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
 /// A part of the reserve. Dropping it gives it back.
 pub(super) struct Part {
     at: usize,
@@ -191,8 +196,6 @@ fn is_alone() -> bool {
 /// could sleep for there is a lock that others hold for as short a time, which is why it is looked at twice. What would
 /// not come to an end (there are threads that the system does not let run) is not waited for.
 fn wait_for_creations(threads: &BTreeSet<i32>) {
-    const WAIT_MAX: Duration = Duration::from_secs(1);
-    const LONGER: Duration = Duration::from_millis(1);
     const PAUSE: Duration = Duration::from_micros(100);
     let begun = Instant::now();
     // SAFETY: answers a number.
@@ -258,17 +261,19 @@ fn write(memory: &File, at: usize, bytes: &[u8]) -> Option<()> {
     memory.write_all_at(bytes, at as u64).ok()
 }
 
-/// Where a thread keeps its list, once it has told the kernel: a thread does that first of all. `None` if it has ended,
-/// or is none of the C library's.
+/// Where a thread keeps its list, once it has told the kernel: a thread does that first of all, but it may be long until it
+/// runs. `None` if it has ended, or is none of the C library's: those that have run or sleep would have told.
 fn started(thread: i32) -> Option<usize> {
-    const LOOKS_MAX: u32 = 10_000;
-    for _ in 0..LOOKS_MAX {
+    let begun = Instant::now();
+    let mut would_have_told = false;
+    loop {
         match robust_list(thread)? {
+            0 if would_have_told => return None,
             0 => std::thread::yield_now(),
             list => return Some(list),
         }
+        would_have_told = begun.elapsed() >= WAIT_MAX || ran(thread)? >= LONGER || sleeps(thread);
     }
-    None
 }
 
 /// The numbers of all threads. The kernel's list may leave some out while others end, so it is read until it has told
