@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::addr::Bias;
 use crate::error::{Error, ErrorKind};
 use crate::file::BuildId;
-use crate::find::graph::{self, OpenedBefore};
+use crate::find::graph::{self, Before};
 use crate::guard::Guard;
 use crate::load::scope::Imports;
 use crate::process::host::Pin;
@@ -76,7 +76,7 @@ pub(crate) struct Opened {
 /// Opens `name`: finds it and what it needs, and loads what is not there yet.
 pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
-    let mut opened = OpenedBefore::new();
+    let mut before = Before::default();
     let mut sharing = hooks::undisturbed(|| Sharing::wished(wishes));
     let mut clock = Clock::start();
     for _ in 0..ATTEMPTS_MAX {
@@ -84,14 +84,14 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
             let look = Look::now(wishes.namespace);
             clock.stage("host");
             let homes = |file: &_, id: BuildId<'_>, len| sharing.home(file, id, len);
-            let graph = stages::discover(name, wishes, &look, &homes, mem::take(&mut opened));
+            let graph = stages::discover(name, wishes, &look, &homes, mem::take(&mut before));
             (look, graph)
         });
         let graph = graph?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
             help.bring(&graph.for_host, &look)?;
-            opened = graph.into_opened();
+            before = graph.for_another();
             continue;
         }
         let group = match stages::admit(graph, wishes)? {
@@ -157,7 +157,7 @@ pub(crate) fn snapshot(name: &OsStr, wishes: &Wishes) -> Result<Snapshot, Error>
     for _ in 0..ATTEMPTS_MAX {
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, OpenedBefore::new());
+            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::default());
             (look, graph)
         });
         let graph = graph?;
@@ -181,7 +181,7 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     let wishes = &Wishes { guard: Guard::Nothing, ..wishes.clone() };
     let (look, graph) = hooks::undisturbed(|| {
         let look = Look::now(wishes.namespace);
-        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, OpenedBefore::new());
+        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::default());
         (look, graph)
     });
     let graph = graph?;

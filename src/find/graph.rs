@@ -1,17 +1,17 @@
 //! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::called::Called;
 use super::needs::Needs;
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
 use crate::file::Homes;
-use crate::file::hash;
 use crate::file::image::Image;
 use crate::guard::{self, Guard};
 use crate::sys::{Identity, RegularFile};
@@ -100,53 +100,49 @@ pub(crate) struct Request<'a> {
     pub(crate) homes: &'a Homes<'a>,
 }
 
-/// A file that an attempt before this one has found.
-pub(crate) struct FoundBefore {
-    new: Box<New>,
-    /// The file of the one that asked for it; none if that was the caller.
-    asker: Option<Identity>,
-}
+/// What an attempt at the same open has come to that lacked parts of the C library. The next one goes by it.
+pub(crate) struct Before<O>(Option<Graph<O>>);
 
-/// What an attempt before this one has found, in that order: the next one finds them so, too.
-pub(crate) type OpenedBefore = VecDeque<FoundBefore>;
-
-impl<O> Graph<O> {
-    /// The files it has opened, for another attempt.
-    pub(crate) fn into_opened(self) -> OpenedBefore {
-        let identity = |member: &Object<O>| match member {
-            Object::New(new) => Some(new.image.identity()),
-            Object::Known(_) => None,
-        };
-        let identities: Vec<_> = self.members.iter().map(identity).collect();
-        let new = self.members.into_iter().filter_map(|member| match member {
-            Object::New(new) => Some(FoundBefore { asker: new.loaded_by.and_then(|index| identities[index]), new }),
-            Object::Known(_) => None,
-        });
-        new.collect()
+impl<O> Default for Before<O> {
+    fn default() -> Self {
+        Self(None)
     }
 }
 
-/// Finds `request` and everything it needs. Opens files, unless they are among `opened`; changes nothing.
+impl<O> Graph<O> {
+    /// For another attempt, once the host has brought what is lacking.
+    pub(crate) fn for_another(self) -> Before<O> {
+        Before(Some(self))
+    }
+}
+
+/// What stands for a member's number as long as the host has to bring part number `part` of those that are lacking; and the
+/// other way round.
+fn lacking(part: usize) -> usize {
+    usize::MAX - part
+}
+
+/// Finds `request` and everything it needs. Opens files, unless an attempt `before` has; changes nothing.
 pub(crate) fn discover<W: World>(
     request: &Request<'_>,
     search: &Search,
     world: &W,
-    opened: OpenedBefore,
+    Before(before): Before<W::Object>,
 ) -> Result<Graph<W::Object>, Error> {
-    // Another attempt at the same open goes by what the first has seen.
-    if opened.is_empty() {
-        search.refresh();
-    }
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
-        by_name: BTreeSet::new(),
+        called: Called::new(),
         by_identity: BTreeMap::new(),
         known: BTreeMap::new(),
-        opened: RefCell::new(opened),
         request,
         search,
         world,
     };
+    if let Some(before) = before.filter(|before| !before.members.is_empty()) {
+        discovery.again(before)?;
+        return Ok(discovery.graph);
+    }
+    search.refresh();
     discovery.name(request.name.as_bytes(), None).map_err(|(object, kind)| Error::new(object, kind))?;
     let mut next = 0;
     // Breadth first: what a member needs joins at the end of the list that is being gone through.
@@ -159,11 +155,10 @@ pub(crate) fn discover<W: World>(
 
 struct Discovery<'a, W: World> {
     graph: Graph<W::Object>,
-    /// New members by what their names and sonames add up to. The names themselves are the members' own.
-    by_name: BTreeSet<(u32, usize)>,
+    /// What names and sonames mean: members, and parts that are lacking.
+    called: Called,
     by_identity: BTreeMap<Identity, usize>,
     known: BTreeMap<W::Object, usize>,
-    opened: RefCell<OpenedBefore>,
     request: &'a Request<'a>,
     search: &'a Search,
     world: &'a W,
@@ -188,14 +183,7 @@ impl<W: World> Discovery<'_, W> {
             Object::New(new) => {
                 let names = new.image.take_needed();
                 for name in names.iter() {
-                    let number = self.name(name, Some(index)).map_err(|(object, kind)| {
-                        let error = Error::new(object, kind);
-                        match &self.graph.members[index] {
-                            Object::New(new) => error.with_needed_by(new.image.path().to_owned()),
-                            Object::Known(_) => error,
-                        }
-                    })?;
-                    number.into_iter().for_each(|number| self.graph.needs.push(number));
+                    self.needs(name, index)?;
                 }
                 if let Object::New(new) = &mut self.graph.members[index] {
                     new.image.give_needed_back(names);
@@ -207,8 +195,63 @@ impl<W: World> Discovery<'_, W> {
         Ok(())
     }
 
-    /// The member that `name` means to member `asker` (or to the caller); `None` if the host has to bring it.
-    fn name(&mut self, name: &[u8], asker: Option<usize>) -> Result<Option<usize>, (PathBuf, ErrorKind)> {
+    /// Notes that member `index` needs what `name` means to it.
+    fn needs(&mut self, name: &[u8], index: usize) -> Result<(), Error> {
+        let number = self.name(name, Some(index)).map_err(|(object, kind)| {
+            let error = Error::new(object, kind);
+            match &self.graph.members[index] {
+                Object::New(new) => error.with_needed_by(new.image.path().to_owned()),
+                Object::Known(_) => error,
+            }
+        })?;
+        self.graph.needs.push(number);
+        Ok(())
+    }
+
+    /// Finds what an attempt before this one has found, in that order, and what was lacking then. Whether files have been
+    /// loaded meanwhile shows when the group is published.
+    fn again(&mut self, before: Graph<W::Object>) -> Result<(), Error> {
+        let Graph { members, needs, for_host } = before;
+        // What is new is met in the same order: what was lacking needs nothing that is.
+        let is_new = |number: &usize| matches!(members[*number], Object::New(_));
+        let new: Vec<usize> = (0..members.len()).filter(is_new).collect();
+        let mut new = new.into_iter();
+        // Each, until it joins; its number from then on.
+        let mut members: Vec<Result<usize, Object<W::Object>>> = members.into_iter().map(Err).collect();
+        let join = |discovery: &mut Self, member: &mut Result<_, _>, asker| {
+            let number = match mem::replace(member, Ok(0)) {
+                Ok(number) => number,
+                Err(object) => discovery.join(object, asker),
+            };
+            *member = Ok(number);
+            number
+        };
+        members.first_mut().map(|first| join(self, first, None));
+        let mut next = 0;
+        while next < self.graph.members.len() {
+            let before = matches!(self.graph.members[next], Object::New(_)).then(|| new.next()).flatten();
+            let Some(before) = before else {
+                self.needs_of(next)?;
+                next += 1;
+                continue;
+            };
+            for number in needs.of(before) {
+                match members.get_mut(*number) {
+                    Some(member) => {
+                        let number = join(self, member, Some(next));
+                        self.graph.needs.push(number);
+                    }
+                    None => self.needs(for_host[lacking(*number)].as_os_str().as_bytes(), next)?,
+                }
+            }
+            self.graph.needs.end();
+            next += 1;
+        }
+        Ok(())
+    }
+
+    /// The member that `name` means to member `asker` (or to the caller), or what is [`lacking`].
+    fn name(&mut self, name: &[u8], asker: Option<usize>) -> Result<usize, (PathBuf, ErrorKind)> {
         // Tokens stand for something before the name stands for an object.
         let expanded;
         let name = match name.contains(&b'$') {
@@ -221,38 +264,35 @@ impl<W: World> Discovery<'_, W> {
             false => name,
         };
         // An object that is there already, or joins already, satisfies the name without any search.
-        if let Some(index) = self.by_name(name) {
-            return Ok(Some(index));
+        if let Some(number) = self.called.number(name) {
+            return Ok(number);
         }
         if let Some(object) = self.world.by_name(name) {
-            return Ok(Some(self.known(object)));
+            let number = self.known(object);
+            self.called.note(name, number);
+            return Ok(number);
         }
         if self.world.belongs_to_host(name) {
-            self.leave_to_host(OsStr::from_bytes(name).into());
-            return Ok(None);
+            return Ok(self.leave_to_host(name, OsStr::from_bytes(name).into()));
         }
-        let found = match self.found_before(name, asker) {
-            Some(found) => found,
-            None => self.find(name, asker)?,
-        };
+        let found = self.find(name, asker)?;
         let new = match found {
-            Opened::Known(object) => return Ok(Some(self.known(object))),
+            Opened::Known(object) => return Ok(self.known(object)),
             Opened::Member(index) => {
-                self.is_called(name, index);
+                self.called.note(name, index);
                 if let Object::New(new) = &mut self.graph.members[index] {
                     new.names.push(name.into());
                 }
-                return Ok(Some(index));
+                return Ok(index);
             }
             Opened::New(new) => new,
         };
         if let Some(soname) = new.image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
             // Its own copy of the C library, by path: the process's is the one to be used.
             if let Some(object) = self.world.by_name(soname) {
-                return Ok(Some(self.known(object)));
+                return Ok(self.known(object));
             }
-            self.leave_to_host(new.image.path().to_owned());
-            return Ok(None);
+            return Ok(self.leave_to_host(name, new.image.path().to_owned()));
         }
         let index = self.graph.members.len();
         if index == MEMBERS_MAX {
@@ -260,54 +300,35 @@ impl<W: World> Discovery<'_, W> {
             let kind = ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found };
             return Err((new.image.path().to_owned(), kind));
         }
-        self.is_called(name, index);
+        self.called.note(name, index);
         if let Some(soname) = new.image.soname().filter(|soname| *soname != name) {
-            self.is_called(soname, index);
+            self.called.note(soname, index);
         }
-        self.by_identity.insert(new.image.identity(), index);
-        self.graph.members.push(Object::New(new));
-        Ok(Some(index))
+        Ok(self.join(Object::New(new), asker))
     }
 
-    /// The new member that `name` means; of several that have it as soname, the first.
-    fn by_name(&self, name: &[u8]) -> Option<usize> {
-        let hash = hash(name);
-        let mut alike = self.by_name.range((hash, 0)..=(hash, usize::MAX)).map(|(_, index)| *index);
-        alike.find(|index| match &self.graph.members[*index] {
-            Object::New(new) => new.names.iter().any(|own| **own == *name) || new.image.soname() == Some(name),
-            Object::Known(_) => false,
-        })
-    }
-
-    /// Notes that new member `index` has that name or soname.
-    fn is_called(&mut self, name: &[u8], index: usize) {
-        self.by_name.insert((hash(name), index));
-    }
-
-    /// What the attempt before this one has found, if that was the next search in it: the same name for the same asker.
-    fn found_before(&self, name: &[u8], asker: Option<usize>) -> Option<Opened<W::Object, Box<New>>> {
-        let file = asker.and_then(|index| match &self.graph.members[index] {
-            Object::New(new) => Some(new.image.identity()),
-            Object::Known(_) => None,
-        });
-        let same = |before: &FoundBefore| {
-            let first = before.new.names.first().map(|own| &**own);
-            before.asker == file && first.or(before.new.image.soname()) == Some(name)
+    /// The number of a member that joins, brought in by `asker`.
+    fn join(&mut self, member: Object<W::Object>, asker: Option<usize>) -> usize {
+        let mut new = match member {
+            Object::Known(object) => return self.known(object),
+            Object::New(new) => new,
         };
-        let mut opened = self.opened.borrow_mut();
-        opened.front().filter(|before| same(before))?;
-        let mut new = opened.pop_front()?.new;
-        Some(self.is_there(&new.image).unwrap_or_else(|| {
-            new.names = names(&new.image, name);
-            new.loaded_by = asker;
-            Opened::New(new)
-        }))
+        let number = self.graph.members.len();
+        new.loaded_by = asker;
+        self.by_identity.insert(new.image.identity(), number);
+        self.graph.members.push(Object::New(new));
+        number
     }
 
-    fn leave_to_host(&mut self, part: PathBuf) {
-        if !self.graph.for_host.contains(&part) {
-            self.graph.for_host.push(part);
-        }
+    /// What stands for a part that the host has to bring, which `name` means.
+    fn leave_to_host(&mut self, name: &[u8], part: PathBuf) -> usize {
+        let parts = &mut self.graph.for_host;
+        let number = lacking(parts.iter().position(|known| *known == part).unwrap_or_else(|| {
+            parts.push(part);
+            parts.len() - 1
+        }));
+        self.called.note(name, number);
+        number
     }
 
     /// The member for an object that is there, made if need be.
@@ -390,28 +411,7 @@ impl<W: World> Discovery<'_, W> {
         Image::read(path.to_owned(), guard::snapshot(image.file())?)
     }
 
-    /// The file at `path`, if the attempt before this one has opened it.
-    fn opened_before(&self, path: &Path) -> Option<Box<Image>> {
-        let mut opened = self.opened.borrow_mut();
-        let known = opened.iter().position(|before| before.new.image.path().as_os_str() == path.as_os_str())?;
-        opened.remove(known).map(|before| before.new.image)
-    }
-
-    /// What the file of `image` is, if it joins or is there already, by whatever path.
-    fn is_there<N>(&self, image: &Image) -> Option<Opened<W::Object, N>> {
-        let identity = image.identity();
-        if let Some(index) = self.by_identity.get(&identity) {
-            return Some(Opened::Member(*index));
-        }
-        let known = self.world.by_identity(identity).or_else(|| self.world.of_host(identity, Some(image)));
-        known.map(Opened::Known)
-    }
-
     fn probe(&self, path: &Path) -> Result<Opened<W::Object, Box<Image>>, Refusal> {
-        if let Some(image) = self.opened_before(path) {
-            // What it is was found out; whether it is there by now was not.
-            return Ok(self.is_there(&image).unwrap_or(Opened::New(image)));
-        }
         let file = RegularFile::open(path).map_err(|kind| match kind {
             ErrorKind::Open { .. } => Refusal::Passing(kind),
             kind => Refusal::Final(kind),
@@ -435,11 +435,6 @@ impl<W: World> Discovery<'_, W> {
             Ok(_) => Ok(Opened::New(image)),
         }
     }
-}
-
-/// What tells most names apart.
-fn hash(name: &[u8]) -> u32 {
-    hash::gnu(name).unwrap_or_default()
 }
 
 /// What a file that was asked for by `name` is called besides its soname.

@@ -14,6 +14,7 @@
 //! The search itself decides; what touches the system comes in as `Look` and as the caller's `probe`.
 
 mod cache;
+mod called;
 mod dirs;
 pub(crate) mod graph;
 mod hwcaps;

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::file::Homes;
 use crate::file::image::Image;
 use crate::file::plan::Plan;
-use crate::find::graph::{self, Graph, New, OpenedBefore, Request};
+use crate::find::graph::{self, Before, Graph, New, Request};
 use crate::find::{Asker, Search, Settings};
 use crate::load::group::{Group, Slot};
 use crate::loader::{Opened, Wishes};
@@ -94,7 +94,7 @@ pub(crate) fn discover(
     wishes: &Wishes,
     look: &Look,
     homes: &Homes<'_>,
-    mut opened: OpenedBefore,
+    mut before: Before<Object>,
 ) -> Result<Graph<Object>, Error> {
     let program = program(look, name.as_bytes());
     with_asker(wishes.caller.as_ref(), look, &program, &mut |caller| {
@@ -107,7 +107,7 @@ pub(crate) fn discover(
             huge_pages: wishes.huge_pages,
             homes,
         };
-        graph::discover(&request, search(), look, mem::take(&mut opened))
+        graph::discover(&request, search(), look, mem::take(&mut before))
     })
 }
 
