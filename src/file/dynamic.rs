@@ -13,6 +13,9 @@ const NEEDED_MAX: usize = 4096;
 /// Bytes of all names of one object together: entries may point to the same long one, and no path is longer than 4,096.
 const NAMES_MAX: u64 = 1 << 20;
 
+/// Libraries that few objects need more of.
+const MANY: usize = 16;
+
 /// Bytes that most names have room in, with the zero behind them.
 const ROOM: usize = 20;
 
@@ -111,6 +114,9 @@ impl Dynamic {
                     if all.needed.len() == NEEDED_MAX {
                         let found = NEEDED_MAX as u64 + 1;
                         return Err(ErrorKind::Limit { what: "DT_NEEDED entries", limit: NEEDED_MAX as u64, found });
+                    }
+                    if all.needed.is_empty() {
+                        all.needed.reserve(MANY);
                     }
                     all.needed.push(value);
                     continue;

@@ -25,6 +25,14 @@ use crate::sys::{Bytes, Identity};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id(pub(crate) u64);
 
+/// Which library a module is, and what is in its file, if it lies where it lies in all processes of a session.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+pub(crate) struct Shared {
+    pub(crate) library: [u8; 32],
+    pub(crate) content: [u8; 32],
+}
+
 /// A module. Dropping the last owner unmaps it.
 pub(crate) struct Module {
     pub(crate) id: Id,
@@ -52,9 +60,9 @@ pub(crate) struct Module {
     pub(crate) link: Option<Box<Link>>,
     /// Its thread-local storage, if it has any.
     pub(crate) storage: Option<Box<Storage>>,
-    /// Which library it is, if it lies where it lies in all processes of the session.
+    /// Which library it is in all processes of the session.
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
-    pub(crate) shared: Option<[u8; 32]>,
+    pub(crate) shared: Option<Shared>,
     /// What it needs, in the order of `DT_NEEDED`.
     pub(crate) needed: Vec<Dependency>,
     /// Modules that words of it refer to.

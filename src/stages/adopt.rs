@@ -22,10 +22,10 @@ use crate::load::numbers::Numbers;
 use crate::load::relocate::{Outcome, Pending, ThreadLocal};
 use crate::load::scope::Provider;
 use crate::load::unique::Unique;
-use crate::process::module::Object;
+use crate::process::module::{Object, Shared};
 use crate::process::world::Look;
 use crate::snapshot::{
-    AS_IT_IS, Function, IDLE, IN_PLACE, LOADER, List, Member, Opened, Refusal, ResolvedWord, content_id, kind_of,
+    AS_IT_IS, Function, IDLE, IN_PLACE, LOADER, List, Member, Opened, Refusal, ResolvedWord, kind_of,
 };
 
 /// Writes what `opened` leaves to be written.
@@ -42,8 +42,10 @@ pub(super) fn adopt(
     let adopting = Adopting { group: &group, scope: &scope, deal, names };
     let functions = adopting.callees(&manifest.functions)?;
     let mut outcomes = Vec::with_capacity(deal.members.len());
-    for (member, (_, mapped)) in manifest.members.iter().zip(group.new_members()) {
+    let mut shared = Vec::with_capacity(deal.members.len());
+    for ((member, own), (_, mapped)) in manifest.members.iter().zip(&deal.members).zip(group.new_members()) {
         outcomes.push(adopting.member(&member, mapped)?);
+        shared.push(Shared { library: own.wanted.id, content: member.content });
     }
     let (mut stubs, start) = (None, Addr(deal.fits.stubs as usize));
     if !functions.is_empty() {
@@ -73,11 +75,9 @@ pub(super) fn adopt(
             return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
         }
     }
-    let mut outcomes = outcomes.into_iter();
-    let mut members = deal.members.iter().zip(manifest.members.iter());
+    let (mut outcomes, mut shared) = (outcomes.into_iter(), shared.into_iter());
     let bound = group.advance(|_, mut mapped| {
-        let shared = members.next().map(|(member, made)| content_id(&member.wanted.id, &made.content));
-        mapped.shared = shared;
+        mapped.shared = shared.next();
         mapped.stubs = stubs.as_ref().map(|stubs| Arc::clone(&stubs.mapping));
         Ok((mapped, outcomes.next().unwrap_or_default()))
     });

@@ -165,7 +165,7 @@ impl<'a> Keeping<'a> {
 
     /// A provider's number in the snapshot.
     fn canonical(&self, number: usize) -> Result<u16, Refusal> {
-        let known = self.deal.numbers.iter().position(|known| *known == number).map(|at| at as u16);
+        let known = self.deal.numbers.binary_search(&number).ok().map(|at| at as u16);
         known.ok_or_else(|| Refusal::Unsuitable("it is bound to an object that has no definitions".into()))
     }
 

@@ -15,7 +15,7 @@ use crate::load::scope::Provider;
 use crate::load::written::Written;
 use crate::loader::Wishes;
 use crate::process::lazy::Link;
-use crate::process::module::{Instance, Object, ProgramHeaders};
+use crate::process::module::{Instance, Object, ProgramHeaders, Shared};
 use crate::process::registry;
 use crate::process::storage::Storage;
 use crate::process::symbols::LateSymbols;
@@ -33,8 +33,8 @@ pub(crate) struct Mapped {
     pub(super) link: Option<Box<Link>>,
     /// Code of ours that its calls of the host go through, if they do.
     pub(super) stubs: Option<Arc<Mapping>>,
-    /// Which library it is, if it lies where it lies in all processes of the session.
-    pub(super) shared: Option<[u8; 32]>,
+    /// Which library it is in all processes of the session.
+    pub(super) shared: Option<Shared>,
 }
 
 impl Mapped {

@@ -25,8 +25,10 @@ use crate::process::hooks;
 use crate::process::host::HostObject;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{FileStamp, Fits, Folder, Opened, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted};
-use crate::snapshot::{content_hash, file_name, library_id, object_id, slots_for};
+use crate::snapshot::{
+    FileStamp, Fits, Folder, Member, Opened, Pages, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
+};
+use crate::snapshot::{content_hash, content_id, file_name, library_id, object_id, slots_for};
 use crate::sys::{self, RegularFile};
 
 /// Where snapshots are to be taken from.
@@ -194,12 +196,12 @@ impl Sharing {
                 let key = crate::snapshot::key(&settle(&places));
                 let found = folder.find(&key).and_then(|opened| {
                     let Some(opened) = opened else { return Ok(None) };
-                    let changed = check_files(&opened, &members, group)?;
+                    let (kept, changed) = check_files(&opened, &members, group)?;
                     // What has been touched but not changed is noted as it is now; if not by us, by the next one.
                     if changed {
                         let _ = folder.refresh(&key, &opened, members.iter().map(|member| member.stamp));
                     }
-                    Ok(Some(Arc::new(opened)))
+                    Ok(Some((Arc::new(opened), kept)))
                 });
                 (places, found.inspect_err(|_| folder.forget(&key))?)
             }
@@ -215,11 +217,11 @@ impl Sharing {
                 if settle(&places) != *opened.manifest()?.scope {
                     return Err(Refusal::Snapshot(made.difference(&fits)));
                 }
-                check_files(opened, &members, group)?;
-                (places, Some(Arc::clone(opened)))
+                let (kept, _) = check_files(opened, &members, group)?;
+                (places, Some((Arc::clone(opened), kept)))
             }
         };
-        let kept = opened.as_ref().map(|opened| kept(opened, &members)).transpose()?;
+        let (opened, kept) = opened.unzip();
         let mut kept = kept.into_iter().flatten();
         let mut all = vec![Place::default(); group.members.len()];
         for (member, start) in members.iter().zip(&places) {
@@ -345,26 +347,18 @@ impl Shareable {
         writable.extend(of_file.map(|(number, map)| (number as u32, map.range.clone())));
         Ok(Self { index, wanted, home: home.map(|home| home.start), stamp, writable })
     }
-}
 
-/// What a snapshot has of each of `members`: the pages of the mappings that are written to, and no others.
-fn kept(opened: &Opened, members: &[Shareable]) -> Result<Vec<Kept>, Refusal> {
-    let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
-    let manifest = opened.manifest()?;
-    let mut made = manifest.members.iter();
-    let kept = members.iter().map(|member| {
-        let stated = made.next().ok_or_else(senseless)?.pages;
-        let mut at = Vec::with_capacity(member.writable.len());
-        for (number, range) in &member.writable {
-            let own = stated.iter().find(|pages| pages.map == *number && pages.len == range.end.0 - range.start.0);
-            at.push((*number, own.ok_or_else(senseless)?.offset));
+    /// What a snapshot has of it, which says that of it: the pages of the mappings that are written to, and no others.
+    fn kept(&self, stated: &Member<'_>, opened: &Opened) -> Result<Kept, Refusal> {
+        let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
+        let mut at = Vec::with_capacity(self.writable.len());
+        for (number, range) in &self.writable {
+            let same = |pages: &Pages| pages.map == *number && pages.len == range.end.0 - range.start.0;
+            at.push((*number, stated.pages.iter().find(same).ok_or_else(senseless)?.offset));
         }
-        if stated.len() != member.writable.len() {
-            return Err(senseless());
-        }
-        Ok(Kept { pages: Arc::clone(&opened.file), at })
-    });
-    kept.collect()
+        let all = stated.pages.len() == self.writable.len();
+        all.then(|| Kept { pages: Arc::clone(&opened.file), at }).ok_or_else(senseless)
+    }
 }
 
 fn stamp(file: &RegularFile) -> FileStamp {
@@ -388,14 +382,15 @@ fn image(group: &Planned, index: usize) -> Option<&Image> {
 }
 
 /// Holds the files of a snapshot against those that were opened: by what the system says of them or, if that has changed,
-/// by their content. Answers whether it has.
-fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Result<bool, Refusal> {
-    let made = opened.manifest()?.members;
-    if made.len() != members.len() {
-        return Err(Refusal::Snapshot("damaged: it has not the libraries that it states".into()));
-    }
-    let mut changed = false;
-    for (made, member) in made.iter().zip(members) {
+/// by their content. Answers what it has of each, and whether any has changed so.
+fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Result<(Vec<Kept>, bool), Refusal> {
+    let others = || Refusal::Snapshot("damaged: it has not the libraries that it states".into());
+    let manifest = opened.manifest()?;
+    let mut stated = manifest.members.iter();
+    let (mut kept, mut changed) = (Vec::with_capacity(members.len()), false);
+    for member in members {
+        let made = stated.next().ok_or_else(others)?;
+        kept.push(member.kept(&made, opened)?);
         if made.file == member.stamp {
             continue;
         }
@@ -407,7 +402,7 @@ fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Resul
             return Err(Refusal::snapshot(format_args!("{} has changed since it was made", shown(image.path()))));
         }
     }
-    Ok(changed)
+    if stated.next().is_some() { Err(others()) } else { Ok((kept, changed)) }
 }
 
 /// What the words of a group follow from, the places of its members still to be filled in; and the number in `scope` of
@@ -434,10 +429,12 @@ fn fits(scope: &Scope, look: &Look, group: &Planned, members: &[Shareable]) -> R
             }
             Source::Object(Object::Module(module)) => {
                 let private = || Refusal::unsuitable(module.path(), "it was loaded before, and is not shared");
-                (module.path(), module.shared.ok_or_else(private)?, module.mapping.range().start.0 as u64)
+                let shared = module.shared.ok_or_else(private)?;
+                let start = module.mapping.range().start.0 as u64;
+                (module.path(), content_id(&shared.library, &shared.content), start)
             }
             Source::Member(index) => {
-                let Some(order) = members.iter().position(|member| member.index == *index) else { continue };
+                let Ok(order) = members.binary_search_by_key(index, |member| member.index) else { continue };
                 fits.members[order] = numbers.len() as u16;
                 (image(group, *index).map_or(Path::new(""), Image::path), members[order].wanted.id, 0)
             }
@@ -448,7 +445,7 @@ fn fits(scope: &Scope, look: &Look, group: &Planned, members: &[Shareable]) -> R
     if numbers.len() > usize::from(u16::MAX) {
         return Err(Refusal::Unsuitable("its scope has too many objects".into()));
     }
-    let canonical = |number: &usize| numbers.iter().position(|known| known == number).map(|at| at as u16);
+    let canonical = |number: &usize| numbers.binary_search(number).ok().map(|at| at as u16);
     fits.order = scope.order.iter().filter_map(canonical).collect();
     Ok((fits, numbers))
 }
