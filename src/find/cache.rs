@@ -216,7 +216,10 @@ fn u64_at(order: ByteOrder, bytes: &[u8], offset: usize) -> Option<u64> {
 /// order exactly as `ldconfig` did, also where that is odd: numbers wrap as C's `int` does, and bytes above 127 are
 /// negative where C's `char` is signed.
 fn compare(a: &[u8], b: &[u8]) -> Ordering {
-    let (mut i, mut j) = (0, 0);
+    // What both begin with decides nothing, but for numbers, of which a part says nothing.
+    let alike = |(x, y): &(&u8, &u8)| x == y && **x != 0 && !x.is_ascii_digit();
+    let same = a.iter().zip(b).take_while(alike).count();
+    let (mut i, mut j) = (same, same);
     let at = |text: &[u8], index: usize| text.get(index).copied().unwrap_or(0);
     loop {
         let (x, y) = (at(a, i), at(b, j));

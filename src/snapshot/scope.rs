@@ -101,6 +101,14 @@ impl Fits {
 pub(crate) fn library_id(build_id: Option<&[u8]>, file: &FileStamp) -> Hash {
     // Told from all other hashes by its key: to derive one anew each time would take as long again.
     const KEY: &Hash = b"soload snapshot: which library. ";
+    // Build ids are hashes themselves, and nearly all leave room for the size: behind them, as others go by the first bytes.
+    if let Some(id) = build_id.filter(|id| (MANY_AS_RANDOM..=BUILD_ID).contains(&id.len())) {
+        let mut own = [0; 32];
+        own[..id.len()].copy_from_slice(id);
+        own[BUILD_ID..][..4].copy_from_slice(&(id.len() as u32).to_le_bytes());
+        own[BUILD_ID + 4..].copy_from_slice(&file.size.to_le_bytes());
+        return own;
+    }
     let mut text = Vec::with_capacity(64);
     match build_id {
         Some(id) => {
@@ -115,6 +123,12 @@ pub(crate) fn library_id(build_id: Option<&[u8]>, file: &FileStamp) -> Hash {
     }
     *blake3::keyed_hash(KEY, &text).as_bytes()
 }
+
+/// Bytes of the build ids that linkers make (SHA-1).
+const BUILD_ID: usize = 20;
+
+/// Bytes that make a build id as good as random.
+const MANY_AS_RANDOM: usize = 16;
 
 /// Which object of the host it is: its build id, and the numbers of its headers and dynamic section.
 pub(crate) fn object_id(build_id: &[u8], layout: impl Iterator<Item = u64>) -> Hash {
@@ -165,6 +179,34 @@ mod tests {
             order: vec![0, 1],
             members: vec![1],
             stubs: 0x9000,
+        }
+    }
+
+    #[test]
+    fn which_library_it_is_depends_on_each_bit_of_the_build_id_its_length_and_the_size() {
+        let file = |size| FileStamp {
+            device: 1,
+            inode: 2,
+            size,
+            modified: 3,
+            modified_nanos: 4,
+            changed: 5,
+            changed_nanos: 6,
+        };
+        for len in [1, 15, 16, 20, 21, 64] {
+            let id = vec![0x5a; len];
+            let mut all = vec![library_id(Some(&id), &file(9)), library_id(Some(&id), &file(10))];
+            all.push(library_id(Some(&[&id[..], &[0]].concat()), &file(9)));
+            all.push(library_id(None, &file(9)));
+            for bit in 0..8 * len {
+                let mut other = id.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                all.push(library_id(Some(&other), &file(9)));
+            }
+            let count = all.len();
+            all.sort_unstable();
+            all.dedup();
+            assert_eq!(all.len(), count, "{len} bytes");
         }
     }
 
