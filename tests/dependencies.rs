@@ -388,6 +388,27 @@ fn a_part_of_the_c_library_has_the_path_and_the_names_that_its_loader_gives_it()
 }
 
 #[test]
+fn a_group_has_the_same_order_whether_parts_of_the_c_library_are_there_or_have_to_be_brought() {
+    on_ours(|_| {
+        let objects = || {
+            let library = ours("parts_root").unwrap();
+            let objects: Vec<_> = library.objects().map(|(path, own)| (path.to_owned(), own)).collect();
+            library.close().unwrap();
+            objects
+        };
+        assert!(!is_mapped("libresolv.so.2") && !is_mapped("libanl.so.1"));
+        let brought = objects();
+        let own = brought.iter().filter(|(_, own)| *own).count();
+        assert!(own == 3 && brought.len() >= 6, "{brought:?}");
+        assert!(!is_mapped("libresolv.so.2"));
+        for part in [c"libanl.so.1", c"libresolv.so.2"] {
+            assert!(!unsafe { libc::dlopen(part.as_ptr(), libc::RTLD_NOW) }.is_null());
+        }
+        assert_eq!(objects(), brought);
+    });
+}
+
+#[test]
 #[cfg(target_arch = "x86_64")]
 fn the_cache_is_not_opened_for_each_part_of_the_c_library() {
     on_ours(|_| {

@@ -33,6 +33,9 @@ pub(crate) trait World {
     /// The object that the host has loaded from that file, which is `image` if that could be read.
     fn of_host(&self, identity: Identity, image: Option<&Image>) -> Option<Self::Object>;
 
+    /// An object that was there when somebody looked before, as it is now.
+    fn still(&self, object: &Self::Object) -> Option<Self::Object>;
+
     /// What an object that is there needs, in order.
     fn needed(&self, object: &Self::Object) -> Vec<Self::Object>;
 
@@ -114,6 +117,16 @@ impl<O> Graph<O> {
     pub(crate) fn for_another(self) -> Before<O> {
         Before(Some(self))
     }
+
+    /// The same with what is there now; `None` if some of it is not, or nothing has been found.
+    fn now(mut self, world: &impl World<Object = O>) -> Option<Self> {
+        for member in &mut self.members {
+            if let Object::Known(object) = member {
+                *object = world.still(object)?;
+            }
+        }
+        (!self.members.is_empty()).then_some(self)
+    }
 }
 
 /// What stands for a member's number as long as the host has to bring part number `part` of those that are lacking; and the
@@ -138,7 +151,7 @@ pub(crate) fn discover<W: World>(
         search,
         world,
     };
-    if let Some(before) = before.filter(|before| !before.members.is_empty()) {
+    if let Some(before) = before.and_then(|before| before.now(world)) {
         discovery.again(before)?;
         return Ok(discovery.graph);
     }

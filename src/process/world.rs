@@ -79,6 +79,13 @@ impl World for Look {
         self.host.by_identity(identity, image).filter(|host| self.sees(host)).cloned().map(Object::Host)
     }
 
+    fn still(&self, object: &Object) -> Option<Object> {
+        match object {
+            Object::Host(object) => self.host.known(object).cloned().map(Object::Host),
+            Object::Module(module) => self.state.module(module.id).map(Object::Module),
+        }
+    }
+
     fn needed(&self, object: &Object) -> Vec<Object> {
         match object {
             Object::Host(object) => object
