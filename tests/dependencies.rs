@@ -388,6 +388,14 @@ fn a_part_of_the_c_library_has_the_path_and_the_names_that_its_loader_gives_it()
 }
 
 #[test]
+fn what_the_c_library_loads_along_with_a_part_is_not_loaded_a_second_time() {
+    on_both_loaders(|loader| {
+        let library = loader.open("posing/root.so");
+        assert_eq!(library.call("posing_root"), 12);
+    });
+}
+
+#[test]
 fn a_group_has_the_same_order_whether_parts_of_the_c_library_are_there_or_have_to_be_brought() {
     on_ours(|_| {
         let objects = || {

@@ -118,11 +118,18 @@ impl<O> Graph<O> {
         Before(Some(self))
     }
 
-    /// The same with what is there now; `None` if some of it is not, or nothing has been found.
+    /// The same with what is there now; `None` if some of it is not, if what was new is there by now (as what a part needs that
+    /// the host has brought), or if nothing has been found.
     fn now(mut self, world: &impl World<Object = O>) -> Option<Self> {
         for member in &mut self.members {
-            if let Object::Known(object) = member {
-                *object = world.still(object)?;
+            match member {
+                Object::Known(object) => *object = world.still(object)?,
+                Object::New(new) => {
+                    let (file, image) = (new.image.identity(), Some(&*new.image));
+                    if world.by_identity(file).or_else(|| world.of_host(file, image)).is_some() {
+                        return None;
+                    }
+                }
             }
         }
         (!self.members.is_empty()).then_some(self)
@@ -221,11 +228,10 @@ impl<W: World> Discovery<'_, W> {
         Ok(())
     }
 
-    /// Finds what an attempt before this one has found, in that order, and what was lacking then. Whether files have been
-    /// loaded meanwhile shows when the group is published.
+    /// Finds what an attempt before this one has found, in that order, and what was lacking then.
     fn again(&mut self, before: Graph<W::Object>) -> Result<(), Error> {
         let Graph { members, needs, for_host } = before;
-        // What is new is met in the same order: what was lacking needs nothing that is.
+        // What is new is met in the same order: what was lacking is there by now, as is all that it needs.
         let is_new = |number: &usize| matches!(members[*number], Object::New(_));
         let new: Vec<usize> = (0..members.len()).filter(is_new).collect();
         let mut new = new.into_iter();
