@@ -6,6 +6,7 @@ mod common;
 
 use std::ffi::{c_char, c_int, c_long, c_void};
 use std::fs;
+use std::process::Command;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -533,6 +534,48 @@ fn a_thread_that_is_being_created_while_static_storage_is_found_has_its_image_to
         }
         STOP.store(true, Ordering::SeqCst);
         assert!(creators.into_iter().all(|creator| creator.join().unwrap()));
+    });
+}
+
+#[test]
+fn a_thread_that_waits_for_the_one_that_creates_it_has_its_image_too() {
+    // The C library has a thread wait until its affinity is set: here, for as long as an open takes.
+    let slow = &["strace", "-f", "-qq", "-e", "sched_setaffinity", "-e", "inject=sched_setaffinity:delay_exit=300000"];
+    if Command::new(slow[0]).arg("-V").output().is_err() {
+        eprintln!("DID NOT RUN: it needs the package strace");
+        assert!(std::env::var_os("CI").is_none(), "CI installs strace");
+        return;
+    }
+    Child::default().started_by(slow).on_ours(|loader| {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        static ANSWER: AtomicUsize = AtomicUsize::new(0);
+        extern "C" fn ask(_: *mut c_void) -> *mut c_void {
+            while NEXT.load(Ordering::SeqCst) == 0 {
+                thread::yield_now();
+            }
+            ANSWER.store(function(NEXT.load(Ordering::SeqCst))() as usize, Ordering::SeqCst);
+            std::ptr::null_mut()
+        }
+        let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+        let before = threads();
+        let creator = thread::spawn(|| unsafe {
+            let (mut attributes, mut number) = (std::mem::zeroed(), 0);
+            let mut all: libc::cpu_set_t = std::mem::zeroed();
+            libc::sched_getaffinity(0, size_of_val(&all), &raw mut all);
+            libc::pthread_attr_init(&raw mut attributes);
+            libc::pthread_attr_setaffinity_np(&raw mut attributes, size_of_val(&all), &raw const all);
+            assert_eq!(libc::pthread_create(&raw mut number, &raw const attributes, ask, std::ptr::null_mut()), 0);
+            libc::pthread_join(number, std::ptr::null_mut());
+        });
+        while threads() < before + 2 {
+            thread::yield_now();
+        }
+        // By now it waits.
+        thread::sleep(Duration::from_millis(20));
+        let library = loader.open("tls_too_large");
+        NEXT.store(library.address("next_value"), Ordering::SeqCst);
+        creator.join().unwrap();
+        assert_eq!(ANSWER.load(Ordering::SeqCst), 42);
     });
 }
 

@@ -167,16 +167,20 @@ pub(super) fn take(template: &Template) -> Option<Part> {
     // How far from its thread pointer glibc keeps the list that each thread has told the kernel (of locks to free if it
     // dies).
     let distance = robust_list(0)?.wrapping_sub(native::thread_pointer());
-    let fill = |threads: &BTreeSet<i32>| {
-        for list in threads.iter().copied().filter_map(started) {
+    let fill = |threads: &BTreeSet<i32>| -> BTreeSet<i32> {
+        let lists = threads.iter().filter_map(|thread| Some((*thread, started(*thread)?)));
+        let filled = lists.map(|(thread, list)| {
             // One that has ended meanwhile needs nothing any more.
             write(&memory, list.wrapping_sub(distance).wrapping_add(reserve.offset).wrapping_add(at), &block);
-        }
+            thread
+        });
+        filled.collect()
     };
     let before = threads()?;
-    fill(&before);
+    let filled = fill(&before);
     wait_for_creations(&before);
-    fill(&(&threads()? - &before));
+    // Those, too, that slept because they were still being created.
+    fill(&(&threads()? - &filled));
     Some(part)
 }
 
@@ -262,7 +266,8 @@ fn write(memory: &File, at: usize, bytes: &[u8]) -> Option<()> {
 }
 
 /// Where a thread keeps its list, once it has told the kernel: a thread does that first of all, but it may be long until it
-/// runs. `None` if it has ended, or is none of the C library's: those that have run or sleep would have told.
+/// runs. `None` if it has ended, waits for the one that creates it (to be placed on processors), or is none of the C library's:
+/// others that have run or sleep would have told.
 fn started(thread: i32) -> Option<usize> {
     let begun = Instant::now();
     let mut would_have_told = false;
