@@ -290,7 +290,8 @@ impl Library {
     }
 
     /// How long each stage of this open took; empty if the library was loaded already. `host` is what it takes to know what
-    /// the C library has loaded: all that in the first open of a process, whether it has changed in later ones.
+    /// the C library has loaded (all that in the first open of a process, whether it has changed in later ones), and to have
+    /// it load parts of its own that are lacking.
     #[must_use]
     pub fn stages(&self) -> &[(&'static str, Duration)] {
         self.opened.as_ref().map_or(&[], |opened| &opened.stages)
