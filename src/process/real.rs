@@ -77,7 +77,8 @@ pub(crate) fn find_object() -> Option<unsafe extern "C" fn(*const c_void, *mut c
     static FOUND: AtomicUsize = AtomicUsize::new(0);
     const NAME: &[u8] = b"_dl_find_object";
     // 1 stands for none, which is looked for once, too.
-    let found = found(&FOUND, NAME, || in_loader(NAME).unwrap_or(1));
+    let found =
+        found(&FOUND, NAME, || Tables::of(b"ld-linux-x86-64.so.2").and_then(|own| own.address(NAME)).unwrap_or(1));
     // SAFETY: as above.
     (found != 1).then(|| unsafe {
         std::mem::transmute::<usize, unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>(found)
@@ -93,8 +94,10 @@ pub(crate) fn processor() -> Features {
         there: [u32; 4],
         usable: [u32; 4],
     }
-    let Some(found) = in_loader(b"__x86_get_cpuid_feature_leaf") else { return Features::asked() };
-    // SAFETY: the loader's function of that name has the type that the header gives it: it answers with a leaf for each number
+    let Some(found) = libc().and_then(|libc| libc.address(b"__x86_get_cpuid_feature_leaf")) else {
+        return Features::asked();
+    };
+    // SAFETY: the C library's function of that name has the type that the header gives it: it answers with a leaf for each number
     // there is, of zeroes if it does not know it.
     let usable = |leaf: u32| unsafe {
         let ask = std::mem::transmute::<usize, unsafe extern "C" fn(u32) -> *const Leaf>(found);
@@ -124,11 +127,6 @@ fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) ->
         }
         found => found,
     }
-}
-
-/// Where the loader of the process has the function of that name.
-fn in_loader(name: &[u8]) -> Option<usize> {
-    Tables::of(b"ld-linux-x86-64.so.2")?.address(name)
 }
 
 /// The tables of the C library itself.
