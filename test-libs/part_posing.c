@@ -8,6 +8,15 @@
 // build: posing/root.so -DROOT
 // runpath: $ORIGIN:$ORIGIN/part
 // needs: posing/libposing_leaf.so posing/stub/libposing_part.so
+// build: posing/apart/part/libposing_leaf.so
+// soname: libposing_leaf.so
+// build: posing/apart/part/libposing_part.so -DPART
+// soname: libBrokenLocale.so.1
+// runpath: $ORIGIN
+// needs: posing/libposing_leaf.so
+// build: posing/apart/root.so -DROOT
+// runpath: $ORIGIN/..:$ORIGIN/part
+// needs: posing/libposing_leaf.so posing/stub/libposing_part.so
 
 int posing_count(void);
 

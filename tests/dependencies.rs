@@ -412,6 +412,14 @@ fn what_the_c_library_loads_along_with_a_part_is_not_loaded_a_second_time() {
 }
 
 #[test]
+fn nor_is_another_file_of_a_name_that_came_with_the_part() {
+    on_both_loaders(|loader| {
+        let library = loader.open("posing/apart/root.so");
+        assert_eq!(library.call("posing_root"), 12);
+    });
+}
+
+#[test]
 fn a_group_has_the_same_order_whether_parts_of_the_c_library_are_there_or_have_to_be_brought() {
     on_ours(|_| {
         let objects = || {

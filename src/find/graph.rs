@@ -3,10 +3,10 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::again::Before;
 use super::called::Called;
 use super::needs::Needs;
 use super::{Asker, Found, Probe, Rule, Search};
@@ -103,42 +103,9 @@ pub(crate) struct Request<'a> {
     pub(crate) homes: &'a Homes<'a>,
 }
 
-/// What an attempt at the same open has come to that lacked parts of the C library. The next one goes by it.
-pub(crate) struct Before<O>(Option<Graph<O>>);
-
-impl<O> Default for Before<O> {
-    fn default() -> Self {
-        Self(None)
-    }
-}
-
-impl<O> Graph<O> {
-    /// For another attempt, once the host has brought what is lacking.
-    pub(crate) fn for_another(self) -> Before<O> {
-        Before(Some(self))
-    }
-
-    /// The same with what is there now; `None` if some of it is not, if what was new is there by now (as what a part needs that
-    /// the host has brought), or if nothing has been found.
-    fn now(mut self, world: &impl World<Object = O>) -> Option<Self> {
-        for member in &mut self.members {
-            match member {
-                Object::Known(object) => *object = world.still(object)?,
-                Object::New(new) => {
-                    let (file, image) = (new.image.identity(), Some(&*new.image));
-                    if world.by_identity(file).or_else(|| world.of_host(file, image)).is_some() {
-                        return None;
-                    }
-                }
-            }
-        }
-        (!self.members.is_empty()).then_some(self)
-    }
-}
-
 /// What stands for a member's number as long as the host has to bring part number `part` of those that are lacking; and the
 /// other way round.
-fn lacking(part: usize) -> usize {
+pub(super) fn lacking(part: usize) -> usize {
     usize::MAX - part
 }
 
@@ -147,7 +114,7 @@ pub(crate) fn discover<W: World>(
     request: &Request<'_>,
     search: &Search,
     world: &W,
-    Before(before): Before<W::Object>,
+    before: Before<W::Object>,
 ) -> Result<Graph<W::Object>, Error> {
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
@@ -158,7 +125,7 @@ pub(crate) fn discover<W: World>(
         search,
         world,
     };
-    if let Some(before) = before.and_then(|before| before.now(world)) {
+    if let Some(before) = before.now(world) {
         discovery.again(before)?;
         return Ok(discovery.graph);
     }
@@ -173,8 +140,8 @@ pub(crate) fn discover<W: World>(
     Ok(discovery.graph)
 }
 
-struct Discovery<'a, W: World> {
-    graph: Graph<W::Object>,
+pub(super) struct Discovery<'a, W: World> {
+    pub(super) graph: Graph<W::Object>,
     /// What names and sonames mean: members, and parts that are lacking.
     called: Called,
     by_identity: BTreeMap<Identity, usize>,
@@ -192,7 +159,7 @@ enum Opened<O, N> {
 }
 
 impl<W: World> Discovery<'_, W> {
-    fn needs_of(&mut self, index: usize) -> Result<(), Error> {
+    pub(super) fn needs_of(&mut self, index: usize) -> Result<(), Error> {
         match &mut self.graph.members[index] {
             Object::Known(object) => {
                 for object in self.world.needed(object) {
@@ -216,7 +183,7 @@ impl<W: World> Discovery<'_, W> {
     }
 
     /// Notes that member `index` needs what `name` means to it.
-    fn needs(&mut self, name: &[u8], index: usize) -> Result<(), Error> {
+    pub(super) fn needs(&mut self, name: &[u8], index: usize) -> Result<(), Error> {
         let number = self.name(name, Some(index)).map_err(|(object, kind)| {
             let error = Error::new(object, kind);
             match &self.graph.members[index] {
@@ -225,47 +192,6 @@ impl<W: World> Discovery<'_, W> {
             }
         })?;
         self.graph.needs.push(number);
-        Ok(())
-    }
-
-    /// Finds what an attempt before this one has found, in that order, and what was lacking then.
-    fn again(&mut self, before: Graph<W::Object>) -> Result<(), Error> {
-        let Graph { members, needs, for_host } = before;
-        // What is new is met in the same order: what was lacking is there by now, as is all that it needs.
-        let is_new = |number: &usize| matches!(members[*number], Object::New(_));
-        let new: Vec<usize> = (0..members.len()).filter(is_new).collect();
-        let mut new = new.into_iter();
-        // Each, until it joins; its number from then on.
-        let mut members: Vec<Result<usize, Object<W::Object>>> = members.into_iter().map(Err).collect();
-        let join = |discovery: &mut Self, member: &mut Result<_, _>, asker| {
-            let number = match mem::replace(member, Ok(0)) {
-                Ok(number) => number,
-                Err(object) => discovery.join(object, asker),
-            };
-            *member = Ok(number);
-            number
-        };
-        members.first_mut().map(|first| join(self, first, None));
-        let mut next = 0;
-        while next < self.graph.members.len() {
-            let before = matches!(self.graph.members[next], Object::New(_)).then(|| new.next()).flatten();
-            let Some(before) = before else {
-                self.needs_of(next)?;
-                next += 1;
-                continue;
-            };
-            for number in needs.of(before) {
-                match members.get_mut(*number) {
-                    Some(member) => {
-                        let number = join(self, member, Some(next));
-                        self.graph.needs.push(number);
-                    }
-                    None => self.needs(for_host[lacking(*number)].as_os_str().as_bytes(), next)?,
-                }
-            }
-            self.graph.needs.end();
-            next += 1;
-        }
         Ok(())
     }
 
@@ -327,7 +253,7 @@ impl<W: World> Discovery<'_, W> {
     }
 
     /// The number of a member that joins, brought in by `asker`.
-    fn join(&mut self, member: Object<W::Object>, asker: Option<usize>) -> usize {
+    pub(super) fn join(&mut self, member: Object<W::Object>, asker: Option<usize>) -> usize {
         let mut new = match member {
             Object::Known(object) => return self.known(object),
             Object::New(new) => new,

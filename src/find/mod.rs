@@ -13,6 +13,7 @@
 //!
 //! The search itself decides; what touches the system comes in as `Look` and as the caller's `probe`.
 
+pub(crate) mod again;
 mod cache;
 mod called;
 mod dirs;

@@ -1,0 +1,111 @@
+//! Another attempt at the same open, once the host has brought what was lacking: what is known is gone through as before.
+
+use std::collections::BTreeMap;
+use std::mem;
+use std::os::unix::ffi::OsStrExt;
+
+use super::graph::{Discovery, Graph, Object, World, lacking};
+use crate::error::Error;
+
+/// What an attempt has come to that lacked parts of the C library. The next one goes by it.
+pub(crate) struct Before<O>(Option<Graph<O>>);
+
+impl<O> Default for Before<O> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<O> Graph<O> {
+    /// For another attempt, once the host has brought what is lacking.
+    pub(crate) fn for_another(self) -> Before<O> {
+        Before(Some(self))
+    }
+}
+
+impl<O> Before<O> {
+    /// The same with what is there now; `None` if some of it is not, if what was new is there by now (as what a part needs that
+    /// the host has brought), by its file or its name, or if nothing has been found.
+    pub(super) fn now(self, world: &impl World<Object = O>) -> Option<Graph<O>> {
+        let mut graph = self.0.filter(|graph| !graph.members.is_empty())?;
+        for member in &mut graph.members {
+            match member {
+                Object::Known(object) => *object = world.still(object)?,
+                Object::New(new) => {
+                    let (file, image) = (new.image.identity(), &*new.image);
+                    let mut names = new.names.iter().map(|name| &**name).chain(image.soname());
+                    let is_there = world.by_identity(file).or_else(|| world.of_host(file, Some(image))).is_some();
+                    if is_there || names.any(|name| world.by_name(name).is_some()) {
+                        return None;
+                    }
+                }
+            }
+        }
+        Some(graph)
+    }
+}
+
+/// A member as it was found before, until it joins; its number from then on.
+enum Member<O> {
+    Waiting(Object<O>),
+    Joined(usize),
+}
+
+/// The members of the attempt before, by their numbers then.
+struct Members<O> {
+    all: Vec<Member<O>>,
+    /// The numbers then of those that have to be loaded, by those they have now.
+    new: BTreeMap<usize, usize>,
+}
+
+impl<O: Clone + Ord> Members<O> {
+    /// The number that member number `then` has now; `None` if it was lacking.
+    fn join<W: World<Object = O>>(
+        &mut self,
+        discovery: &mut Discovery<'_, W>,
+        then: usize,
+        asker: Option<usize>,
+    ) -> Option<usize> {
+        let member = self.all.get_mut(then)?;
+        let now = match mem::replace(member, Member::Joined(0)) {
+            Member::Joined(now) => now,
+            Member::Waiting(object) => {
+                let is_new = matches!(object, Object::New(_));
+                let now = discovery.join(object, asker);
+                if is_new {
+                    self.new.insert(now, then);
+                }
+                now
+            }
+        };
+        *member = Member::Joined(now);
+        Some(now)
+    }
+}
+
+impl<W: World> Discovery<'_, W> {
+    /// Finds what the attempt before this one has found, in that order, and what was lacking then.
+    pub(super) fn again(&mut self, before: Graph<W::Object>) -> Result<(), Error> {
+        let Graph { members, needs, for_host } = before;
+        let mut members = Members { all: members.into_iter().map(Member::Waiting).collect(), new: BTreeMap::new() };
+        members.join(self, 0, None);
+        let mut next = 0;
+        while next < self.graph.members.len() {
+            match members.new.get(&next) {
+                Some(&then) => {
+                    for number in needs.of(then) {
+                        match members.join(self, *number, Some(next)) {
+                            Some(now) => self.graph.needs.push(now),
+                            None => self.needs(for_host[lacking(*number)].as_os_str().as_bytes(), next)?,
+                        }
+                    }
+                    self.graph.needs.end();
+                }
+                // What was there, and what was lacking, with all that it needs.
+                None => self.needs_of(next)?,
+            }
+            next += 1;
+        }
+        Ok(())
+    }
+}
