@@ -156,10 +156,12 @@ pub(super) fn take(template: &Template) -> Option<Part> {
     let reserve = Reserve::find()?;
     let size = usize::try_from(template.size).ok()?;
     let at = find_room(size, native::RESERVE, |at| reserve.fits(template, at))?;
-    let (part, block) = (reserve.part(at), template.block(size));
-    if is_alone() {
-        return reserve.write_alone(&[(at, block)]).map(|()| part);
+    let (part, placed) = (reserve.part(at), (at, template.block(size)));
+    // Where the image may not be made writable for a moment, it is written to as if there were other threads.
+    if is_alone() && reserve.write_alone(std::slice::from_ref(&placed)).is_some() {
+        return Some(part);
     }
+    let (_, block) = placed;
     // First the image that threads to come start with, then the threads there are, then those that had copied the image
     // before and were not there yet. Nobody uses that part before we have answered, so it may be written twice.
     let memory = own_memory()?;
