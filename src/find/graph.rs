@@ -1,13 +1,12 @@
 //! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::again::Before;
-use super::called::Called;
 use super::needs::Needs;
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
@@ -118,7 +117,7 @@ pub(crate) fn discover<W: World>(
 ) -> Result<Graph<W::Object>, Error> {
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
-        called: Called::new(),
+        called: HashMap::new(),
         by_identity: BTreeMap::new(),
         known: BTreeMap::new(),
         request,
@@ -143,7 +142,7 @@ pub(crate) fn discover<W: World>(
 pub(super) struct Discovery<'a, W: World> {
     pub(super) graph: Graph<W::Object>,
     /// What names and sonames mean: members, and parts that are lacking.
-    called: Called,
+    called: HashMap<Box<[u8]>, usize>,
     by_identity: BTreeMap<Identity, usize>,
     known: BTreeMap<W::Object, usize>,
     request: &'a Request<'a>,
@@ -209,12 +208,12 @@ impl<W: World> Discovery<'_, W> {
             false => name,
         };
         // An object that is there already, or joins already, satisfies the name without any search.
-        if let Some(number) = self.called.number(name) {
-            return Ok(number);
+        if let Some(number) = self.called.get(name) {
+            return Ok(*number);
         }
         if let Some(object) = self.world.by_name(name) {
             let number = self.known(object);
-            self.called.note(name, number);
+            self.called.entry(name.into()).or_insert(number);
             return Ok(number);
         }
         if self.world.belongs_to_host(name) {
@@ -224,7 +223,7 @@ impl<W: World> Discovery<'_, W> {
         let new = match found {
             Opened::Known(object) => return Ok(self.known(object)),
             Opened::Member(index) => {
-                self.called.note(name, index);
+                self.called.entry(name.into()).or_insert(index);
                 if let Object::New(new) = &mut self.graph.members[index] {
                     new.names.push(name.into());
                 }
@@ -245,9 +244,9 @@ impl<W: World> Discovery<'_, W> {
             let kind = ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found };
             return Err((new.image.path().to_owned(), kind));
         }
-        self.called.note(name, index);
+        self.called.entry(name.into()).or_insert(index);
         if let Some(soname) = new.image.soname().filter(|soname| *soname != name) {
-            self.called.note(soname, index);
+            self.called.entry(soname.into()).or_insert(index);
         }
         Ok(self.join(Object::New(new), asker))
     }
@@ -272,7 +271,7 @@ impl<W: World> Discovery<'_, W> {
             parts.push(part);
             parts.len() - 1
         }));
-        self.called.note(name, number);
+        self.called.entry(name.into()).or_insert(number);
         number
     }
 

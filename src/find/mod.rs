@@ -15,7 +15,6 @@
 
 pub(crate) mod again;
 mod cache;
-mod called;
 mod dirs;
 pub(crate) mod graph;
 mod hwcaps;
