@@ -424,6 +424,9 @@ fn a_group_has_the_same_order_whether_parts_of_the_c_library_are_there_or_have_t
     on_ours(|_| {
         let objects = || {
             let library = ours("parts_root").unwrap();
+            // What is begun anew is added up.
+            let stages: Vec<_> = library.stages().iter().map(|(stage, _)| *stage).collect();
+            assert_eq!(stages, ["host", "find", "plan", "map", "relocate", "seal", "publish", "constructors"]);
             let objects: Vec<_> = library.objects().map(|(path, own)| (path.to_owned(), own)).collect();
             library.close().unwrap();
             objects

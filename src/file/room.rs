@@ -78,6 +78,7 @@ mod tests {
         let gap = ("rw", 0x2f00, 0x4f00, 0x200, 0x200);
         let moved = ("rx", 0x2000, 0x1000, 0x1800, 0x1800);
         let zeroes = ("rx", 0x1000, 0x1000, 0x1000, 0x1800);
+        let few_zeroes = ("rx", 0x1000, 0x1000, 0x1800, 0x1900);
         let page_of_zeroes = ("rx", 0x1000, 0x1000, 0x1000, 0x2000);
         let both = ("rwx", 0x2f00, 0x3f00, 0x200, 0x200);
         let unread = ("x", 0x1000, 0x1000, 0x1800, 0x1800);
@@ -86,6 +87,7 @@ mod tests {
             [head, text, gap],
             [head, moved, data],
             [head, zeroes, data],
+            [head, few_zeroes, data],
             [head, page_of_zeroes, data],
             [head, text, both],
             [head, unread, data],
