@@ -104,8 +104,7 @@ impl Features {
 #[cfg(target_arch = "x86_64")]
 #[allow(unused_unsafe)] // `__cpuid` is safe from Rust 1.94 on
 impl Features {
-    /// Asks the processor. In a virtual machine that takes longer than to find a library: each `cpuid` ends in the
-    /// hypervisor.
+    /// Asks the processor, which takes microseconds in a virtual machine: each `cpuid` ends in the hypervisor.
     pub(crate) fn asked() -> Self {
         use core::arch::x86_64::{__cpuid, __cpuid_count};
         const OSXSAVE: u32 = 1 << 27;

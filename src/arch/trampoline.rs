@@ -94,7 +94,7 @@ mod processor {
     pub(super) fn state() -> State {
         const OSXSAVE: u32 = 1 << 27;
         const XSAVEC: u32 = 1 << 1;
-        // Asked as little as possible: in a virtual machine each `cpuid` takes as long as some twenty system calls.
+        // Asked as little as possible: in a virtual machine each `cpuid` ends in the hypervisor.
         // SAFETY: every x86-64 processor has `cpuid` and leaf 1; those with `OSXSAVE` have leaf 0xd.
         unsafe {
             if __cpuid(1).ecx & OSXSAVE == 0 {
