@@ -1,7 +1,7 @@
 //! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -117,7 +117,7 @@ pub(crate) fn discover<W: World>(
 ) -> Result<Graph<W::Object>, Error> {
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
-        called: HashMap::new(),
+        called: BTreeMap::new(),
         by_identity: BTreeMap::new(),
         known: BTreeMap::new(),
         request,
@@ -142,7 +142,7 @@ pub(crate) fn discover<W: World>(
 pub(super) struct Discovery<'a, W: World> {
     pub(super) graph: Graph<W::Object>,
     /// What names and sonames mean: members, and parts that are lacking.
-    called: HashMap<Box<[u8]>, usize>,
+    called: BTreeMap<Box<[u8]>, usize>,
     by_identity: BTreeMap<Identity, usize>,
     known: BTreeMap<W::Object, usize>,
     request: &'a Request<'a>,
