@@ -127,6 +127,29 @@ fn gdb_breaks_in_a_copy_in_a_name_space_of_its_own() {
 }
 
 #[test]
+fn gdb_lists_what_was_opened_after_the_last_the_middle_or_all_of_the_list_were_closed() {
+    let name = "gdb_lists_what_was_opened_after_the_last_the_middle_or_all_of_the_list_were_closed";
+    if std::env::var_os(DEBUGGED).is_some() {
+        drop(ours("demo").unwrap());
+        let _stays = ours("relr").unwrap();
+        let middle = ours("bss").unwrap();
+        let last = ours("life_leaf").unwrap();
+        drop(middle);
+        drop(last);
+        let _new = ours("hash_gnu").unwrap();
+        let library = Lib::Ours(ours("debugged").unwrap());
+        assert_eq!(library.call("debugged_outer"), 43);
+        return;
+    }
+    let breakpoint = format!("break debugged.c:{}", line_to_break_at());
+    let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "kill"]) else { return };
+    let listed = |name: &str| said.lines().any(|line| line.contains(&format!("/lib{name}.so")) && line.contains("Yes"));
+    let names = ["demo", "relr", "bss", "life_leaf", "hash_gnu", "debugged"];
+    let listed: Vec<_> = names.into_iter().filter(|name| listed(name)).collect();
+    assert_eq!(listed, ["relr", "hash_gnu", "debugged"], "{said}");
+}
+
+#[test]
 fn perf_names_the_library_and_its_functions() {
     let name = "perf_names_the_library_and_its_functions";
     if std::env::var_os(DEBUGGED).is_some() {

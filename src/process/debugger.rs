@@ -36,7 +36,11 @@ unsafe impl Send for Listed {}
 unsafe impl Sync for Listed {}
 
 /// Our part of the chain; made when the first module is listed, and there for good.
-struct Chain(*mut Debug);
+struct Chain {
+    debug: *mut Debug,
+    /// The last module that is listed, if there is one.
+    last: *mut LinkMap,
+}
 
 // SAFETY: behind the lock.
 unsafe impl Send for Chain {}
@@ -73,19 +77,20 @@ impl Listed {
 impl Drop for Listed {
     fn drop(&mut self) {
         hooks::undisturbed(|| {
-            let chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: the node is ours; its neighbours are alive as long as they are in the list.
             unsafe {
                 let (next, previous) = ((*self.map).next, (*self.map).previous);
-                match &*chain {
-                    Some(Chain(debug)) if !previous.is_null() || (**debug).map == self.map => {
+                match &mut *chain {
+                    Some(Chain { debug, last }) if !previous.is_null() || (**debug).map == self.map => {
                         announce(*debug, DELETE);
                         match previous.is_null() {
                             true => (**debug).map = next,
                             false => (*previous).next = next,
                         }
-                        if !next.is_null() {
-                            (*next).previous = previous;
+                        match next.is_null() {
+                            true => *last = previous,
+                            false => (*next).previous = previous,
                         }
                         announce(*debug, CONSISTENT);
                     }
@@ -105,20 +110,17 @@ pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
         let Some(hosts) = real::debug().filter(|_| is_extended()) else { return };
         // SAFETY: glibc's structures are there for good; ours are changed under the lock.
         unsafe {
-            let Chain(debug) = chain.get_or_insert_with(|| Chain(Box::into_raw(Box::new(ours(hosts)))));
+            let new = || Chain { debug: Box::into_raw(Box::new(ours(hosts))), last: ptr::null_mut() };
+            let Chain { debug, last } = chain.get_or_insert_with(new);
             append(hosts, *debug);
             announce(*debug, ADD);
-            let mut last = (**debug).map;
-            while !last.is_null() && !(*last).next.is_null() {
-                last = (*last).next;
-            }
             for module in modules {
-                (*module.map).previous = last;
+                (*module.map).previous = *last;
                 match last.is_null() {
                     true => (**debug).map = module.map,
-                    false => (*last).next = module.map,
+                    false => (**last).next = module.map,
                 }
-                last = module.map;
+                *last = module.map;
             }
             announce(*debug, CONSISTENT);
         }

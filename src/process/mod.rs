@@ -1,6 +1,7 @@
 //! What lives in this process: objects the C library loaded, our modules, and who uses whom.
 
 pub(crate) mod addresses;
+mod called;
 mod current;
 pub(crate) mod debugger;
 pub(crate) mod hooks;

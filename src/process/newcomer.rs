@@ -88,6 +88,9 @@ impl State {
         self.entries.reserve(fit.instances.len());
         for (index, Newcomer { module, names, keep }) in make(Id(self.next)).enumerate() {
             self.next += 1;
+            for name in module.soname.iter().chain(&names) {
+                self.called.add(name, module.id);
+            }
             let handles = usize::from(index == root);
             let (thread_destructors, bound_later) = (0, Vec::new());
             let module_too = Arc::clone(&module);

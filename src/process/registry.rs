@@ -4,10 +4,12 @@
 //! runs: either could wait for another thread that waits for us.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::addresses;
+use super::called::Called;
 use super::current;
 use super::hooks::{self, Thread};
 use super::later;
@@ -24,6 +26,7 @@ use crate::file::symbols::{Symbol, Wanted};
 #[derive(Clone, Default)]
 pub(crate) struct State {
     pub(super) entries: Vec<Entry>,
+    pub(super) called: Called,
     /// Made global by an open, in order, each in its name space; what the program started with is not among them.
     global: Vec<(Namespace, Object)>,
     pub(super) unique: BTreeMap<Namespace, Settled>,
@@ -114,10 +117,12 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
 /// One more handle to a module that is there; `false` if it is going.
 pub(crate) fn retain(module: &Module, name: &[u8]) -> bool {
     let mut guard = lock();
-    let Some(entry) = edit(&mut guard).entry_mut(module.id).filter(|entry| entry.is_live()) else { return false };
+    let state = edit(&mut guard);
+    let Some(entry) = state.entry_mut(module.id).filter(|entry| entry.is_live()) else { return false };
     entry.handles += 1;
     if !entry.is_called(name) {
         entry.names.push(name.into());
+        state.called.add(name, module.id);
     }
     true
 }
@@ -285,7 +290,9 @@ fn unload(mut unused: Vec<Arc<Module>>) {
                 });
                 return tell_waiting(&mut guard);
             }
-            state.entries.retain(|entry| !unused.iter().any(|gone| gone.id == entry.module.id));
+            let stays = |id: Id| !unused.iter().any(|gone| gone.id == id);
+            state.entries.retain(|entry| stays(entry.module.id));
+            state.called.retain(stays);
             addresses::remove(unused.iter().map(|module| &**module));
             state.take_unused()
         };
@@ -329,13 +336,16 @@ fn finish(modules: &[Arc<Module>]) {
 }
 
 impl State {
+    fn position(&self, id: Id) -> Option<usize> {
+        self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()
+    }
+
     pub(super) fn entry(&self, id: Id) -> Option<&Entry> {
-        let at = self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()?;
-        self.entries.get(at)
+        self.entries.get(self.position(id)?)
     }
 
     pub(super) fn entry_mut(&mut self, id: Id) -> Option<&mut Entry> {
-        let at = self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()?;
+        let at = self.position(id)?;
         self.entries.get_mut(at)
     }
 
@@ -346,9 +356,10 @@ impl State {
 
     /// The module of a name space that was asked for by that name before, or that calls itself so.
     pub(crate) fn by_name(&self, namespace: Namespace, name: &[u8]) -> Option<Arc<Module>> {
-        let called =
+        let is =
             |entry: &&Entry| entry.is_live() && entry.module.instance.namespace == namespace && entry.is_called(name);
-        self.entries.iter().find(called).map(|entry| Arc::clone(&entry.module))
+        let mut called = self.called.by(name).filter_map(|id| self.entry(id));
+        called.find(is).map(|entry| Arc::clone(&entry.module))
     }
 
     /// The module that has `addr` among its addresses.
@@ -390,22 +401,19 @@ impl State {
         self.unique.get(&namespace)?.get(wanted)
     }
 
-    /// The modules in use: open, kept, still being initialised, or needed or referred to by one in use.
-    fn used(&self) -> Vec<Id> {
-        let root = |entry: &&Entry| {
+    /// Which modules are in use: open, kept, still being initialised, or needed or referred to by one in use.
+    fn used(&self) -> Vec<bool> {
+        let root = |entry: &Entry| {
             entry.handles + entry.thread_destructors > 0 || entry.keep.is_some() || entry.phase != Phase::Ready
         };
-        let mut used: Vec<Id> = self.entries.iter().filter(root).map(|entry| entry.module.id).collect();
-        let mut next = 0;
-        while next < used.len() {
-            if let Some(entry) = self.entry(used[next]) {
-                for id in entry.uses() {
-                    if !used.contains(&id) {
-                        used.push(id);
-                    }
+        let mut used: Vec<bool> = self.entries.iter().map(root).collect();
+        let mut todo: Vec<usize> = (0..used.len()).filter(|at| used[*at]).collect();
+        while let Some(at) = todo.pop() {
+            for user in self.entries[at].uses().filter_map(|id| self.position(id)) {
+                if !mem::replace(&mut used[user], true) {
+                    todo.push(user);
                 }
             }
-            next += 1;
         }
         used
     }
@@ -415,7 +423,7 @@ impl State {
         let me = hooks::this_thread();
         let used = self.used();
         let mut unused = Vec::new();
-        for entry in self.entries.iter_mut().filter(|entry| !used.contains(&entry.module.id)) {
+        for (entry, _) in self.entries.iter_mut().zip(used).filter(|(_, used)| !used) {
             entry.phase = Phase::Finishing(me);
             unused.push(Arc::clone(&entry.module));
         }
