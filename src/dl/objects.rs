@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::fail;
 use crate::addr::Addr;
 use crate::loader;
-use crate::process::host::thread_local_address;
 use crate::process::module::Module;
 use crate::process::namespace::Namespace;
 use crate::process::parts::is_part_of_libc;
 use crate::process::real::{self, LinkMap};
 use crate::process::registry;
+use crate::process::storage::thread_local_address;
 
 /// `dladdr`, and what `dladdr1` gives besides: the module's entry in the debugger's list, the symbol's in its table.
 ///

@@ -353,6 +353,10 @@ impl Collected<'_> {
             // One that was seen before has other owners, too, and stays as it is.
             if let Some(new) = Arc::get_mut(object) {
                 new.at_start = at_start;
+                // Nearly every library refers to versions of these.
+                if at_start && new.is_part_of_libc() {
+                    new.symbols().into_iter().for_each(Symbols::read_now);
+                }
             }
         }
         self.objects
@@ -478,19 +482,4 @@ pub(crate) fn global_symbol(name: &[u8], version: Option<&[u8]>) -> Option<Addr>
         }
     };
     (!found.is_null()).then_some(Addr(found as usize))
-}
-
-/// Where thread-local storage of module `module` has `offset` in this thread.
-pub(crate) fn thread_local_address(module: usize, offset: u64) -> Addr {
-    #[repr(C)]
-    struct Index {
-        module: usize,
-        offset: usize,
-    }
-    unsafe extern "C" {
-        fn __tls_get_addr(index: *const Index) -> *mut c_void;
-    }
-    let index = Index { module, offset: offset as usize };
-    // SAFETY: the module is one that glibc numbered, of an object that stays loaded.
-    Addr(unsafe { __tls_get_addr(&raw const index) } as usize)
 }

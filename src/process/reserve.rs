@@ -22,8 +22,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::host::{self, Host, HostObject, thread_local_address};
-use super::storage::Template;
+use super::host::{self, Host, HostObject};
+use super::storage::{Template, thread_local_address};
 use super::{hooks, real};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::native;

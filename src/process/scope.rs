@@ -5,9 +5,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::hooks;
-use super::host::thread_local_address;
 use super::module::Object;
 use super::registry;
+use super::storage::thread_local_address;
 use crate::addr::{Addr, Bias, Vaddr};
 use crate::file::rows::Plain;
 use crate::file::symbols::{Symbol, Symbols, Wanted};

@@ -25,6 +25,7 @@ use nix::sys::stat::Mode;
 use super::real::{self, LinkMap};
 use super::reserve::{self, Part};
 use super::{hooks, host};
+use crate::addr::Addr;
 use crate::error::ErrorKind;
 use crate::sys::fault;
 
@@ -372,4 +373,19 @@ fn unique_name(fd: c_int) -> CString {
     }
     name.push_str(&format!("/{fd}"));
     CString::new(name).unwrap_or_default()
+}
+
+/// Where thread-local storage of module `module` has `offset` in this thread.
+pub(crate) fn thread_local_address(module: usize, offset: u64) -> Addr {
+    #[repr(C)]
+    struct Index {
+        module: usize,
+        offset: usize,
+    }
+    unsafe extern "C" {
+        fn __tls_get_addr(index: *const Index) -> *mut c_void;
+    }
+    let index = Index { module, offset: offset as usize };
+    // SAFETY: the module is one that glibc numbered, of an object that stays loaded.
+    Addr(unsafe { __tls_get_addr(&raw const index) } as usize)
 }

@@ -12,6 +12,7 @@ use crate::file::hash;
 use crate::file::symbols::{Symbol, Wanted, WantedVersion};
 use crate::process::hooks;
 use crate::process::host::{self, Host, HostObject, Pin};
+use crate::process::storage::thread_local_address;
 use crate::process::world::Look;
 
 /// A symbol's name, and the version that is asked for.
@@ -100,7 +101,7 @@ impl HostHelp {
             let Ok(pin) = object.pin() else { continue };
             let Some(symbol) = defines(object, symbol) else { continue };
             let here = match symbol.is_tls() {
-                true => host::thread_local_address(object.tls_module, symbol.value) == addr,
+                true => thread_local_address(object.tls_module, symbol.value) == addr,
                 false => host.by_address(addr).is_some_and(|at| Arc::ptr_eq(at, object)),
             };
             if here {

@@ -19,10 +19,10 @@ use crate::load::numbers::Numbers;
 use crate::load::relocate::{Outcome, ThreadLocal};
 use crate::load::seal as sealing;
 use crate::load::unique::UniqueSymbols;
+use crate::process::hooks;
 use crate::process::module::Object;
-use crate::process::storage::{Place, Storage, Template};
+use crate::process::storage::{Place, Storage, Template, thread_local_address};
 use crate::process::unwind::{self, Frames};
-use crate::process::{hooks, host};
 use crate::sys;
 
 /// A member that only has to be published.
@@ -231,8 +231,7 @@ impl<'a> Block<'a> {
         let storage = match &scope.sources[word.provider] {
             // What the program started with has its block at one offset in all threads.
             Source::Object(Object::Host(host)) if host.tls_module != 0 => {
-                let from_here =
-                    || host::thread_local_address(host.tls_module, 0).0.wrapping_sub(native::thread_pointer());
+                let from_here = || thread_local_address(host.tls_module, 0).0.wrapping_sub(native::thread_pointer());
                 let offset = host.at_start.then(|| from_here() as u64);
                 let place = Place { offset, ..Place::default() };
                 return Ok(Self { module: host.tls_module, shift: 0, place: Ok(Cow::Owned(place)) });
