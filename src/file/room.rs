@@ -21,12 +21,13 @@ pub(super) fn in_place(plan: &Plan) -> Option<Room> {
     Some(Room { len, align: plan.align, constant, huge: huge.map(|map| map.range.start.0..map.range.end.0) })
 }
 
-/// What is mapped into that room, piece by piece, if there is no gap in it, all that is never written comes first, lies as
-/// far in as in the file and has no zeroes behind, and nothing is both written and executed.
+/// What is mapped into that room, piece by piece, if all that is never written comes first, lies as far in as in the file and
+/// has no zeroes behind, what follows has no gap in it, and nothing is both written and executed.
 pub(super) fn pieces<'a>(plan: &'a Plan, room: &Room) -> Option<impl Iterator<Item = Piece> + Clone + 'a> {
     let mut end = Vaddr(0);
     let simple = |map: &PlannedMap| {
-        let follows = std::mem::replace(&mut end, map.range.end) == map.range.start;
+        let follows =
+            std::mem::replace(&mut end, map.range.end) == map.range.start || map.range.start.0 <= room.constant;
         let fits = match map.protection.write {
             true => map.range.start.0 >= room.constant && !map.protection.execute,
             false => map.range.end.0 <= room.constant && map.file.is_some_and(|from| from.0 == map.range.start.0),
@@ -75,7 +76,10 @@ mod tests {
         let head = ("r", 0, 0, 0x900, 0x900);
         assert_eq!(pieces_of(&[head, text, data]), Some((0x3000, 4)));
         assert_eq!(pieces_of(&[head, text]), Some((0x3000, 2)));
-        let gap = ("rw", 0x2f00, 0x4f00, 0x200, 0x200);
+        // What is shown in a gap becomes inaccessible.
+        let (behind_gap, gap) = (("rw", 0x2f00, 0x4f00, 0x200, 0x200), ("rw", 0x5f00, 0x7f00, 0x200, 0x200));
+        assert_eq!(pieces_of(&[head, text, behind_gap]), Some((0x4000, 3)));
+        assert_eq!(pieces_of(&[head, ("rx", 0x2000, 0x2000, 0x1800, 0x1800), behind_gap]), Some((0x4000, 3)));
         let moved = ("rx", 0x2000, 0x1000, 0x1800, 0x1800);
         let zeroes = ("rx", 0x1000, 0x1000, 0x1000, 0x1800);
         let few_zeroes = ("rx", 0x1000, 0x1000, 0x1800, 0x1900);
@@ -84,7 +88,7 @@ mod tests {
         let unread = ("x", 0x1000, 0x1000, 0x1800, 0x1800);
         let behind = ("r", 0x4000, 0x6000, 0x100, 0x100);
         for segments in [
-            [head, text, gap],
+            [head, behind_gap, gap],
             [head, moved, data],
             [head, zeroes, data],
             [head, few_zeroes, data],

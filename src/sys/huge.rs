@@ -6,11 +6,16 @@ use super::{RegularFile, Reservation};
 use crate::addr::{Addr, PageSize, Protection};
 use crate::error::ErrorKind;
 
+/// Whether a huge page fits into `data`, a part of what lies at `start`.
+pub(super) fn fits(start: u64, data: &Range<u64>) -> bool {
+    PageSize::HUGE.up(start + data.start).is_some_and(|first| first + PageSize::HUGE.bytes() <= start + data.end)
+}
+
 /// Where `len` bytes should start instead of `start`, so that a huge page fits into `data`, a part of them; `None` if one
 /// does already. The kernel puts large files where their code may come in huge pages: they stay there if there is a choice.
 pub(super) fn better_start(start: Addr, len: u64, data: &Range<u64>) -> Option<Addr> {
     let (start, huge) = (start.0 as u64, PageSize::HUGE);
-    if huge.up(start + data.start)? + huge.bytes() <= start + data.end {
+    if fits(start, data) {
         return None;
     }
     // The kernel goes on mapping below.

@@ -43,15 +43,16 @@ pub(crate) struct Piece {
 }
 
 impl RegularFile {
-    /// Maps all `pieces` of an object, which follow one another: up to `room.constant` they lie as far in as in the file, and
-    /// are never written. Where that is hard nothing is done, and the file is to be shown.
+    /// Maps all `pieces` of an object: up to `room.constant` they lie as far in as in the file, and are never written; the
+    /// others follow one another from there on. Where that is hard nothing is done, and the file is to be shown.
     ///
     /// The code becomes executable before anything of it is touched: to change pages that are there costs more.
     pub(crate) fn map_pieces(&self, room: &Room, pieces: impl Iterator<Item = Piece> + Clone) -> Option<Shown> {
+        // Old linkers make all that is constant executable: it is mapped so in one call.
+        let shown = pieces.clone().next()?.protection;
         let map = |mut there: Reservation| {
             let in_file = |piece: &Piece| piece.range.end <= room.constant;
-            let shown = |piece: &Piece| in_file(piece) && piece.protection == Protection::READ;
-            for piece in pieces.clone().filter(|piece| !shown(piece)) {
+            for piece in pieces.clone().filter(|piece| !in_file(piece) || piece.protection != shown) {
                 let (at, len) = (piece.range.start, piece.range.end - piece.range.start);
                 match piece.from {
                     Some(_) if in_file(&piece) => there.protect(at, len, piece.protection),
@@ -62,8 +63,8 @@ impl RegularFile {
             }
             Some(there)
         };
-        let below = || map(self.show_at(room.below_last()?, room.constant, room.align)?);
-        let there = below().or_else(|| map(self.show_somewhere(room).ok()?))?;
+        let below = || map(self.show_at(room.below_last()?, room.constant, room.align, shown)?);
+        let there = below().or_else(|| map(self.show_somewhere(room, shown).ok()?))?;
         LAST.store(there.start().0, Ordering::Relaxed);
         let from_file = usize::try_from(self.size.min(room.constant)).ok()?;
         Some(Shown { room: Arc::new(there), from_file, written_from: Some(room.constant) })
@@ -72,55 +73,54 @@ impl RegularFile {
     /// Shows the file, read-only, in the first of the room's bytes. If it has a home, and that is free, it is shown there, and
     /// no more of it than is constant: the room grows when the rest is mapped.
     pub(crate) fn show(&self, room: &Room, home: Option<Addr>) -> Result<Shown, ErrorKind> {
-        let at_home = |home| self.show_at(home, room.constant.min(room.len), room.align);
-        let there = home.and_then(at_home).map_or_else(|| self.show_somewhere(room), Ok)?;
+        let at_home = |home| self.show_at(home, room.constant.min(room.len), room.align, Protection::READ);
+        let there = home.and_then(at_home).map_or_else(|| self.show_somewhere(room, Protection::READ), Ok)?;
         let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(there.len());
         Ok(Shown { room: Arc::new(there), from_file, written_from: None })
     }
 
     /// Where the kernel likes, if it is aligned there; but so that a huge page fits where one is wanted, if such a place can be
     /// had.
-    fn show_somewhere(&self, room: &Room) -> Result<Reservation, ErrorKind> {
+    fn show_somewhere(&self, room: &Room, protection: Protection) -> Result<Reservation, ErrorKind> {
         let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: room.len, errno: errno as i32 };
-        let shown = self.map_start(None, room.len).map_err(no_room)?;
+        let shown = self.map_start(None, room.len, protection).map_err(no_room)?;
         let better = room.huge.as_ref().and_then(|data| huge::better_start(shown.start(), room.len, data));
-        let there = better.and_then(|better| self.show_at(better, room.len, room.align)).unwrap_or(shown);
+        let there = better.and_then(|better| self.show_at(better, room.len, room.align, protection)).unwrap_or(shown);
         // The kernel puts large files where huge pages fit: mostly that is enough.
         if room.align.offset(there.start().0 as u64) == 0 {
             return Ok(there);
         }
         drop(there);
         let mut there = Reservation::new(room.len, room.align)?;
-        there.map_file(0, room.len, Protection::READ, &self.fd, 0, false)?;
+        there.map_file(0, room.len, protection, &self.fd, 0, false)?;
         Ok(there)
     }
 
     /// At `start`, if nothing is there.
-    fn show_at(&self, start: Addr, len: u64, align: PageSize) -> Option<Reservation> {
+    fn show_at(&self, start: Addr, len: u64, align: PageSize, protection: Protection) -> Option<Reservation> {
         let start = NonZeroUsize::new(start.0).filter(|start| align.offset(start.get() as u64) == 0)?;
         // Before Linux 4.17 the address was a hint.
-        self.map_start(Some(start), len).ok().filter(|there| there.start().0 == start.get())
+        self.map_start(Some(start), len, protection).ok().filter(|there| there.start().0 == start.get())
     }
 
-    fn map_start(&self, at: Option<NonZeroUsize>, len: u64) -> Result<Reservation, Errno> {
+    fn map_start(&self, at: Option<NonZeroUsize>, len: u64, protection: Protection) -> Result<Reservation, Errno> {
         let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(Errno::ENOMEM)?;
         let flags = if at.is_some() { MapFlags::MAP_FIXED_NOREPLACE } else { MapFlags::empty() };
         let start = fault::point("mmap")
             // SAFETY: a new mapping at an address that the kernel chooses, or where nothing is, touches no memory of the
             // program.
-            .and_then(|()| unsafe {
-                mmap(at, len, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | flags, &self.fd, 0)
-            })?;
+            .and_then(|()| unsafe { mmap(at, len, prot(protection), MapFlags::MAP_PRIVATE | flags, &self.fd, 0) })?;
         Ok(Reservation { map: Map { start, len } })
     }
 }
 
 impl Room {
     /// A place right below the last one, so that a huge page fits where one is wanted. The kernel finds better ones for code
-    /// that is large enough for huge pages.
+    /// that is large enough for huge pages, unless none would fit into the data there.
     fn below_last(&self) -> Option<Addr> {
-        let last =
-            Some(LAST.load(Ordering::Relaxed)).filter(|last| *last > 0 && self.constant < PageSize::HUGE.bytes());
+        let of_kernel = self.constant >= PageSize::HUGE.bytes()
+            && self.huge.as_ref().is_none_or(|data| huge::fits(PageSize::HUGE.bytes(), data));
+        let last = Some(LAST.load(Ordering::Relaxed)).filter(|last| *last > 0 && !of_kernel);
         let start = (last? as u64).checked_sub(self.len)?;
         let apart = self.huge.as_ref().map_or(0, |data| PageSize::HUGE.offset(start.wrapping_add(data.start)));
         Some(Addr(self.align.down(start.checked_sub(apart)?) as usize))
