@@ -308,18 +308,20 @@ impl Source for HostObject {
 
 /// Has `write` write to pages that are read-only, by which they are [`HostObject::sealed`]. Answers whether it could.
 pub(super) fn write_sealed(pages: &Range<Addr>, write: impl FnOnce()) -> bool {
-    let protect = |protection| {
-        let len = pages.end.0 - pages.start.0;
-        // SAFETY: pages of an object, which were written to before and which nobody but `write` writes to now.
-        len == 0 || unsafe { libc::mprotect(pages.start.0 as *mut c_void, len, protection) } == 0
-    };
-    if fault::point("mprotect").is_err() || !protect(libc::PROT_READ | libc::PROT_WRITE) {
-        return false;
-    }
-    write();
+    let written = unseal(pages).then(write);
     // If they cannot be made as they were, they may be written to, as where nothing is read-only.
-    let _as_before = protect(libc::PROT_READ);
-    true
+    written.map(|()| protect(pages, libc::PROT_READ)).is_some()
+}
+
+/// Makes pages that are [`HostObject::sealed`] writable. Answers whether they are.
+pub(super) fn unseal(pages: &Range<Addr>) -> bool {
+    fault::point("mprotect").is_ok() && protect(pages, libc::PROT_READ | libc::PROT_WRITE)
+}
+
+fn protect(pages: &Range<Addr>, protection: i32) -> bool {
+    let (start, len) = (pages.start.0 as *mut c_void, pages.end.0 - pages.start.0);
+    // SAFETY: pages of an object, which were written to before and which nobody but who asks for it writes to now.
+    len == 0 || unsafe { libc::mprotect(start, len, protection) } == 0
 }
 
 /// What is gathered while glibc's list is locked.

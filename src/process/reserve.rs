@@ -7,7 +7,8 @@
 //!
 //! What nobody has had yet of it is zero in every thread. A small block that starts as zeroes is found there at once, whatever
 //! code it is for, and nothing need be asked of glibc. That goes once: what a library has left is not zero any more. Where
-//! there is one thread only, a small block with an image is there nearly as soon.
+//! there is one thread only, a small block with an image is there nearly as soon: in a page of the initial image that has
+//! nothing but the reserve, and that stays writable from the first of them on.
 //!
 //! # Safety
 //! System calls that read where a thread keeps a list, and for how long it has run. All writing to other threads' storage
@@ -19,6 +20,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,7 @@ use super::storage::{Template, thread_local_address};
 use super::{hooks, real};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::native;
+use crate::sys;
 
 /// What has been given out of the reserve.
 struct Given {
@@ -40,10 +43,13 @@ struct Given {
 static GIVEN: Mutex<Given> = Mutex::new(Given { parts: Vec::new(), below: 0, above: native::RESERVE });
 
 /// The largest block that is taken from the reserve though glibc may have room for it; where such parts of zeroes begin, and
-/// where such with an image end. The rest is for those that glibc has no room for.
+/// how many bytes are for such with an image. The rest is for those that glibc has no room for.
 const SMALL_MAX: u64 = 1280;
 const ZEROES_FROM: usize = native::RESERVE / 2;
-const IMAGES_TO: usize = native::RESERVE / 4;
+const IMAGES: usize = native::RESERVE / 4;
+
+/// Whether the page for small blocks with an image has been made writable.
+static OPEN: AtomicBool = AtomicBool::new(false);
 
 /// What a thread takes for the creation of another one, and the other for its start, is less than this.
 const LONGER: Duration = Duration::from_millis(1);
@@ -108,22 +114,38 @@ impl Reserve {
         Some(start..end)
     }
 
-    /// Writes `blocks`, each with where it starts in the reserve, for this thread, which is the only one, and for those to
-    /// come.
-    fn write_alone(&self, blocks: &[(usize, Vec<u8>)]) -> Option<()> {
-        let ends = blocks.iter().map(|(at, block)| at + block.len());
-        let (Some(start), Some(end)) = (blocks.iter().map(|(at, _)| *at).min(), ends.max()) else { return Some(()) };
-        let image = self.image(start, end - start)?;
-        let in_image = self.program.bias.at(Vaddr(image.start)).0;
-        let write = |at: usize, block: &[u8]| {
+    /// Where small blocks with an image are, which this thread, the only one, may write then: the start of the first page of
+    /// the image that is the reserve's alone. Nothing else can be written to for that; and it is asked for just once.
+    fn open(&self) -> Option<Range<usize>> {
+        let (page, whole) = (sys::page_size(), self.image(0, native::RESERVE)?);
+        let start = self.program.bias.at(Vaddr(whole.start)).0 as u64;
+        let at = usize::try_from(page.up(start)? - start).ok()?;
+        let own = self.image(at, page.bytes() as usize)?;
+        if own.end > whole.end || !(OPEN.load(Ordering::Relaxed) || host::unseal(&self.program.sealed(own)?)) {
+            return None;
+        }
+        OPEN.store(true, Ordering::Relaxed);
+        Some(at..at + IMAGES)
+    }
+
+    /// Writes a block to where it starts in the image for threads to come, which may be written to, and in this one's reserve.
+    fn write(&self, at: usize, block: &[u8]) -> Option<()> {
+        let in_image = self.program.bias.at(Vaddr(self.image(at, block.len())?.start)).0;
+        for place in [in_image, self.here.wrapping_add(at)] {
             // SAFETY: a part of the program's image, which nobody else writes, or of this thread's reserve; it has been taken
             // for this block.
-            unsafe { (at as *mut u8).copy_from_nonoverlapping(block.as_ptr(), block.len()) };
-        };
-        let written = host::write_sealed(&self.program.sealed(image)?, || {
-            blocks.iter().for_each(|(at, block)| write(in_image + (at - start), block));
-        });
-        written.then(|| blocks.iter().for_each(|(at, block)| write(self.here.wrapping_add(*at), block)))
+            unsafe { (place as *mut u8).copy_from_nonoverlapping(block.as_ptr(), block.len()) };
+        }
+        Some(())
+    }
+
+    /// The same where it may not be written to but for this moment.
+    fn write_sealed(&self, at: usize, block: &[u8]) -> Option<()> {
+        let pages = self.program.sealed(self.image(at, block.len())?)?;
+        let mut written = None;
+        host::write_sealed(&pages, || written = self.write(at, block));
+        OPEN.store(false, Ordering::Relaxed);
+        written
     }
 }
 
@@ -131,37 +153,29 @@ impl Reserve {
 pub(super) fn take_small(templates: &[Template]) -> Vec<Option<Part>> {
     let is_small = |template: &&Template| template.size <= SMALL_MAX;
     let reserve = templates.iter().find(is_small).and_then(|_| Reserve::find());
-    let alone = LazyCell::new(is_alone);
-    let mut images: Vec<(usize, Vec<u8>)> = Vec::new();
+    let open = LazyCell::new(|| reserve.as_ref().filter(|_| is_alone())?.open());
     let take = |template| {
         let (template, reserve) = (Some(template).filter(is_small)?, reserve.as_ref()?);
         let (size, fits) = (template.size as usize, |at| reserve.fits(template, at));
         if template.image.iter().all(|byte| *byte == 0) {
             return find_zeroes(size, fits).map(|at| reserve.part(at));
         }
-        let at = if *alone { find_room(size, IMAGES_TO, fits)? } else { return None };
-        images.push((at, template.block(size)));
-        Some(reserve.part(at))
+        let part = reserve.part(find_room(size, open.clone()?, fits)?);
+        reserve.write(part.at, &template.block(size)).map(|()| part)
     };
-    let mut parts: Vec<Option<Part>> = templates.iter().map(take).collect();
-    if reserve.is_some_and(|reserve| reserve.write_alone(&images).is_none()) {
-        let has_image = |part: &mut Part| images.iter().any(|(at, _)| *at == part.at);
-        parts.iter_mut().for_each(|part| drop(part.take_if(has_image)));
-    }
-    parts
+    templates.iter().map(take).collect()
 }
 
 /// A part with the initial image of `template` in every thread; `None` if there is no room, or no reserve at one offset.
 pub(super) fn take(template: &Template) -> Option<Part> {
     let reserve = Reserve::find()?;
     let size = usize::try_from(template.size).ok()?;
-    let at = find_room(size, native::RESERVE, |at| reserve.fits(template, at))?;
-    let (part, placed) = (reserve.part(at), (at, template.block(size)));
+    let at = find_room(size, 0..native::RESERVE, |at| reserve.fits(template, at))?;
+    let (part, block) = (reserve.part(at), template.block(size));
     // Where the image may not be made writable for a moment, it is written to as if there were other threads.
-    if is_alone() && reserve.write_alone(std::slice::from_ref(&placed)).is_some() {
+    if is_alone() && reserve.write_sealed(at, &block).is_some() {
         return Some(part);
     }
-    let (_, block) = placed;
     // First the image that threads to come start with, then the threads there are, then those that had copied the image
     // before and were not there yet. Nobody uses that part before we have answered, so it may be written twice.
     let memory = own_memory()?;
@@ -233,13 +247,13 @@ fn sleeps(thread: i32) -> bool {
     stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with('S'))
 }
 
-/// Takes the first place of `size` bytes before `end` that is free and fits.
-fn find_room(size: usize, end: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+/// Takes the first place of `size` bytes `within` that is free and fits.
+fn find_room(size: usize, within: Range<usize>, fits: impl Fn(usize) -> bool) -> Option<usize> {
     hooks::undisturbed(|| {
         let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
         let free = |at: usize| given.parts.iter().all(|(start, len)| at + size <= *start || at >= start + len);
-        let last = end.checked_sub(size)?;
-        let at = (0..=last).find(|at| fits(*at) && free(*at))?;
+        let last = within.end.checked_sub(size)?;
+        let at = (within.start..=last).find(|at| fits(*at) && free(*at))?;
         given.parts.push((at, size));
         given.below = given.below.max(at + size);
         Some(at)
