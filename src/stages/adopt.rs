@@ -79,7 +79,7 @@ pub(super) fn adopt(
     let bound = group.advance(|_, mut mapped| {
         mapped.shared = shared.next();
         mapped.stubs = stubs.as_ref().map(|stubs| Arc::clone(&stubs.mapping));
-        Ok((mapped, outcomes.next().unwrap_or_default()))
+        Ok((mapped, Box::new(outcomes.next().unwrap_or_default())))
     });
     let group = bound.map_err(Refusal::snapshot)?;
     let unique = unique.into_iter().collect();

@@ -93,7 +93,7 @@ impl Scope {
 
 /// A group whose plain words are all written, and what it is bound to.
 pub(crate) struct Bound {
-    pub(super) group: Group<Object, (Box<Mapped>, Outcome)>,
+    pub(super) group: Group<Object, (Box<Mapped>, Box<Outcome>)>,
     pub(super) scope: Scope,
     /// Unique symbols that it is the first to use.
     pub(super) unique: UniqueSymbols,
@@ -130,7 +130,7 @@ impl Bound {
 
     /// What those ask for.
     pub(super) fn missing(&self) -> Vec<Versioned> {
-        let of = |(mapped, outcome): &(Box<Mapped>, Outcome)| {
+        let of = |(mapped, outcome): &(Box<Mapped>, Box<Outcome>)| {
             let symbols = &mapped.symbols;
             let named = |index: &u32| {
                 let version = symbols.versions.index(*index).map(|index| index.number);
@@ -205,7 +205,7 @@ pub(crate) fn relocate(
     let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
     let leading = start.map(|start| (&start.names, start.objects.len()));
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
-    let mut outcomes: Vec<Option<Outcome>> = group.members.iter().map(|_| None).collect();
+    let mut outcomes: Vec<Option<Box<Outcome>>> = group.members.iter().map(|_| None).collect();
     for &index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
         let image = &mapped.new.image;
@@ -235,7 +235,7 @@ pub(crate) fn relocate(
             if text {
                 mapped.mapping.close_text()?;
             }
-            Ok(outcome)
+            Ok(Box::new(outcome))
         });
         outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
     }

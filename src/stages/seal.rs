@@ -96,7 +96,7 @@ fn tell_the_unwinder(mut group: Group<Object, Sealed>) -> Group<Object, Sealed> 
     group
 }
 
-type Relocated = Group<Object, (Box<Mapped>, Outcome)>;
+type Relocated = Group<Object, (Box<Mapped>, Box<Outcome>)>;
 
 /// Whether `addr` is code of provider number `provider`.
 fn is_code(group: &Relocated, scope: &Scope, provider: usize, addr: Addr) -> bool {
@@ -134,8 +134,9 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
 ///
 /// After the resolvers: glibc hands the initial image to all threads at once, so it has to be complete.
 fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
-    let is_plain =
-        |(mapped, outcome): &(Box<Mapped>, Outcome)| mapped.thread_local().is_none() && outcome.thread_local.is_empty();
+    let is_plain = |(mapped, outcome): &(Box<Mapped>, Box<Outcome>)| {
+        mapped.thread_local().is_none() && outcome.thread_local.is_empty()
+    };
     if group.new_members().all(|(_, member)| is_plain(member)) {
         return Ok(group);
     }
