@@ -37,7 +37,7 @@ pub(crate) use below::{open_directory, place_below};
 pub(crate) use own::effective_user;
 #[cfg(feature = "snapshots")]
 pub(crate) use own::{Scratch, is_privileged, random};
-pub(crate) use own::{auxiliary, auxiliary_str, page_size, populate};
+pub(crate) use own::{Zeros, auxiliary, auxiliary_str, page_size};
 use room::Map;
 pub(crate) use room::{Piece, Reservation, Room, Shown};
 

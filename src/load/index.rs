@@ -9,7 +9,7 @@ use super::scope::Provider;
 use crate::arch::native;
 use crate::file::relocations::SetBits;
 use crate::file::symbols::Symbols;
-use crate::sys;
+use crate::sys::Zeros;
 
 /// Hashes of exported names, each leading to the symbol that has it.
 ///
@@ -18,7 +18,7 @@ pub(crate) struct Index {
     /// In the upper bits some of the hash, in the lower ones one more than the number of the export; 0 is a free slot. A
     /// table is written for one load, and each page of it costs as much as some ten look-ups: so a slot is small,
     /// and what it leads to may have another hash.
-    slots: Vec<u32>,
+    slots: Zeros,
     /// Whose exports have the numbers of each block.
     blocks: Vec<Block>,
     /// If only names of these hashes were entered.
@@ -64,14 +64,15 @@ impl Index {
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
         // is a miss or two of the cache. What a look-up reads can be asked of memory beforehand, with a table and without.
-        // So a table pays from about four questions for each export on.
+        // So a table of what is wanted pays from about four questions for each export on, one of all from eight.
         let questions = demand.references.saturating_mul(asked.len()) / 2;
         if questions <= exports.saturating_mul(4) {
             return None;
         }
         match Filter::of(&demand.by, exports) {
             Some(wanted) => Self::over_wanted(symbols, from, wanted),
-            None => Self::over(symbols, from),
+            None if questions > exports.saturating_mul(8) => Self::over(symbols, from),
+            None => None,
         }
     }
 
@@ -122,9 +123,7 @@ impl Index {
     }
 
     fn for_entries(entries: usize, wanted: Option<Filter>) -> Self {
-        let mut slots = vec![0; entries + entries / 2 + 1];
-        sys::populate(&mut slots);
-        Self { slots, blocks: Vec::new(), wanted }
+        Self { slots: Zeros::new(entries + entries / 2 + 1), blocks: Vec::new(), wanted }
     }
 
     /// Numbers the exports of the next object.
@@ -360,7 +359,7 @@ pub(super) mod tests {
 
     #[test]
     fn names_made_to_share_a_place_are_no_table() {
-        let mut index = Index { slots: vec![0; 1 << 14], blocks: Vec::new(), wanted: None };
+        let mut index = Index { slots: Zeros::new(1 << 14), blocks: Vec::new(), wanted: None };
         let entered = (0..1 << 14).take_while(|number| index.enter(0x1234, *number).is_some()).count();
         assert_eq!(entered, PROBES_MAX);
     }

@@ -1,18 +1,16 @@
 //! What the kernel tells a process about itself, and gives it: the auxiliary vector, whose rights it has, random bytes, pages.
 
 use std::ffi::{CStr, c_void};
-#[cfg(feature = "snapshots")]
 use std::num::NonZeroUsize;
-#[cfg(feature = "snapshots")]
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[cfg(feature = "snapshots")]
 use nix::errno::Errno;
-#[cfg(feature = "snapshots")]
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
 use super::Reservation;
-#[cfg(feature = "snapshots")]
 use super::room::Map;
 use crate::addr::PageSize;
 
@@ -69,27 +67,103 @@ pub(crate) fn auxiliary_str(key: libc::c_ulong) -> Option<&'static CStr> {
     (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) })
 }
 
-/// Has the kernel give memory for `words` at once, which is a fault for each page otherwise. Only for speed.
-pub(crate) fn populate(words: &mut [u32]) {
-    let page = page_size();
-    let (start, end) = (words.as_ptr() as u64, words.as_ptr() as u64 + size_of_val(words) as u64);
-    let (start, end) = (page.up(start).unwrap_or(end), page.down(end));
-    // Asking costs as much as the faults of a few pages.
-    if end.saturating_sub(start) >= 24 * page.bytes() {
-        // SAFETY: whole pages of memory that the caller has to itself; their content stays what it is.
-        unsafe { libc::madvise(start as *mut c_void, (end - start) as usize, libc::MADV_POPULATE_WRITE) };
+/// Words that start as zeroes. Many of them have pages of their own, which come together and go back to the kernel when they
+/// are dropped: in the heap they would be a fault for each page, and then a hole.
+pub(crate) struct Zeros {
+    words: NonNull<[u32]>,
+    /// Otherwise they are in the heap.
+    pages: Option<Map>,
+}
+
+// SAFETY: as a `Box` of words: nobody else has them.
+unsafe impl Send for Zeros {}
+// SAFETY: as above.
+unsafe impl Sync for Zeros {}
+
+impl Zeros {
+    /// Bytes from which on two calls are worth it.
+    const MANY: usize = 64 << 10;
+
+    pub(crate) fn new(count: usize) -> Self {
+        let len = Some(count.saturating_mul(4)).filter(|len| *len >= Self::MANY).and_then(NonZeroUsize::new);
+        match len.and_then(|len| Map::of_zeros(len).ok()) {
+            Some(map) => Self { words: NonNull::slice_from_raw_parts(map.start.cast(), count), pages: Some(map) },
+            None => Self { words: NonNull::from(Box::leak(vec![0; count].into_boxed_slice())), pages: None },
+        }
+    }
+}
+
+impl Drop for Zeros {
+    fn drop(&mut self) {
+        if self.pages.is_none() {
+            // SAFETY: they were a `Box` in `new`.
+            drop(unsafe { Box::from_raw(self.words.as_ptr()) });
+        }
+    }
+}
+
+impl Deref for Zeros {
+    type Target = [u32];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u32] {
+        // SAFETY: they stay where they are as long as it lives, which has them to itself; whole zeroes are words.
+        unsafe { self.words.as_ref() }
+    }
+}
+
+impl DerefMut for Zeros {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [u32] {
+        // SAFETY: as in `deref`.
+        unsafe { self.words.as_mut() }
+    }
+}
+
+impl Map {
+    /// Zero pages for `len` bytes, there at once.
+    fn of_zeros(len: NonZeroUsize) -> nix::Result<Self> {
+        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
+        // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
+        let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
+        Ok(Self { start, len })
     }
 }
 
 impl Reservation {
-    /// Has the kernel copy `len` bytes of private pages at `offset` at once, as writing to each would do. Kernels before
-    /// 5.14 cannot; nothing is lost then but time.
-    pub(crate) fn populate(&self, offset: u64, len: u64) {
-        if let Ok((at, size)) = self.inside(offset, len) {
-            // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
-            unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
+    /// Has the kernel copy private pages at once, as writing to each would do: `ranges`, each an offset and a length. Kernels
+    /// before 5.14 cannot; nothing is lost then but time.
+    pub(crate) fn populate(&self, ranges: impl Iterator<Item = (u64, u64)>) {
+        let inside = |(offset, len)| {
+            let (at, size) = self.inside(offset, len).ok()?;
+            Some(libc::iovec { iov_base: at.get() as *mut c_void, iov_len: size.get() })
+        };
+        let ranges: Vec<libc::iovec> = ranges.filter_map(inside).collect();
+        let mut done = if ranges.len() > 1 { populate_together(&ranges) } else { 0 };
+        for libc::iovec { iov_base, iov_len } in ranges {
+            let there = done.min(iov_len);
+            done -= there;
+            if there < iov_len {
+                // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
+                unsafe { libc::madvise(iov_base, iov_len, libc::MADV_POPULATE_WRITE) };
+            }
         }
     }
+}
+
+/// The same for all of `ranges` in one call, as far as they are done then: how many bytes that is. A process may ask for
+/// itself, by a number that stands for it, since 6.15.
+fn populate_together(ranges: &[libc::iovec]) -> usize {
+    const PIDFD_SELF_THREAD: libc::c_int = -10000;
+    static REFUSED: AtomicBool = AtomicBool::new(false);
+    if REFUSED.load(Ordering::Relaxed) {
+        return 0;
+    }
+    let (first, count, advice) = (ranges.as_ptr(), ranges.len(), libc::MADV_POPULATE_WRITE);
+    // SAFETY: the pages of the ranges stay what they are, whoever they belong to; the kernel reads so many of them.
+    let done = unsafe { libc::syscall(libc::SYS_process_madvise, PIDFD_SELF_THREAD, first, count, advice, 0) };
+    REFUSED.store(done < 0, Ordering::Relaxed);
+    usize::try_from(done).unwrap_or(0)
 }
 
 /// Zeros to be written over, which go back to the kernel when they are dropped: what is of use only for a moment leaves no
@@ -100,11 +174,7 @@ pub(crate) struct Scratch(Map);
 #[cfg(feature = "snapshots")]
 impl Scratch {
     pub(crate) fn new(len: usize) -> nix::Result<Self> {
-        let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
-        let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
-        // SAFETY: a new mapping at an address the kernel chooses touches no memory of the program.
-        let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, flags) }?;
-        Ok(Self(Map { start, len }))
+        Map::of_zeros(NonZeroUsize::new(len).ok_or(Errno::EINVAL)?).map(Self)
     }
 }
 
@@ -123,5 +193,47 @@ impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`.
         unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr().cast(), self.0.len.get()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Protection;
+
+    /// Which of its pages are there.
+    fn pages_there(room: &Reservation) -> Vec<bool> {
+        let mut there = vec![0; room.len() / page_size().bytes() as usize];
+        // SAFETY: a mapping of ours; a byte for each page of it is written.
+        let asked = unsafe { libc::mincore(room.start().0 as *mut c_void, room.len(), there.as_mut_ptr()) };
+        assert_eq!(asked, 0);
+        there.iter().map(|there| there & 1 == 1).collect()
+    }
+
+    #[test]
+    fn pages_of_several_ranges_are_there_at_once_and_no_others() {
+        let page = page_size().bytes();
+        let room = || {
+            let mut room = Reservation::new(8 * page, page_size()).unwrap();
+            room.map_zeros(0, 8 * page, Protection { write: true, ..Protection::READ }).unwrap();
+            room.populate([(0, page), (4 * page, 2 * page), (8 * page, page)].into_iter());
+            room
+        };
+        let wanted = [true, false, false, false, true, true, false, false];
+        assert_eq!(pages_there(&room()), wanted);
+        // As kernels have it that cannot be asked for all at once.
+        assert_eq!(populate_together(&[libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 4096 }]), 0);
+        assert_eq!(pages_there(&room()), wanted);
+    }
+
+    #[test]
+    fn words_are_zero_and_can_be_written_in_the_heap_and_in_pages_of_their_own() {
+        for count in [0, 1, 1000, Zeros::MANY / 4, 100_000] {
+            let mut words = Zeros::new(count);
+            assert!(words.len() == count && words.iter().all(|word| *word == 0));
+            assert_eq!(words.pages.is_some(), count * 4 >= Zeros::MANY);
+            words.iter_mut().for_each(|word| *word = 7);
+            assert!(words.iter().all(|word| *word == 7));
+        }
     }
 }
