@@ -473,10 +473,11 @@ fn sysv_hash(name: &[u8]) -> u32 {
     })
 }
 
-/// Root is refused nothing, so this process becomes nobody.
+/// Root is refused nothing, so this thread becomes nobody.
 fn stop_being_root() {
     if unsafe { libc::geteuid() } == 0 {
-        assert_eq!(unsafe { libc::setresuid(65534, 65534, 65534) }, 0);
+        // This thread alone: the C library would have all others do it too, and be in that when the process exits.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) }, 0);
     }
 }
 
