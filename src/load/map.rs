@@ -145,8 +145,9 @@ impl Mapping {
             }
             written.iter_mut().for_each(|written| written.done(block));
         }
-        let runs = written.iter().flat_map(Written::runs);
-        reservation.populate(runs.map(|run| (run.start.0 - start.0, run.end.0 - run.start.0)));
+        for run in written.iter().flat_map(Written::runs) {
+            reservation.populate(run.start.0 - start.0, run.end.0 - run.start.0);
+        }
         let writable = parts.iter().filter(|part| part.protection.write).map(|part| part.range.clone());
         let data = writable.max_by_key(|range| range.end - range.start).unwrap_or_default();
         let mapping = Self {

@@ -409,9 +409,9 @@ impl State {
         let mut used: Vec<bool> = self.entries.iter().map(root).collect();
         let mut todo: Vec<usize> = (0..used.len()).filter(|at| used[*at]).collect();
         while let Some(at) = todo.pop() {
-            for user in self.entries[at].uses().filter_map(|id| self.position(id)) {
-                if !mem::replace(&mut used[user], true) {
-                    todo.push(user);
+            for needed in self.entries[at].uses().filter_map(|id| self.position(id)) {
+                if !mem::replace(&mut used[needed], true) {
+                    todo.push(needed);
                 }
             }
         }
