@@ -29,9 +29,13 @@ fn variables_without_initial_value_are_zero() {
 #[test]
 fn every_segment_has_its_protection_and_every_hole_has_none() {
     on_both_loaders(|loader| {
-        for (name, symbol) in
-            [("bss", "initialised"), ("align_64k", "aligned"), ("relro", "plain_pointer"), ("hash_gnu", "f_000")]
-        {
+        for (name, symbol) in [
+            ("bss", "initialised"),
+            ("align_64k", "aligned"),
+            ("align_code_first", "aligned"),
+            ("relro", "plain_pointer"),
+            ("hash_gnu", "f_000"),
+        ] {
             let library = loader.open(name);
             let bias = library.address(symbol) - Elf::of(name).vaddr(symbol) as usize;
             assert_eq!(observed(name, bias), planned(name, bias), "{name}");
