@@ -4,7 +4,7 @@
 //! or that is changing what is asked for.
 
 use super::current::Current;
-use super::module::Module;
+use super::module::{Id, Module};
 use crate::addr::Addr;
 
 /// Where a module is, and what an unwinder wants of it.
@@ -12,6 +12,7 @@ use crate::addr::Addr;
 pub(crate) struct Place {
     pub(crate) start: Addr,
     pub(crate) end: Addr,
+    pub(super) id: Id,
     /// Of its `link_map`.
     pub(crate) map: Addr,
     /// Its `PT_GNU_EH_FRAME`, if it has one.
@@ -37,7 +38,7 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
     let place = |module: &Module| {
         let (range, bias) = (module.mapping.range(), module.mapping.bias());
         let frames = module.eh_frame.map(|at| bias.at(at));
-        Place { start: range.start, end: range.end, map: Addr(module.listed.map() as usize), frames }
+        Place { start: range.start, end: range.end, id: module.id, map: Addr(module.listed.map() as usize), frames }
     };
     let places: Vec<Place> = modules.map(place).collect();
     change(|table| {

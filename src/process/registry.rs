@@ -364,8 +364,7 @@ impl State {
 
     /// The module that has `addr` among its addresses.
     pub(crate) fn by_address(&self, addr: Addr) -> Option<Arc<Module>> {
-        let has = |entry: &&Entry| entry.module.mapping.contains(addr);
-        self.entries.iter().find(has).map(|entry| Arc::clone(&entry.module))
+        self.module(addresses::at(addr)?.id)
     }
 
     /// The modules that somebody opened by themselves.
