@@ -57,6 +57,24 @@ fn constructors_get_the_processs_arguments_and_environment() {
 }
 
 #[test]
+fn nothing_is_kept_of_a_library_that_is_opened_and_closed_again_and_again() {
+    on_both_loaders(|loader| {
+        let heap = || {
+            let info = unsafe { libc::mallinfo2() };
+            info.uordblks + info.hblkhd
+        };
+        let again = |times: usize| (0..times).for_each(|_| loader.open("life_root").close());
+        let _journal = loader.open("journal");
+        again(500);
+        let before = heap();
+        again(2000);
+        let more = heap().saturating_sub(before);
+        // Less than a word each time: the C library counts as taken what it keeps at hand, which may be some more.
+        assert!(more < 2000 * 8, "{more} bytes more");
+    });
+}
+
+#[test]
 fn a_library_goes_when_it_was_closed_as_often_as_opened() {
     on_both_loaders(|loader| {
         let journal = loader.open("journal");
