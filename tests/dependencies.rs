@@ -306,6 +306,19 @@ fn a_needed_name_is_not_satisfied_by_a_library_opened_by_the_path_of_another_fol
 }
 
 #[test]
+fn a_library_that_was_opened_by_a_second_name_is_known_by_that_when_its_file_is_gone() {
+    on_both_loaders(|loader| {
+        let first = loader.open("bss");
+        let second = link("bss", "second.so");
+        let by_second = loader.open(&second);
+        fs::remove_file(&second).unwrap();
+        let again = loader.open(&second);
+        let addresses = [&first, &by_second, &again].map(|library| library.address("pages"));
+        assert_eq!(addresses, [addresses[0]; 3]);
+    });
+}
+
+#[test]
 fn a_needed_name_is_satisfied_by_a_library_that_was_needed_by_that_name() {
     on_both_loaders(|loader| {
         let _a = loader.open("same/needs_a.so");

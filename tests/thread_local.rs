@@ -356,6 +356,22 @@ fn what_is_read_only_of_the_program_stays_so_but_for_one_page_of_its_image() {
 }
 
 #[test]
+fn small_images_and_such_that_the_c_library_has_no_room_for_are_there_in_whatever_order_they_come() {
+    on_ours(|loader| {
+        assert_alone(|| {
+            let names = ["tls_general", "tls_too_large", "tls_local", "tls_too_large", "tls_general"];
+            names.into_iter().all(|name| {
+                let library = loader.open(name);
+                let next = library.address("next_value");
+                let (here, there) = (function(next)(), thread::spawn(move || function(next)()).join());
+                library.close();
+                here == 42 && there.is_ok_and(|there| there == 42)
+            })
+        });
+    });
+}
+
+#[test]
 fn a_thread_that_another_copy_of_the_c_library_has_created_has_the_initial_image_too() {
     type Create =
         extern "C" fn(*mut libc::pthread_t, *const c_void, extern "C" fn(*mut c_void) -> *mut c_void) -> c_int;
