@@ -128,9 +128,9 @@ impl Storage {
         let shifts: Vec<Option<u64>> = templates.iter().zip(&small).map(append).collect();
         let several = shifts.iter().flatten().nth(1).is_some();
         let together = if several { Self::new(&all).ok().map(Arc::new) } else { None };
-        let storage = |((template, small), shift): ((&Template, Option<Part>), Option<u64>)| match (&together, shift) {
-            _ if let Some(part) = small => Ok(Self::of_reserve(part)),
-            (Some(all), Some(shift)) => Ok(Self {
+        let storage = |((template, small), shift)| match (small, &together, shift) {
+            (Some(part), ..) => Ok(Self::of_reserve(part)),
+            (None, Some(all), Some(shift)) => Ok(Self {
                 source: Source::Part(Arc::clone(all)),
                 module: all.module,
                 shift: all.shift + shift,

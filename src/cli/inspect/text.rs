@@ -55,7 +55,7 @@ fn write_contents(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
         let of_file: u64 = of_file.map(|region| (region.range.end.0 - region.range.start.0) / plan.page.bytes()).sum();
         if let Some(private) = regions.iter().map(|region| region.forecast).sum::<Option<usize>>() {
             let size = print::Size(private as u64 * plan.page.bytes());
-            let text = format_args!("relocation makes {private} of {of_file} pages of the file private, {size}");
+            let text = format!("relocation makes {private} of {of_file} pages of the file private, {size}");
             line(out, "forecast", text)?;
             let by_cause = |cause: Cause| {
                 let pages: u64 = regions.iter().filter_map(|region| region.causes).map(|all| all[cause as usize]).sum();
