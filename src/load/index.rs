@@ -64,15 +64,14 @@ impl Index {
         let exports = exports(symbols.clone())?;
         // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
         // is a miss or two of the cache. What a look-up reads can be asked of memory beforehand, with a table and without.
-        // So a table of what is wanted pays from about four questions for each export on, one of all from eight.
+        // So a table pays from about four questions for each export on.
         let questions = demand.references.saturating_mul(asked.len()) / 2;
         if questions <= exports.saturating_mul(4) {
             return None;
         }
         match Filter::of(&demand.by, exports) {
             Some(wanted) => Self::over_wanted(symbols, from, wanted),
-            None if questions > exports.saturating_mul(8) => Self::over(symbols, from),
-            None => None,
+            None => Self::over(symbols, from),
         }
     }
 
