@@ -35,9 +35,9 @@ use crate::error::ErrorKind;
 pub(crate) use below::{open_directory, place_below};
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) use own::effective_user;
-#[cfg(feature = "snapshots")]
-pub(crate) use own::{Scratch, is_privileged, random};
 pub(crate) use own::{Zeros, auxiliary, auxiliary_str, page_size};
+#[cfg(feature = "snapshots")]
+pub(crate) use own::{is_privileged, random};
 use room::Map;
 pub(crate) use room::{Piece, Reservation, Room, Shown};
 

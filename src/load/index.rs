@@ -18,7 +18,7 @@ pub(crate) struct Index {
     /// In the upper bits some of the hash, in the lower ones one more than the number of the export; 0 is a free slot. A
     /// table is written for one load, and each page of it costs as much as some ten look-ups: so a slot is small,
     /// and what it leads to may have another hash.
-    slots: Zeros,
+    slots: Zeros<u32>,
     /// Whose exports have the numbers of each block.
     blocks: Vec<Block>,
     /// If only names of these hashes were entered.

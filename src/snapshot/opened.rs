@@ -12,14 +12,14 @@ use std::sync::Arc;
 use super::manifest::{Damage, Hash, Header, Manifest, hash};
 use super::refusal::Refusal;
 use super::scope::Fits;
-use crate::sys::Scratch;
+use crate::sys::Zeros;
 
 /// A snapshot, open.
 pub(crate) struct Opened {
     pub(crate) file: Arc<File>,
     pub(crate) header: Header,
     /// Header and manifest, copied out: what is checked is what is used, whatever becomes of the file.
-    head: Scratch,
+    head: Zeros<u8>,
 }
 
 impl Opened {
@@ -32,7 +32,7 @@ impl Opened {
             _ => unread(error),
         })?;
         let header = Header::decode(&start, len).map_err(damaged)?;
-        let mut head = Scratch::new(header.first_page() as usize).map_err(|errno| unread(errno.into()))?;
+        let mut head = Zeros::in_pages(header.first_page() as usize).map_err(|errno| unread(errno.into()))?;
         file.read_exact_at(&mut head, 0).map_err(unread)?;
         Manifest::check(&header, &head, secret).map_err(damaged)?;
         Ok(Self { file: Arc::new(file), header, head })

@@ -66,56 +66,66 @@ pub(crate) fn auxiliary_str(key: libc::c_ulong) -> Option<&'static CStr> {
     (!at.is_null()).then(|| unsafe { CStr::from_ptr(at) })
 }
 
-/// Words that start as zeroes. Many of them have pages of their own, which come together and go back to the kernel when they
-/// are dropped: in the heap they would be a fault for each page, and then a hole.
-pub(crate) struct Zeros {
-    words: NonNull<[u32]>,
+/// Words or bytes that start as zeroes. Many of them have pages of their own, which come together and go back to the kernel
+/// when they are dropped: in the heap they would be a fault for each page, and then a hole.
+pub(crate) struct Zeros<T> {
+    all: NonNull<[T]>,
     /// Otherwise they are in the heap.
     pages: Option<Map>,
 }
 
-// SAFETY: as a `Box` of words: nobody else has them.
-unsafe impl Send for Zeros {}
+// SAFETY: as a `Box` of them: nobody else has them.
+unsafe impl<T: Send> Send for Zeros<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Zeros {}
+unsafe impl<T: Sync> Sync for Zeros<T> {}
 
-impl Zeros {
+impl Zeros<u32> {
     /// Bytes from which on two calls are worth it.
     const MANY: usize = 64 << 10;
 
     pub(crate) fn new(count: usize) -> Self {
         let len = Some(count.saturating_mul(4)).filter(|len| *len >= Self::MANY).and_then(NonZeroUsize::new);
         match len.and_then(|len| Map::of_zeros(len).ok()) {
-            Some(map) => Self { words: NonNull::slice_from_raw_parts(map.start.cast(), count), pages: Some(map) },
-            None => Self { words: NonNull::from(Box::leak(vec![0; count].into_boxed_slice())), pages: None },
+            Some(map) => Self { all: NonNull::slice_from_raw_parts(map.start.cast(), count), pages: Some(map) },
+            None => Self { all: NonNull::from(Box::leak(vec![0; count].into_boxed_slice())), pages: None },
         }
     }
 }
 
-impl Drop for Zeros {
+#[cfg(feature = "snapshots")]
+impl Zeros<u8> {
+    /// In pages of their own, however few.
+    pub(crate) fn in_pages(len: usize) -> nix::Result<Self> {
+        let map = Map::of_zeros(NonZeroUsize::new(len).ok_or(Errno::EINVAL)?)?;
+        Ok(Self { all: NonNull::slice_from_raw_parts(map.start.cast(), len), pages: Some(map) })
+    }
+}
+
+impl<T> Drop for Zeros<T> {
     fn drop(&mut self) {
         if self.pages.is_none() {
             // SAFETY: they were a `Box` in `new`.
-            drop(unsafe { Box::from_raw(self.words.as_ptr()) });
+            drop(unsafe { Box::from_raw(self.all.as_ptr()) });
         }
     }
 }
 
-impl Deref for Zeros {
-    type Target = [u32];
+impl<T> Deref for Zeros<T> {
+    type Target = [T];
 
     #[inline(always)]
-    fn deref(&self) -> &[u32] {
-        // SAFETY: they stay where they are as long as it lives, which has them to itself; whole zeroes are words.
-        unsafe { self.words.as_ref() }
+    fn deref(&self) -> &[T] {
+        // SAFETY: they stay where they are as long as it lives, which has them to itself; they are made as numbers, which
+        // zeroes are.
+        unsafe { self.all.as_ref() }
     }
 }
 
-impl DerefMut for Zeros {
+impl<T> DerefMut for Zeros<T> {
     #[inline(always)]
-    fn deref_mut(&mut self) -> &mut [u32] {
+    fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as in `deref`.
-        unsafe { self.words.as_mut() }
+        unsafe { self.all.as_mut() }
     }
 }
 
@@ -143,46 +153,16 @@ impl Reservation {
     }
 }
 
-/// Zeros to be written over, which go back to the kernel when they are dropped: what is of use only for a moment leaves no
-/// hole in the heap.
-#[cfg(feature = "snapshots")]
-pub(crate) struct Scratch(Map);
-
-#[cfg(feature = "snapshots")]
-impl Scratch {
-    pub(crate) fn new(len: usize) -> nix::Result<Self> {
-        Map::of_zeros(NonZeroUsize::new(len).ok_or(Errno::EINVAL)?).map(Self)
-    }
-}
-
-#[cfg(feature = "snapshots")]
-impl Deref for Scratch {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: that many bytes stay mapped as long as it lives, and it has them to itself.
-        unsafe { std::slice::from_raw_parts(self.0.start.as_ptr().cast(), self.0.len.get()) }
-    }
-}
-
-#[cfg(feature = "snapshots")]
-impl DerefMut for Scratch {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`.
-        unsafe { std::slice::from_raw_parts_mut(self.0.start.as_ptr().cast(), self.0.len.get()) }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn words_are_zero_and_can_be_written_in_the_heap_and_in_pages_of_their_own() {
-        for count in [0, 1, 1000, Zeros::MANY / 4, 100_000] {
+        for count in [0, 1, 1000, Zeros::<u32>::MANY / 4, 100_000] {
             let mut words = Zeros::new(count);
             assert!(words.len() == count && words.iter().all(|word| *word == 0));
-            assert_eq!(words.pages.is_some(), count * 4 >= Zeros::MANY);
+            assert_eq!(words.pages.is_some(), count * 4 >= Zeros::<u32>::MANY);
             words.iter_mut().for_each(|word| *word = 7);
             assert!(words.iter().all(|word| *word == 7));
         }
