@@ -149,6 +149,19 @@ fn a_handle_says_what_was_opened_only_to_look_and_when_it_became_global() {
 }
 
 #[test]
+fn a_library_is_not_opened_with_flags_that_nobody_knows() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        for mode in [0, libc::RTLD_GLOBAL, libc::RTLD_NOW | 0x400_0000, libc::RTLD_NOW | 0x10] {
+            assert_eq!(plugin.opens_with("libnested_inner.so", mode), None, "{mode:#x}");
+            assert!(plugin.error().unwrap().contains("mode"), "{mode:#x}");
+        }
+        let both = plugin.opens_with("libnested_inner.so", libc::RTLD_NOW | libc::RTLD_LAZY).unwrap();
+        plugin.close(both);
+    });
+}
+
+#[test]
 fn a_handle_keeps_a_library_for_good_once_that_was_asked_for() {
     on_both_loaders(|loader| {
         let plugin = Plugin::open(loader, "nested/plugin.so");

@@ -50,6 +50,15 @@ thread_local! {
     static ERROR: RefCell<(Option<CString>, Option<CString>)> = const { RefCell::new((None, None)) };
 }
 
+/// The flags of `dlopen` that there are; the last is `__RTLD_SPROF` of glibc's profiler.
+const MODES: c_int = libc::RTLD_LAZY
+    | libc::RTLD_NOW
+    | libc::RTLD_NOLOAD
+    | libc::RTLD_DEEPBIND
+    | libc::RTLD_GLOBAL
+    | libc::RTLD_NODELETE
+    | 0x4000_0000;
+
 /// Whether a call of ours ever failed.
 static FAILED: AtomicBool = AtomicBool::new(false);
 
@@ -118,8 +127,15 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
         return handles::program(unsafe { real::dlopen()(ptr::null(), mode) });
     }
     let (caller, look) = asker(caller);
-    if mode & (libc::RTLD_LAZY | libc::RTLD_NOW) == 0 {
-        fail(format!("{}: mode of dlopen: expected RTLD_LAZY or RTLD_NOW, found {mode:#x}", name.to_string_lossy()));
+    let expected = if mode & (libc::RTLD_LAZY | libc::RTLD_NOW) == 0 {
+        Some("RTLD_LAZY or RTLD_NOW")
+    } else if mode & !MODES != 0 {
+        Some("flags of <dlfcn.h>")
+    } else {
+        None
+    };
+    if let Some(expected) = expected {
+        fail(format!("{}: mode of dlopen: expected {expected}, found {mode:#x}", name.to_string_lossy()));
         return ptr::null_mut();
     }
     let wishes = Wishes {
