@@ -30,9 +30,13 @@ pub(super) fn collect(
     libraries: &mut std::collections::BTreeSet<PathBuf>,
 ) -> io::Result<()> {
     // A name without a slash is for the loaders to find.
-    let is_name = !place.as_os_str().as_encoded_bytes().contains(&b'/') && !place.exists();
-    if is_name || !place.metadata()?.is_dir() {
+    let has_slash = place.as_os_str().as_encoded_bytes().contains(&b'/');
+    if !has_slash && !place.exists() {
         libraries.insert(place.into());
+        return Ok(());
+    }
+    if !place.metadata()?.is_dir() {
+        libraries.insert(if has_slash { place.into() } else { Path::new(".").join(place) });
         return Ok(());
     }
     for entry in std::fs::read_dir(place)? {
