@@ -56,7 +56,19 @@ impl Error {
     /// What to do about it, if there is something better than reading the line again.
     #[must_use]
     pub fn help(&self) -> Option<String> {
-        help::of(&self.0.kind, &self.0.object)
+        self.beside_the_caller().or_else(|| help::of(&self.0.kind, &self.0.object))
+    }
+}
+
+impl Error {
+    /// What was asked for by its name alone, while a file of that name is in the current directory.
+    fn beside_the_caller(&self) -> Option<String> {
+        let Inner { object, needed_by: None, kind: ErrorKind::NotFound { .. } } = &*self.0 else { return None };
+        let here = Path::new(".").join(object);
+        let is_name = !object.as_os_str().is_empty() && !object.as_os_str().as_encoded_bytes().contains(&b'/');
+        (is_name && here.is_file()).then(|| {
+            format!("a name without a slash is searched for; the file in the current directory is {}", shown(&here))
+        })
     }
 }
 
@@ -354,6 +366,7 @@ impl fmt::Display for ErrorKind {
             Self::NoRoom { bytes, errno } => {
                 write!(f, "address space: expected room for {bytes:#x} bytes, found none: {}", errno_text(*errno))
             }
+            Self::System { call: "open of maps", errno: libc::ENOENT } => f.write_str("no such process in /proc"),
             Self::System { call, errno } => write!(f, "{call}: {}", errno_text(*errno)),
             Self::Host { message } => write!(f, "the C library's own loader refused: {message}"),
             Self::Snapshot { what } | Self::Server { what } => f.write_str(what),

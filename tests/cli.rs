@@ -75,6 +75,21 @@ fn load_answers_in_json() {
 }
 
 #[test]
+fn a_name_without_a_slash_is_searched_for_and_help_tells_of_the_file_that_is_here() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(fixture("demo"), folder.path().join("libsoload_here.so")).unwrap();
+    let err = |line: &str| {
+        let output = command().args(line.split(' ')).current_dir(folder.path()).output().unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let help =
+        "  help: a name without a slash is searched for; the file in the current directory is ./libsoload_here.so\n";
+    assert!(err("load libsoload_here.so").ends_with(help));
+    assert_eq!(err("load ./libsoload_here.so"), "");
+    assert!(err("load libsoload_no_such.so").contains("  help: install the package"));
+}
+
+#[test]
 fn load_can_use_the_hosts_loader() {
     let answer = document(0, typed("load --json --with dlopen DEMO", Path::new("")));
     let library = &answer["libraries"][0];
@@ -480,6 +495,9 @@ fn compare_takes_each_file_of_a_folder_once() {
     let both = |line: &str| document(0, typed(line, folder.path()))["of_both"].clone();
     assert_eq!(both("compare --json FILE"), 1);
     assert_eq!(both("compare --json -R FILE"), 2);
+    // A file that is there is meant itself, wherever the loaders would look for its name.
+    let beside = command().args(["compare", "--json", "libdemo.so.1"]).current_dir(folder.path()).output().unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&beside.stdout).unwrap()["of_both"], 1);
     texts(1, ["compare", "/no/such/folder"]);
     let empty = tempfile::tempdir().unwrap();
     texts(1, typed("compare FILE", empty.path()));

@@ -348,7 +348,9 @@ fn a_library_that_is_replaced_truncated_written_or_deleted_under_a_process_is_fo
         let kinds: Vec<_> = findings.iter().map(|finding| finding["kind"].as_str().unwrap()).collect();
         assert_eq!(kinds, Vec::from_iter(Some(kind).filter(|kind| !kind.is_empty())), "{answer}");
     }
-    assert_eq!(run(["doctor", "4194305"]).status.code(), Some(1));
+    let nobody = run(["doctor", "4194305"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert_eq!(String::from_utf8_lossy(&nobody.stderr), "error: process 4194305: no such process in /proc\n");
 }
 
 #[test]
