@@ -60,7 +60,9 @@ pub(super) fn directory(named: Option<&Path>) -> Result<PathBuf, String> {
     let named = named.filter(|path| !path.as_os_str().is_empty()).map(Path::to_owned);
     let set = || std::env::var_os("SOLOAD_SNAPSHOTS").filter(|path| !path.is_empty()).map(PathBuf::from);
     named.or_else(set).or_else(Snapshots::default_directory).ok_or_else(|| {
-        "there is no directory for this login session (XDG_RUNTIME_DIR is not set): name one of your own".into()
+        "there is no directory for this login session (XDG_RUNTIME_DIR is not set): name one of your own, by the \
+         option or in SOLOAD_SNAPSHOTS"
+            .into()
     })
 }
 
