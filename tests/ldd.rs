@@ -8,6 +8,7 @@
 #[path = "common/folder.rs"]
 mod folder;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -303,6 +304,36 @@ fn why_a_symbol_binds_shows_the_definition_that_wins_and_the_one_that_loses() {
     assert!(lines[1].contains("/one.so: 1 of the references") && lines[2].contains("/two.so: no reference"), "{out}");
     assert!(lines[3].starts_with("./exe wants answer => ") && lines[3].ends_with("/one.so"), "{out}");
     assert_eq!(run("no_such_symbol").0, Some(1));
+}
+
+#[test]
+fn calls_bind_to_the_function_where_its_address_is_the_linkage_table_of_a_fixed_program() {
+    let folder = Folder::new();
+    folder.library("one.so", &[], &[]);
+    folder.compile("calls.so", &[], &["-shared"], "int answer(void); int calls(void) { return answer() + 1; }");
+    folder.compile("takes.so", &[], &["-shared"], "int answer(void); void *takes(void) { return answer; }");
+    let source = "int answer(void), calls(void), *takes(void);
+        int main(void) { return answer() + calls() + (takes() == (void *)answer); }";
+    let fixed = ["-no-pie", "-fno-pic", "-Wl,-z,now", &format!("{RPATH}$ORIGIN")];
+    folder.compile("exe", &["calls.so", "takes.so", "one.so"], &fixed, source);
+    // What glibc binds, as `user => provider`, and what we say.
+    let glibc = folder.run(&mut Command::new("./exe"), &[("LD_DEBUG", "bindings")]);
+    let of = |path: &str| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned();
+    let glibc: BTreeSet<String> = text(&glibc.stderr)
+        .lines()
+        .filter(|line| line.contains("`answer'"))
+        .map(|line| line.split(' ').collect::<Vec<_>>())
+        .map(|words| words[words.iter().position(|word| *word == "file").unwrap()..].to_vec())
+        .map(|words| format!("{} => {}", of(words[1]), of(words[4])))
+        .collect();
+    let ours = folder.run(Command::new(env!("CARGO_BIN_EXE_soload")).args(["why", "./exe", "answer"]), &[]);
+    let ours: BTreeSet<String> = text(&ours.stdout)
+        .lines()
+        .filter_map(|line| line.split_once(" wants answer => "))
+        .map(|(user, provider)| format!("{} => {}", of(user), of(provider)))
+        .collect();
+    assert_eq!(ours, glibc);
+    assert!(ours.contains("calls.so => one.so") && ours.contains("takes.so => exe"), "{ours:?}");
 }
 
 #[test]

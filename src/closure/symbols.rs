@@ -87,7 +87,8 @@ pub struct SymbolDefinition {
 pub struct SymbolTrace {
     /// Every definition, in the order in which objects are asked: the first that suits a reference wins.
     pub definitions: Vec<SymbolDefinition>,
-    /// Every object that refers to it, the version it asks for, and the object that it binds to.
+    /// Every object that refers to it, the version it asks for, and the object that it binds to: two, where calls go
+    /// elsewhere than the address leads (to the linkage table of a program that is not position-independent).
     pub references: Vec<(usize, Option<Vec<u8>>, Option<usize>)>,
 }
 
@@ -216,9 +217,14 @@ impl Closure {
                     let weak = symbol.is_weak();
                     trace.definitions.push(SymbolDefinition { object: object.object, version: text, weak });
                 } else if !symbol.is_defined() {
-                    let wanted = Wanted::reference(name, own, false);
-                    let found = providers.bind(number, &symbol, &wanted, symbolic);
-                    trace.references.push((object.object, text, found.map(|found| opened[found.provider].object)));
+                    let mut bound = Vec::with_capacity(2);
+                    for for_call in object.uses(index)?.into_iter().flatten() {
+                        let wanted = Wanted::reference(name, own, for_call);
+                        let found = providers.bind(number, &symbol, &wanted, symbolic);
+                        bound.push((object.object, text.clone(), found.map(|found| opened[found.provider].object)));
+                    }
+                    bound.dedup();
+                    trace.references.extend(bound);
                 }
             }
         }
@@ -299,6 +305,28 @@ impl Closure {
             }
         }
         Ok(opened)
+    }
+}
+
+impl Opened {
+    /// How symbol number `symbol` is referred to: for calls, otherwise, or both; otherwise, if by no relocation.
+    fn uses(&self, symbol: u32) -> Result<[Option<bool>; 2], Error> {
+        let (mut called, mut meant) = (false, false);
+        let failed = |kind| Error::new(&self.path, kind);
+        let table = self.image.relocations(&self.image.source()).map_err(failed)?;
+        if let (Some(table), Some(machine)) = (table, self.image.machine()) {
+            let each = table.try_each_symbolic(machine.relative, |relocation| {
+                if relocation.symbol == symbol {
+                    match relocation.what == What::Type(machine.jump_slot) {
+                        true => called = true,
+                        false => meant = true,
+                    }
+                }
+                Ok(())
+            });
+            each.map_err(failed)?;
+        }
+        Ok([called.then_some(true), (meant || !called).then_some(false)])
     }
 }
 
