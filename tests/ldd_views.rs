@@ -53,6 +53,27 @@ fn what_stands_in_for_an_object_comes_before_it_and_may_be_missing() {
 }
 
 #[test]
+fn what_stands_in_for_the_root_is_asked_before_it_and_the_root_stays_the_first() {
+    let folder = Folder::new();
+    let flags = ["-shared", "-nostdlib"];
+    folder.compile("impl.so", &[], &flags, "int answer(void) { return 2; }").library("dep.so", &[], &[]);
+    let runpath = format!("{RUNPATH}$ORIGIN");
+    for (root, needs) in [("filt.so", &[][..]), ("more.so", &["dep.so"])] {
+        let flags = ["-shared", "-nostdlib", "-Wl,-F,impl.so", &runpath];
+        folder.compile(root, needs, &flags, "int answer(void) { return 1; } int ask(void) { return answer(); }");
+        folder.same(root, &[]);
+        let (status, out, _) = folder.ours(&["--flat", &format!("./{root}")], &[]);
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!((status, lines[0], lines.len()), (0, &*format!("./{root}"), 2 + needs.len()), "{out}");
+        assert!(lines[1].contains("impl.so => ") && !out.contains("statically"), "{out}");
+        let mut why = Command::new(env!("CARGO_BIN_EXE_soload"));
+        let why = text(&folder.run(why.args(["why", &format!("./{root}"), "answer"]), &[]).stdout);
+        let first = why.lines().nth(1).unwrap();
+        assert!(first.contains("answer of ") && first.contains("/impl.so"), "{why}");
+    }
+}
+
+#[test]
 fn auditors_are_named_and_stay_out_of_the_list() {
     let folder = Folder::new();
     let auditor = "#include <unistd.h>\nunsigned la_version(unsigned v) { write(1, \"RAN\\n\", 4); return v; }";

@@ -223,12 +223,14 @@ impl Growth<'_> {
         Ok(filtees)
     }
 
-    /// Puts an object right before another one, unless it comes before it anyway (`_dl_map_object_deps`).
+    /// Puts an object right before another one, unless it comes before it anyway (`_dl_map_object_deps`). The root stays
+    /// the first: what stands in for it comes right behind.
     fn put_before(&mut self, object: usize, other: usize) {
         let place = |wanted| self.order.iter().position(|index| *index == wanted);
         if let (Some(from), Some(to)) = (place(object), place(other))
             && from > to
         {
+            let to = to.max(1);
             self.order[to..=from].rotate_right(1);
         }
     }

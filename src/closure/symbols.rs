@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Closure, Role};
+use super::{Closure, Role, Tag};
 use crate::addr::Bias;
 use crate::arch::Kind;
 use crate::error::{Error, ErrorKind};
@@ -202,7 +202,8 @@ impl Closure {
         let order = self.order_of(&opened);
         let mut providers = providers(&opened, &order, 0);
         let mut trace = SymbolTrace::default();
-        for (number, object) in opened.iter().enumerate() {
+        for number in order.iter().copied() {
+            let object = &opened[number];
             let symbols = &object.symbols;
             let symbolic = object.image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
             for index in 1..symbols.count() {
@@ -237,8 +238,12 @@ impl Closure {
         let opens_later = |number: &usize| {
             has_program && !matches!(self.objects[opened[*number].object].role, Role::Present | Role::Loader)
         };
+        // The root is the first object, but what stands in for its definitions is asked before it.
+        let filtees = self.objects[0].needs.iter().filter(|need| need.tag != Tag::Needed);
+        let filtees: Vec<usize> = filtees.map(|need| need.object).collect();
+        let stands_in = |number: &usize| filtees.contains(&opened[*number].object);
         let mut order: Vec<usize> = (0..opened.len()).collect();
-        order.sort_by_key(opens_later);
+        order.sort_by_key(|number| (opens_later(number), !stands_in(number)));
         order
     }
 

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use soload::{Closure, Escaped, Libc, Object, Role};
+use soload::{Closure, Escaped, Libc, Object, Role, Tag};
 
 /// What stands for the address of an object.
 const NOWHERE: &str = "(0x0000000000000000)";
@@ -63,7 +63,10 @@ pub(super) fn write(
     if closure.is_native() && closure.libc == Libc::Glibc {
         writeln!(out, "\tlinux-vdso.so.1 {NOWHERE}")?;
     }
-    write_objects(out, rest)
+    // Its list begins behind the file itself, and what stands in for that is before it.
+    let stands_in = |index| closure.objects[0].needs.iter().any(|need| need.object == index && need.tag != Tag::Needed);
+    let before = (1..closure.objects.len()).take_while(|index| stands_in(*index)).count();
+    write_objects(out, &rest[before..])
 }
 
 fn write_objects(out: &mut impl Write, objects: &[Object]) -> io::Result<()> {

@@ -150,7 +150,7 @@ impl Text<'_> {
         if closure.set_user_id {
             write!(out, " {warn}(set-user-ID: run by others, it ignores LD_LIBRARY_PATH and LD_PRELOAD){warn:#}")?;
         }
-        if closure.is_static() {
+        if closure.is_static() && closure.objects.len() == 1 {
             write!(out, " {dim}statically linked{dim:#}")?;
         }
         writeln!(out)?;
