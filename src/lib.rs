@@ -14,6 +14,12 @@
 //! # Ok::<(), soload::Error>(())
 //! ```
 //!
+//! # Features
+//!
+//! `snapshots` has relocated pages shared by processes (`Snapshot`, `OpenOptions::snapshots`), `serve` has processes forked
+//! that find libraries open (`Server`). `cli`, which is on by default, is the command, both of these, and all crates that only
+//! the command needs: whoever wants the library alone says `default-features = false`.
+//!
 //! # The parts, in the order a library travels
 //!
 //! `file` reads what a file says, `find` decides which files are meant, `load` maps and relocates them, `process` knows
