@@ -347,6 +347,29 @@ fn what_is_closed_in_a_name_space_goes_with_all_it_needs() {
 }
 
 #[test]
+fn nothing_is_kept_of_a_name_space_that_has_gone() {
+    on_ours(|_| {
+        let heap = || {
+            let info = unsafe { libc::mallinfo2() };
+            info.uordblks + info.hblkhd
+        };
+        // The second one needs the C library too.
+        let paths = [fixture("demo"), fixture("nested/plugin.so")];
+        let again = |times: usize| {
+            for path in paths.iter().cycle().take(times) {
+                let copy = unsafe { OpenOptions::new().namespace(Namespace::isolated()).open(path) }.unwrap();
+                assert_eq!(copy.close().unwrap(), Closed::Unloaded);
+            }
+        };
+        again(200);
+        let before = heap();
+        again(1000);
+        let more = heap().saturating_sub(before);
+        assert!(more < 1000 * 8, "{more} bytes more");
+    });
+}
+
+#[test]
 fn threads_open_and_close_copies_at_once() {
     on_both_loaders(|loader| {
         let barrier = Barrier::new(4);

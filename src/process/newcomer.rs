@@ -106,9 +106,12 @@ impl State {
             modules.push(module);
         }
         addresses::add(modules.iter().map(|module| &**module));
-        for (id, index) in self.unique.entry(fit.namespace).or_default().add(fit, &modules) {
-            if let Some(entry) = self.entry_mut(id) {
-                entry.keep.get_or_insert(Keep::Unique(index));
+        // What has settled something stays for good; nothing else of a name space may be left when it has gone.
+        if !fit.unique.is_empty() {
+            for (id, index) in self.unique.entry(fit.namespace).or_default().add(fit, &modules) {
+                if let Some(entry) = self.entry_mut(id) {
+                    entry.keep.get_or_insert(Keep::Unique(index));
+                }
             }
         }
         (modules, first)

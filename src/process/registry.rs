@@ -294,6 +294,7 @@ fn unload(mut unused: Vec<Arc<Module>>) {
             state.entries.retain(|entry| stays(entry.module.id));
             state.called.retain(stays);
             addresses::remove(unused.iter().map(|module| &**module));
+            state.forget_empty_namespaces(&unused);
             state.take_unused()
         };
         // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
@@ -415,6 +416,17 @@ impl State {
             }
         }
         used
+    }
+
+    /// What was global in a name space goes with the last of its modules: the host's objects would be left.
+    fn forget_empty_namespaces(&mut self, gone: &[Arc<Module>]) {
+        let namespaces = gone.iter().map(|module| module.instance.namespace).filter(|of| !of.is_base());
+        let is_empty = |of: &Namespace| self.entries.iter().all(|entry| entry.module.instance.namespace != *of);
+        let empty: Vec<Namespace> = namespaces.filter(is_empty).collect();
+        if self.global.iter().any(|(of, _)| empty.contains(of)) {
+            self.global.retain(|(of, _)| !empty.contains(of));
+            later::replace(&self.global);
+        }
     }
 
     /// Marks the modules that nobody uses as going.
