@@ -7,7 +7,7 @@ use std::cell::{Cell, UnsafeCell};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Once, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -184,22 +184,29 @@ static FORKS: RwLock<()> = RwLock::new(());
 ///
 /// `work` must not run foreign code, which may fork, nor wait for another thread or for the C library's loader.
 pub(crate) fn undisturbed<T>(work: impl FnOnce() -> T) -> T {
-    thread_local! {
-        static INSIDE: Cell<bool> = const { Cell::new(false) };
-    }
-    struct Leave;
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            INSIDE.set(false);
-        }
-    }
-    // A lock for reading that is taken twice could wait for a fork that waits for it.
-    if INSIDE.replace(true) {
-        return work();
-    }
-    let _leave = Leave;
-    let _forks = FORKS.read().unwrap_or_else(PoisonError::into_inner);
+    let _held = hold_off_forks();
     work()
+}
+
+thread_local! {
+    /// Whether this thread holds forks off.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Leave;
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
+}
+
+/// Forks wait until it is dropped. `None` if this thread holds them off already: a lock for reading that is taken twice could
+/// wait for a fork that waits for it.
+#[inline(never)] // one for all that is undisturbed
+fn hold_off_forks() -> Option<(RwLockReadGuard<'static, ()>, Leave)> {
+    let outermost = !INSIDE.replace(true);
+    outermost.then(|| (FORKS.read().unwrap_or_else(PoisonError::into_inner), Leave))
 }
 
 /// How many calls of the C library's loader are under way for us, and [`FORKING`]. No lock: a child would find what the
