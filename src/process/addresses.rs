@@ -40,9 +40,8 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
         let frames = module.eh_frame.map(|at| bias.at(at));
         Place { start: range.start, end: range.end, id: module.id, map: Addr(module.listed.map() as usize), frames }
     };
-    let places: Vec<Place> = modules.map(place).collect();
     change(|table| {
-        table.extend(places);
+        table.extend(modules.map(place));
         table.sort_unstable_by_key(|place| place.start);
     });
 }
