@@ -52,19 +52,20 @@ pub(crate) struct Scope {
 /// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
 /// gone meanwhile.
 pub(crate) fn scope<T>(group: &Group<Object, T>, look: &Look, wishes: &Wishes, help: &HostHelp) -> Option<Scope> {
-    let global = look.global_scope();
-    let local = group.members.iter().enumerate().filter_map(|(index, member)| match member {
-        Slot::New(_) => Some(Source::Member(index)),
-        Slot::Known(object) => (!global.contains(object)).then(|| Source::Object(object.clone())),
-    });
-    let local: Vec<Source> = local.collect();
-    let count = global.len();
-    let mut sources: Vec<Source> = global.into_iter().map(Source::Object).chain(local).collect();
+    let mut sources: Vec<Source> = look.global_scope().into_iter().map(Source::Object).collect();
+    let global = sources.len();
+    for (index, member) in group.members.iter().enumerate() {
+        match member {
+            Slot::New(_) => sources.push(Source::Member(index)),
+            Slot::Known(object) if has(&sources[..global], object) => {}
+            Slot::Known(object) => sources.push(Source::Object(object.clone())),
+        }
+    }
     let own = sources.len();
     // Of these only what nobody else defines is wanted.
     for object in help.providers() {
         let object = Object::Host(Arc::clone(object));
-        if !sources.iter().any(|source| matches!(source, Source::Object(known) if *known == object)) {
+        if !has(&sources, &object) {
             sources.push(Source::Object(object));
         }
     }
@@ -75,11 +76,15 @@ pub(crate) fn scope<T>(group: &Group<Object, T>, look: &Look, wishes: &Wishes, h
         }
     }
     // As glibc: what is global first, then the group breadth first; the other way round with deep binding.
-    let mut order = if wishes.deep_bind { local_first(group, &sources, count) } else { (0..own).collect() };
+    let mut order = if wishes.deep_bind { local_first(group, &sources, global) } else { (0..own).collect() };
     order.extend(own..sources.len());
     let imports = wishes.imports.unwrap_or(imports::own);
     let (lazy, deep_bind) = (wishes.lazy && !hooks::bind_now(), wishes.deep_bind);
     Some(Scope { sources, order, imports, lazy, deep_bind, pins })
+}
+
+fn has(sources: &[Source], object: &Object) -> bool {
+    sources.iter().any(|source| matches!(source, Source::Object(known) if known == object))
 }
 
 impl Scope {
