@@ -44,6 +44,14 @@ impl<K, T> Group<K, T> {
         })
     }
 
+    /// The same, to be changed.
+    pub(crate) fn new_members_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.members.iter_mut().filter_map(|member| match member {
+            Slot::New(new) => Some(new),
+            Slot::Known(_) => None,
+        })
+    }
+
     /// The numbers of the new members, each after those it needs, as constructors run: see [`init_order`].
     pub(crate) fn init_order(&self) -> &[usize] {
         &self.order

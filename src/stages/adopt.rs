@@ -30,7 +30,7 @@ use crate::snapshot::{
 
 /// Writes what `opened` leaves to be written.
 pub(super) fn adopt(
-    group: Group<Object, Box<Mapped>>,
+    mut group: Group<Object, Box<Mapped>>,
     scope: Scope,
     look: &Look,
     deal: &Deal,
@@ -75,13 +75,11 @@ pub(super) fn adopt(
             return Err(Refusal::Snapshot(format!("unique symbol {name} is another one in this process")));
         }
     }
-    let (mut outcomes, mut shared) = (outcomes.into_iter(), shared.into_iter());
-    let bound = group.advance(|_, mut mapped| {
-        mapped.shared = shared.next();
+    for ((mapped, outcome), shared) in group.new_members_mut().zip(outcomes).zip(shared) {
+        mapped.outcome = outcome;
+        mapped.shared = Some(shared);
         mapped.stubs = stubs.as_ref().map(|stubs| Arc::clone(&stubs.mapping));
-        Ok((mapped, Box::new(outcomes.next().unwrap_or_default())))
-    });
-    let group = bound.map_err(Refusal::snapshot)?;
+    }
     let unique = unique.into_iter().collect();
     Ok(Bound { group, scope, unique, settled: BTreeMap::new(), stubs })
 }

@@ -16,7 +16,7 @@ use crate::find::needs::Needs;
 use crate::load::group::{Group, Slot};
 use crate::load::index::Demand;
 use crate::load::map::Mapping;
-use crate::load::relocate::{self as relocation, Outcome, Pending, Unit};
+use crate::load::relocate::{self as relocation, Pending, Unit};
 use crate::load::scope::{Imports, Providers, Rules};
 use crate::load::unique::{Unique, UniqueSymbols};
 use crate::load::versions;
@@ -98,7 +98,7 @@ impl Scope {
 
 /// A group whose plain words are all written, and what it is bound to.
 pub(crate) struct Bound {
-    pub(super) group: Group<Object, (Box<Mapped>, Box<Outcome>)>,
+    pub(super) group: Group<Object, Box<Mapped>>,
     pub(super) scope: Scope,
     /// Unique symbols that it is the first to use.
     pub(super) unique: UniqueSymbols,
@@ -130,12 +130,12 @@ pub(crate) enum Noted {
 impl Bound {
     /// Whether weak references of its new members ask for what nobody defines.
     pub(super) fn misses_any(&self) -> bool {
-        self.group.new_members().any(|(_, (_, outcome))| !outcome.missing.is_empty())
+        self.group.new_members().any(|(_, mapped)| !mapped.outcome.missing.is_empty())
     }
 
     /// What those ask for.
     pub(super) fn missing(&self) -> Vec<Versioned> {
-        let of = |(mapped, outcome): &(Box<Mapped>, Box<Outcome>)| {
+        let of = |mapped: &Mapped| {
             let symbols = &mapped.symbols;
             let named = |index: &u32| {
                 let version = symbols.versions.index(*index).map(|index| index.number);
@@ -143,15 +143,15 @@ impl Bound {
                 let version = version.and_then(|need| symbols.string(need.version.name));
                 Some((symbols.string(symbols.get(*index)?.name)?.into(), version.map(Into::into)))
             };
-            outcome.missing.iter().filter_map(named).collect::<Vec<Versioned>>()
+            mapped.outcome.missing.iter().filter_map(named).collect::<Vec<Versioned>>()
         };
-        self.group.new_members().flat_map(|(_, member)| of(member)).collect()
+        self.group.new_members().flat_map(|(_, mapped)| of(mapped)).collect()
     }
 }
 
 /// Writes every word of the group that can be computed without running anything.
 pub(crate) fn relocate(
-    group: Group<Object, Box<Mapped>>,
+    mut group: Group<Object, Box<Mapped>>,
     scope: Scope,
     look: &Look,
     noted: Noted,
@@ -210,7 +210,7 @@ pub(crate) fn relocate(
     let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
     let leading = start.map(|start| (&start.names, start.objects.len()));
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
-    let mut outcomes: Vec<Option<Box<Outcome>>> = group.members.iter().map(|_| None).collect();
+    let mut outcomes = Vec::with_capacity(group.init_order().len());
     for &index in group.init_order() {
         let Some(mapped) = member(index) else { continue };
         let image = &mapped.new.image;
@@ -240,20 +240,19 @@ pub(crate) fn relocate(
             if text {
                 mapped.mapping.close_text()?;
             }
-            Ok(Box::new(outcome))
+            Ok(outcome)
         });
-        outcomes[index] = Some(outcome.map_err(|kind| Error::new(image.path(), kind))?);
+        outcomes.push((index, outcome.map_err(|kind| Error::new(image.path(), kind))?));
     }
     let Providers { unique, settled, .. } = providers;
-    let needs = later.as_ref().map_or_else(Needs::default, |_| group.needs.clone());
-    let group = group.advance(|index, mut mapped| {
-        let outcome = outcomes[index].take().unwrap_or_default();
+    for (index, outcome) in outcomes {
+        let Slot::New(mapped) = &mut group.members[index] else { continue };
         if let Some(later) = later.as_ref().filter(|_| outcome.lazy) {
-            let link = mapped.link(index, needed_by(index, &needs), later);
+            let link = mapped.link(index, needed_by(index, &group.needs), later);
             mapped.link = Some(link.map_err(|kind| Error::new(mapped.new.image.path(), kind))?);
         }
-        Ok((mapped, outcome))
-    })?;
+        mapped.outcome = outcome;
+    }
     Ok(Bound { group, scope, unique, settled, stubs: None })
 }
 

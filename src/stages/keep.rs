@@ -13,7 +13,7 @@ use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, idle};
 use crate::file::symbols::Symbol;
 use crate::load::group::Slot;
-use crate::load::relocate::{Foreign, Outcome, Pending};
+use crate::load::relocate::{Foreign, Pending};
 use crate::load::scope::{Definition, Provider};
 use crate::process::module::Object;
 use crate::snapshot::{
@@ -27,12 +27,12 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
         Keeping { bound, deal, names: Vec::new(), functions: HashMap::new(), calls: Vec::new(), pages: Vec::new() };
     let unique = keeping.unique()?;
     let mut members = Vec::with_capacity(deal.members.len());
-    for (own, (_, (mapped, outcome))) in deal.members.iter().zip(bound.group.new_members()) {
-        members.push(keeping.member(own, mapped, outcome)?);
+    for (own, (_, mapped)) in deal.members.iter().zip(bound.group.new_members()) {
+        members.push(keeping.member(own, mapped)?);
     }
     let (functions, gathered) = gather::gather(&mut members, &keeping.calls, deal.fits.page.into());
     let of_members = deal.members.iter().zip(bound.group.new_members()).zip(&mut members).zip(&gathered);
-    for (((own, (_, (mapped, _))), member), gathered) in of_members {
+    for (((own, (_, mapped)), member), gathered) in of_members {
         keeping.pages(own, mapped, member, gathered);
     }
     let Keeping { names, pages, .. } = keeping;
@@ -63,8 +63,9 @@ struct Keeping<'a> {
 }
 
 impl<'a> Keeping<'a> {
-    fn member(&mut self, own: &Shareable, mapped: &Mapped, outcome: &Outcome) -> Result<Member<'static>, Refusal> {
-        let image = &mapped.new.image;
+    fn member(&mut self, own: &Shareable, mapped: &Mapped) -> Result<Member<'static>, Refusal> {
+        let Mapped { new, outcome, .. } = mapped;
+        let image = &new.image;
         let unread = |error| Refusal::unsuitable(image.path(), format_args!("it cannot be read: {error}"));
         let mut member = Member {
             path: Cow::Owned(image.path().as_os_str().as_bytes().to_vec()),
@@ -93,7 +94,7 @@ impl<'a> Keeping<'a> {
             calls.extend(function.map(|function| Call { place: word.place.0, function }));
         }
         member.host.to_mut().sort_by_key(|word| (word.provider, word.place));
-        let numbers = Numbers::of(mapped, outcome);
+        let numbers = Numbers::of(mapped);
         for word in &outcome.pending {
             let resolved = self.resolved(word, &numbers)?;
             let of_host = matches!(self.bound.scope.sources[word.provider], Source::Object(Object::Host(_)));
@@ -157,7 +158,7 @@ impl<'a> Keeping<'a> {
         match self.bound.scope.sources.get(number)? {
             Source::Object(object) => object.provider(),
             Source::Member(index) => match &self.bound.group.members[*index] {
-                Slot::New((mapped, _)) => Some(mapped.provider()),
+                Slot::New(mapped) => Some(mapped.provider()),
                 Slot::Known(_) => None,
             },
         }
@@ -257,13 +258,13 @@ impl<'a> Keeping<'a> {
 struct Numbers(HashMap<u64, (u32, Kind)>);
 
 impl Numbers {
-    fn of(mapped: &Mapped, outcome: &Outcome) -> Self {
+    fn of(mapped: &Mapped) -> Self {
         let dynamic = mapped.new.image.dynamic();
         let array = |at: Option<u64>, size: Option<u64>| at.map_or(0..0, |at| at..at.saturating_add(size.unwrap_or(0)));
         let arrays = dynamic.map(|own| {
             [array(own.init_array.get(), own.init_arraysz.get()), array(own.fini_array.get(), own.fini_arraysz.get())]
         });
-        let pending: HashSet<u64> = outcome.pending.iter().map(|word| word.place.0).collect();
+        let pending: HashSet<u64> = mapped.outcome.pending.iter().map(|word| word.place.0).collect();
         let wanted = |place: u64| pending.contains(&place) || arrays.iter().flatten().any(|own| own.contains(&place));
         let all = mapped.relocations.numbered().filter(|(_, relocation)| wanted(relocation.place.0));
         let known =

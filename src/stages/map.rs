@@ -9,8 +9,11 @@ use crate::file::image::Image;
 use crate::file::plan::Plan;
 use crate::file::relocations::Relocations;
 use crate::find::graph::New;
+use crate::guard::Lease;
+use crate::load::call::Functions;
 use crate::load::group::Group;
 use crate::load::map::{MappedImage, Mapping};
+use crate::load::relocate::Outcome;
 use crate::load::scope::Provider;
 use crate::load::written::Written;
 use crate::loader::Wishes;
@@ -19,14 +22,23 @@ use crate::process::module::{Instance, Object, ProgramHeaders, Shared};
 use crate::process::registry;
 use crate::process::storage::Storage;
 use crate::process::symbols::LateSymbols;
+use crate::process::unwind::Frames;
 
-/// A member that has been mapped.
+/// A member that has been mapped, and what has come of it since.
 pub(crate) struct Mapped {
+    /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
+    pub(super) frames: Option<Frames>,
+    /// Before the mapping, too.
+    pub(super) lease: Option<Lease>,
     pub(super) new: Box<New>,
     pub(super) mapping: Arc<Mapping>,
     pub(super) symbols: Arc<LateSymbols>,
     pub(super) relocations: Relocations,
     pub(super) headers: ProgramHeaders,
+    /// What binding has left to do, and to remember.
+    pub(super) outcome: Outcome,
+    /// Its constructors and destructors, once sealing has checked them.
+    pub(super) functions: Functions,
     /// Its thread-local storage, once sealing has got it.
     pub(super) storage: Option<Box<Storage>>,
     /// What binds its functions at their first call, if that is put off.
@@ -72,11 +84,15 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
         })();
         match mapped {
             Ok((mapping, symbols, relocations, headers)) => Ok(Box::new(Mapped {
+                frames: None,
+                lease: None,
                 new,
                 mapping,
                 symbols: Arc::new(symbols),
                 relocations,
                 headers,
+                outcome: Outcome::default(),
+                functions: Functions::default(),
                 storage: None,
                 link: None,
                 stubs: None,

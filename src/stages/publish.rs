@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::bind::{Scope, Source};
-use super::seal::{Sealed, SealedGroup};
+use super::map::Mapped;
+use super::seal::SealedGroup;
 use crate::addr::Vaddr;
 use crate::file::image::Image;
 use crate::load::group::{Group, Slot};
@@ -46,14 +47,14 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
     let owner = |source: &Source| match source {
         Source::Object(object) => Owner::Known(object.clone()),
         Source::Member(index) => match &group.members[*index] {
-            Slot::New(sealed) => Owner::New(place(*index), Arc::clone(&sealed.mapped.symbols)),
+            Slot::New(mapped) => Owner::New(place(*index), Arc::clone(&mapped.symbols)),
             Slot::Known(object) => Owner::Known(object.clone()),
         },
     };
     let owners = if unique.is_empty() { Vec::new() } else { sources.iter().map(owner).collect() };
     let namespace = wishes.namespace;
     let instance = |image: &Image| Instance { namespace, file: image.identity() };
-    let instances = group.new_members().map(|(_, sealed)| instance(&sealed.mapped.new.image)).collect();
+    let instances = group.new_members().map(|(_, mapped)| instance(&mapped.new.image)).collect();
     let fit = Fit { namespace, instances, rests_on: rests_on.clone(), unique: &unique, owners };
     keep_owners(&unique, &sources);
     let root = place(0);
@@ -67,16 +68,16 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         })
         .collect();
     let Group { members, needs, .. } = group;
-    let newcomer = |first: Id, index: usize, sealed: Sealed| {
+    let newcomer = |first: Id, index: usize, mapped: Mapped| {
         let id = |index: usize| Id(first.0 + place(index) as u64);
         let dependency = |index: &usize| match &known[*index] {
             Some(object) => object.dependency(),
             None => Dependency::Module(id(*index)),
         };
         let needed = needs.of(index);
-        let uses = |number: &usize| sealed.bound_to.contains(*number);
-        let mut bound_to = Vec::with_capacity(sealed.bound_to.count());
-        bound_to.extend(sealed.bound_to.iter().filter_map(|number| match &sources[number] {
+        let uses = |number: &usize| mapped.outcome.bound_to.contains(*number);
+        let mut bound_to = Vec::with_capacity(mapped.outcome.bound_to.count());
+        bound_to.extend(mapped.outcome.bound_to.iter().filter_map(|number| match &sources[number] {
             Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
             Source::Object(object) => object.id(),
         }));
@@ -85,16 +86,16 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             Source::Member(_) => false,
         };
         let pins = pins.iter().filter(|(number, _)| uses(number) || needs(number));
-        let mut new = sealed.mapped.new;
+        let mut new = mapped.new;
         let path = new.image.path();
         let stays = new.image.dynamic().is_some_and(|dynamic| dynamic.nodelete());
         let dynamic = new.image.dynamic_header().map_or(Vaddr(0), |header| header.vaddr);
-        let dynamic = sealed.mapped.mapping.bias().at(dynamic);
+        let dynamic = mapped.mapping.bias().at(dynamic);
         let module = Arc::new(Module {
             id: id(index),
             relative_path: (!path.is_absolute()).then(|| path.into()),
-            listed: Listed::new(path, sealed.mapped.mapping.bias(), dynamic),
-            headers: sealed.mapped.headers,
+            listed: Listed::new(path, mapped.mapping.bias(), dynamic),
+            headers: mapped.headers,
             eh_frame: new.image.eh_frame_header(),
             rpath: new.image.rpath().map(Into::into),
             runpath: new.image.runpath().map(Into::into),
@@ -108,30 +109,30 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             needed: needed.iter().map(dependency).collect(),
             bound_to,
             pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
-            symbols: sealed.mapped.symbols,
-            frames: sealed.frames,
-            lease: sealed.lease,
-            mapping: sealed.mapped.mapping,
-            stubs: sealed.mapped.stubs,
-            link: sealed.mapped.link.inspect(|link| link.publish(first)),
-            storage: sealed.mapped.storage,
-            shared: sealed.mapped.shared,
-            functions: sealed.functions,
+            symbols: mapped.symbols,
+            frames: mapped.frames,
+            lease: mapped.lease,
+            mapping: mapped.mapping,
+            stubs: mapped.stubs,
+            link: mapped.link.inspect(|link| link.publish(first)),
+            storage: mapped.storage,
+            shared: mapped.shared,
+            functions: mapped.functions,
         });
         let keep = (stays || (index == 0 && wishes.no_delete)).then_some(Keep::NoDelete);
         Newcomer { module, names: new.names, keep }
     };
     let make = |first: Id| {
-        let mut sealed: Vec<Option<Sealed>> = members
+        let mut mapped: Vec<Option<Box<Mapped>>> = members
             .into_iter()
             .map(|member| match member {
-                Slot::New(sealed) => Some(sealed),
+                Slot::New(mapped) => Some(mapped),
                 Slot::Known(_) => None,
             })
             .collect();
         let newcomer = &newcomer;
         // One after another: there is never a second copy of what each consists of.
-        order.iter().filter_map(move |index| Some(newcomer(first, *index, sealed[*index].take()?)))
+        order.iter().filter_map(move |index| Some(newcomer(first, *index, *mapped[*index].take()?)))
     };
     let (modules, first) = registry::publish(fit, root, make)?;
     debugger::show(modules.iter().map(|module| &module.listed));

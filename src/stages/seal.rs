@@ -15,8 +15,7 @@ use crate::guard::{Lease, Part};
 use crate::load::call::{Arrays, Code, Functions};
 use crate::load::group::{Group, Slot};
 use crate::load::map::MappedImage;
-use crate::load::numbers::Numbers;
-use crate::load::relocate::{Outcome, ThreadLocal};
+use crate::load::relocate::ThreadLocal;
 use crate::load::seal as sealing;
 use crate::load::unique::UniqueSymbols;
 use crate::process::hooks;
@@ -25,19 +24,9 @@ use crate::process::storage::{Place, Storage, Template, thread_local_address};
 use crate::process::unwind::{self, Frames};
 use crate::sys;
 
-/// A member that only has to be published.
-pub(super) struct Sealed {
-    /// Before the mapping: fields are dropped in this order, and the unwinder reads what is mapped.
-    pub(super) frames: Option<Frames>,
-    pub(super) lease: Option<Lease>,
-    pub(super) mapped: Box<Mapped>,
-    pub(super) bound_to: Numbers,
-    pub(super) functions: Functions,
-}
-
 /// A group of which nothing is left to do but to be seen.
 pub(crate) struct SealedGroup {
-    pub(super) group: Group<Object, Sealed>,
+    pub(super) group: Relocated,
     pub(super) scope: Scope,
     /// By their numbers as providers.
     pub(super) unique: UniqueSymbols,
@@ -46,64 +35,53 @@ pub(crate) struct SealedGroup {
 /// Lets IFUNC resolvers decide, gets thread-local storage, checks the functions that will be called, and makes read-only
 /// what may be.
 pub(crate) fn seal(bound: Bound) -> Result<SealedGroup, Error> {
-    let Bound { group, scope, unique, stubs, .. } = bound;
+    let Bound { mut group, scope, unique, stubs, .. } = bound;
     resolve(&group, &scope, stubs)?;
-    let group = store(group, &scope)?;
+    store(&mut group, &scope)?;
     let mut functions = Vec::with_capacity(group.members.len());
-    for member in &group.members {
-        functions.push(match member {
-            Slot::New((mapped, outcome)) => {
-                let anywhere = |addr| (0..scope.sources.len()).any(|provider| is_code(&group, &scope, provider, addr));
-                Some(
-                    mapped
-                        .functions(outcome.arrays.as_ref(), |addr| mapped.mapping.is_code(addr) || anywhere(addr))
-                        .map_err(|kind| Error::new(mapped.new.image.path(), kind))?,
-                )
-            }
-            Slot::Known(_) => None,
-        });
+    for (_, mapped) in group.new_members() {
+        let anywhere = |addr| (0..scope.sources.len()).any(|provider| is_code(&group, &scope, provider, addr));
+        let checked = mapped.functions(|addr| mapped.mapping.is_code(addr) || anywhere(addr));
+        functions.push(checked.map_err(|kind| Error::new(mapped.new.image.path(), kind))?);
     }
-    let group = group.advance(|index, (mapped, outcome)| {
-        mapped.mapping.seal().map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
-        let functions = functions[index].take().unwrap_or_default();
+    for (mapped, functions) in group.new_members_mut().zip(functions) {
+        mapped.functions = functions;
         // SAFETY: they are mapped as sealing has left them, and as long: the lease is dropped before the mapping, as the
         // frames are. No code of the object runs yet.
-        let lease = unsafe { Lease::hold(mapped.new.image.file(), || mapped.parts_of_file()) }
-            .map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
-        Ok(Sealed { frames: None, lease, mapped, bound_to: outcome.bound_to, functions })
-    })?;
-    Ok(SealedGroup { group: tell_the_unwinder(group), scope, unique })
+        let hold = || unsafe { Lease::hold(mapped.new.image.file(), || mapped.parts_of_file()) };
+        let lease = mapped.mapping.seal().and_then(|()| hold());
+        mapped.lease = lease.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
+    }
+    tell_the_unwinder(&mut group);
+    Ok(SealedGroup { group, scope, unique })
 }
 
 /// Has the unwinder know the frames of all members, unless it asks us. Nothing fails any more that would unmap them first.
-fn tell_the_unwinder(mut group: Group<Object, Sealed>) -> Group<Object, Sealed> {
+fn tell_the_unwinder(group: &mut Relocated) {
     if unwind::asks_us() {
-        return group;
+        return;
     }
-    let begin = |sealed: &Sealed| {
-        let Mapped { new, mapping, .. } = &*sealed.mapped;
+    let begin = |mapped: &Mapped| {
+        let Mapped { new, mapping, .. } = mapped;
         let start = new.image.frames(&MappedImage { mapping, image: &new.image })?;
         Some(mapping.bias().at(start))
     };
-    let all: Vec<_> = group.new_members().map(|(_, sealed)| begin(sealed)).collect();
-    // SAFETY: they are whole, and mapped there; `Sealed`, and then `Module`, drop the frames before the mapping.
-    let mut registered = unsafe { Frames::register(&all) }.into_iter();
-    for member in &mut group.members {
-        if let Slot::New(sealed) = member {
-            sealed.frames = registered.next().flatten();
-        }
+    let all: Vec<_> = group.new_members().map(|(_, mapped)| begin(mapped)).collect();
+    // SAFETY: they are whole, and mapped there; `Mapped`, and then `Module`, drop the frames before the mapping.
+    let registered = unsafe { Frames::register(&all) };
+    for (mapped, frames) in group.new_members_mut().zip(registered) {
+        mapped.frames = frames;
     }
-    group
 }
 
-type Relocated = Group<Object, (Box<Mapped>, Box<Outcome>)>;
+type Relocated = Group<Object, Box<Mapped>>;
 
 /// Whether `addr` is code of provider number `provider`.
 fn is_code(group: &Relocated, scope: &Scope, provider: usize, addr: Addr) -> bool {
     match scope.sources.get(provider) {
         Some(Source::Object(object)) => object.is_code(addr),
         Some(Source::Member(index)) => {
-            matches!(&group.members[*index], Slot::New((mapped, _)) if mapped.mapping.is_code(addr))
+            matches!(&group.members[*index], Slot::New(mapped) if mapped.mapping.is_code(addr))
         }
         None => false,
     }
@@ -120,11 +98,11 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
             .map_err(|kind| Error::new("stubs", kind))?;
     }
     for &index in group.init_order() {
-        let Slot::New((mapped, outcome)) = &group.members[index] else { continue };
+        let Slot::New(mapped) = &group.members[index] else { continue };
         let image = &mapped.new.image;
         let is_code = |provider, addr| is_code(group, scope, provider, addr);
         let text = image.has_text_relocations();
-        sealing::resolve(&mapped.mapping, text, &outcome.pending, &mut answers, is_code, hooks::resolve)
+        sealing::resolve(&mapped.mapping, text, &mapped.outcome.pending, &mut answers, is_code, hooks::resolve)
             .map_err(|kind| Error::new(image.path(), kind))?;
     }
     Ok(())
@@ -133,17 +111,15 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
 /// Gets thread-local storage for the members that have some, and writes the words that say where it is.
 ///
 /// After the resolvers: glibc hands the initial image to all threads at once, so it has to be complete.
-fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
-    let is_plain = |(mapped, outcome): &(Box<Mapped>, Box<Outcome>)| {
-        mapped.thread_local().is_none() && outcome.thread_local.is_empty()
-    };
-    if group.new_members().all(|(_, member)| is_plain(member)) {
-        return Ok(group);
+fn store(group: &mut Relocated, scope: &Scope) -> Result<(), Error> {
+    let is_plain = |mapped: &Mapped| mapped.thread_local().is_none() && mapped.outcome.thread_local.is_empty();
+    if group.new_members().all(|(_, mapped)| is_plain(mapped)) {
+        return Ok(());
     }
     // By provider: whether one offset for all threads is counted on, and what descriptors are wanted.
     let mut wants: Vec<(bool, BTreeSet<u64>)> = scope.sources.iter().map(|_| Default::default()).collect();
-    for (_, (_, outcome)) in group.new_members() {
-        for word in &outcome.thread_local {
+    for (_, mapped) in group.new_members() {
+        for word in &mapped.outcome.thread_local {
             match word.kind {
                 Kind::ThreadOffset => wants[word.provider].0 = true,
                 Kind::TlsDescriptor => drop(wants[word.provider].1.insert(word.offset)),
@@ -156,7 +132,7 @@ fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         scope.sources.iter().position(is_it).map(|provider| std::mem::take(&mut wants[provider])).unwrap_or_default()
     };
     let mut templates = Vec::new();
-    for (index, (mapped, _)) in group.new_members() {
+    for (index, mapped) in group.new_members() {
         if let Some(block) = mapped.thread_local() {
             let (needs_static, descriptors) = of_member(index);
             templates.push(Template {
@@ -170,13 +146,9 @@ fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
         }
     }
     let mut storages = Storage::for_all(&templates).into_iter();
-    for member in &mut group.members {
-        if let Slot::New((mapped, _)) = member
-            && mapped.thread_local().is_some()
-        {
-            let storage = storages.next().transpose();
-            mapped.storage = storage.map_err(|kind| Error::new(mapped.new.image.path(), kind))?.map(Box::new);
-        }
+    for mapped in group.new_members_mut().filter(|mapped| mapped.thread_local().is_some()) {
+        let storage = storages.next().transpose();
+        mapped.storage = storage.map_err(|kind| Error::new(mapped.new.image.path(), kind))?.map(Box::new);
     }
     // What was there before may have to be found anew.
     let places: Vec<Result<Place, String>> = scope
@@ -191,11 +163,12 @@ fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
             _ => Ok(Place::default()),
         })
         .collect();
-    for (_, (mapped, outcome)) in group.new_members() {
+    for (_, mapped) in group.new_members() {
+        let outcome = &mapped.outcome;
         let offsets = outcome.thread_local.iter().filter(|word| word.kind == Kind::TlsOffset);
         let offsets: BTreeSet<Vaddr> = offsets.map(|word| word.place).collect();
         for word in &outcome.thread_local {
-            let written = Block::of(&group, scope, &places, word).and_then(|block| {
+            let written = Block::of(group, scope, &places, word).and_then(|block| {
                 block.write(mapped, word)?;
                 // Of a pair for its own variables the linker has filled in the offset, counted from the object's block.
                 let second = Vaddr(word.place.0.wrapping_add(8));
@@ -208,7 +181,7 @@ fn store(mut group: Relocated, scope: &Scope) -> Result<Relocated, Error> {
             written.map_err(|kind| Error::new(mapped.new.image.path(), kind))?;
         }
     }
-    Ok(group)
+    Ok(())
 }
 
 /// Where the thread-local block of an object is.
@@ -243,7 +216,7 @@ impl<'a> Block<'a> {
                 module.storage.as_deref()
             }
             Source::Member(index) => match &group.members[*index] {
-                Slot::New((mapped, _)) => mapped.storage.as_deref(),
+                Slot::New(mapped) => mapped.storage.as_deref(),
                 Slot::Known(_) => None,
             },
         };
@@ -298,8 +271,8 @@ impl Mapped {
 
     /// Constructors and destructors in the order in which they run (gABI chapter 5, "Initialization and Termination").
     ///
-    /// `known` are the words of the arrays, where they are known without reading them.
-    fn functions(&self, known: Option<&Arrays>, is_code: impl Fn(Addr) -> bool) -> Result<Functions, ErrorKind> {
+    /// The words of the arrays may be known without reading them.
+    fn functions(&self, is_code: impl Fn(Addr) -> bool) -> Result<Functions, ErrorKind> {
         let Some(dynamic) = self.new.image.dynamic() else { return Ok(Default::default()) };
         let bias = self.mapping.bias();
         let code = |what: &str, addr: usize| {
@@ -309,7 +282,7 @@ impl Mapped {
             })
         };
         let read;
-        let arrays = match known {
+        let arrays = match &self.outcome.arrays {
             Some(known) => known,
             None => {
                 read = self.arrays(dynamic);
