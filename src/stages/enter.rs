@@ -158,16 +158,14 @@ pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, E
         members.push(match member {
             graph::Object::Known(object) if index == 0 => return Ok(Admitted::Known(object)),
             graph::Object::Known(object) => Slot::Known(object),
-            graph::Object::New(new) => Slot::New(new),
+            graph::Object::New(mut new) => match check(&new.image, wishes).and_then(|()| new.image.take_plan()) {
+                Err(kind) => return Err(Error::new(new.image.path(), kind)),
+                Ok(_) if wishes.no_load => return Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
+                Ok(plan) => Slot::New((new, plan)),
+            },
         });
     }
-    let group = Group::new(members, graph.needs);
-    let planned = group.advance(|_, mut new| match check(&new.image, wishes).and_then(|()| new.image.take_plan()) {
-        Err(kind) => Err(Error::new(new.image.path(), kind)),
-        Ok(_) if wishes.no_load => Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
-        Ok(plan) => Ok((new, plan)),
-    })?;
-    Ok(Admitted::Group(planned))
+    Ok(Admitted::Group(Group::new(members, graph.needs)))
 }
 
 /// What is refused though other loaders take it, unless the one who opens has allowed it.
