@@ -14,7 +14,8 @@ pub(crate) struct Group<K, T> {
     /// In breadth-first order; member 0 is the object that was asked for.
     pub(crate) members: Vec<Slot<K, T>>,
     pub(crate) needs: Needs,
-    order: Vec<usize>,
+    /// The numbers of the new members, each after those it needs, as constructors run: see [`init_order`].
+    pub(crate) order: Vec<usize>,
 }
 
 impl<K, T> Group<K, T> {
@@ -50,11 +51,6 @@ impl<K, T> Group<K, T> {
             Slot::New(new) => Some(new),
             Slot::Known(_) => None,
         })
-    }
-
-    /// The numbers of the new members, each after those it needs, as constructors run: see [`init_order`].
-    pub(crate) fn init_order(&self) -> &[usize] {
-        &self.order
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Fit<'a> {
     /// What its new modules are: nobody else may have loaded them meanwhile.
     pub(crate) instances: Vec<Instance>,
     /// Modules of the process that it rests on: they must still be there.
-    pub(crate) rests_on: Vec<Id>,
+    pub(crate) rests_on: &'a [Id],
     /// Unique symbols it was first to use.
     pub(crate) unique: &'a UniqueSymbols,
     /// Who has them, by the owners' numbers.

@@ -24,7 +24,7 @@ use crate::loader::Wishes;
 use crate::process::host::{HostObject, Pin};
 use crate::process::later::Fleeting;
 use crate::process::lazy::{Later, Link, Member};
-use crate::process::module::Object;
+use crate::process::module::{Id, Object};
 use crate::process::world::Look;
 use crate::process::{hooks, imports, start};
 
@@ -32,6 +32,16 @@ use crate::process::{hooks, imports, start};
 pub(super) enum Source {
     Object(Object),
     Member(usize),
+}
+
+impl Source {
+    /// The number of the module, if it is one that was there.
+    pub(super) fn id(&self) -> Option<Id> {
+        match self {
+            Self::Object(object) => object.id(),
+            Self::Member(_) => None,
+        }
+    }
 }
 
 /// Where the references of a group are looked for.
@@ -210,8 +220,8 @@ pub(crate) fn relocate(
     let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
     let leading = start.map(|start| (&start.names, start.objects.len()));
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
-    let mut outcomes = Vec::with_capacity(group.init_order().len());
-    for &index in group.init_order() {
+    let mut outcomes = Vec::with_capacity(group.order.len());
+    for &index in &group.order {
         let Some(mapped) = member(index) else { continue };
         let image = &mapped.new.image;
         let symbolic = image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
@@ -258,7 +268,7 @@ pub(crate) fn relocate(
 
 /// Where the functions of a group are looked for when they are first called.
 fn later(group: &Group<Object, Box<Mapped>>, look: &Look, imports: Imports, deep_bind: bool) -> Arc<Later> {
-    let order = group.init_order();
+    let order = &group.order;
     let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0) as u64;
     let members = group.members.iter().enumerate().map(|(index, member)| match member {
         Slot::Known(object) => Member::Known(Fleeting::of(object)),

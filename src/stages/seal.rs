@@ -97,7 +97,7 @@ fn resolve(group: &Relocated, scope: &Scope, stubs: Option<Stubs>) -> Result<(),
             .and_then(|()| mapping.seal())
             .map_err(|kind| Error::new("stubs", kind))?;
     }
-    for &index in group.init_order() {
+    for &index in &group.order {
         let Slot::New(mapped) = &group.members[index] else { continue };
         let image = &mapped.new.image;
         let is_code = |provider, addr| is_code(group, scope, provider, addr);
