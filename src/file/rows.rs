@@ -100,10 +100,10 @@ impl<'a> Rows<'a> {
     }
 
     /// Symbol number `index`, if that is a definition of this name that serves a reference of this version, and of which
-    /// nothing has to be said but its address, or that of its resolver.
+    /// nothing has to be said but its address.
     #[inline(always)]
     pub(crate) fn simple(&self, index: u32, name: &[u8], version: Option<&WantedVersion<'_>>) -> Option<Symbol> {
-        let symbol = self.get(index).filter(Symbol::is_plain_or_ifunc)?;
+        let symbol = self.get(index).filter(Symbol::is_plain)?;
         let found = self.symbols.is_named(&symbol, name) && self.symbols.serves(self.version(index), version);
         found.then_some(symbol)
     }

@@ -103,16 +103,6 @@ impl Symbol {
         self.section != SHN_UNDEF && self.section != SHN_ABS && self.value != 0 && suits && visible
     }
 
-    /// The same, or an IFUNC.
-    #[inline]
-    pub(super) fn is_plain_or_ifunc(&self) -> bool {
-        let kind = || matches!(self.kind(), 0..=2 | STT_GNU_IFUNC);
-        let bind = || matches!(self.bind(), STB_GLOBAL | STB_WEAK);
-        let visible = || matches!(self.other & 3, 0 | STV_PROTECTED);
-        // Most are undefined.
-        self.section != SHN_UNDEF && self.section != SHN_ABS && self.value != 0 && kind() && bind() && visible()
-    }
-
     /// Whether it is a definition that other objects can see.
     #[inline]
     pub(crate) fn is_exported(&self) -> bool {

@@ -73,11 +73,6 @@ impl First {
     pub(super) fn likely(self) -> Option<(usize, u32)> {
         (self.symbol != 0).then_some((self.likely as usize, self.symbol))
     }
-
-    /// Whether it is known that nobody has it.
-    pub(super) fn is_nobody(self) -> bool {
-        self.rank == u32::MAX
-    }
 }
 
 /// Names that nobody has been found for: their hashes, and which of those that are expected they are.

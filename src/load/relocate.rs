@@ -150,7 +150,7 @@ impl<'a> Work<'a, '_, '_> {
                 self.bound_to_itself = true;
                 address
             }
-            Some(Known::Name { name, first }) => self.plain_elsewhere(symbol, for_call, name, first)?,
+            Some(Known::Name { name, first }) => self.plain_elsewhere(symbol, name, first)?,
             Some(Known::Nothing) | None => return None,
         };
         self.plain = Some(((symbol, for_call), value));
@@ -159,48 +159,19 @@ impl<'a> Work<'a, '_, '_> {
 
     /// The same for a symbol that has to be looked for.
     #[inline(never)]
-    fn plain_elsewhere(&mut self, symbol: u32, for_call: bool, name: Name<'_>, first: First) -> Option<u64> {
+    fn plain_elsewhere(&mut self, symbol: u32, name: Name<'_>, first: First) -> Option<u64> {
         if self.unit.elsewhere.is_some() {
             return None;
         }
         let own = self.own.rows.get(symbol)?;
         // A symbolic object asks itself first.
         let has_none = || self.own.table.as_ref().is_some_and(|own| !own.has_either(name.gnu_hash()));
-        let found = match !self.unit.symbolic || has_none() {
-            true => self.providers.simple(&own, name.text, self.version(symbol), first),
-            false => None,
-        };
-        match found {
-            Some(found) if !found.symbol.is_ifunc() => {
-                self.outcome.bound_to.insert(found.provider);
-                Some(found.value.0 as u64)
-            }
-            found => self.plain_after_all((symbol, for_call), &own, name, first, found),
-        }
-    }
-
-    /// The same where what is likely does not say it: the definition is not that one, or `found`, and an IFUNC's.
-    #[inline(never)]
-    fn plain_after_all(
-        &mut self,
-        reference: Reference,
-        own: &Symbol,
-        name: Name<'_>,
-        first: First,
-        found: Option<Definition>,
-    ) -> Option<u64> {
-        let (symbol, for_call) = reference;
-        if self.last.is_some_and(|(last, _)| last == reference) || first.is_nobody() {
+        if self.unit.symbolic && !has_none() {
             return None;
         }
-        let wanted = Wanted::reference(name, self.version(symbol).copied(), for_call);
-        let (unit, providers) = (self.unit, &mut *self.providers);
-        let found = found.or_else(|| providers.bind_from(unit.provider, own, &wanted, unit.symbolic, first))?;
-        if wanted.given_up.get() {
-            return None;
-        }
-        self.remember(symbol, for_call, Some(found));
-        (!found.symbol.is_ifunc()).then_some(found.value.0 as u64)
+        let found = self.providers.simple(&own, name.text, self.version(symbol), first)?;
+        self.outcome.bound_to.insert(found.provider);
+        Some(found.value.0 as u64)
     }
 
     /// The version that a reference by symbol number `symbol` asks for.
@@ -384,7 +355,11 @@ impl<'a> Work<'a, '_, '_> {
                 found,
             )
         })?;
-        let name = symbols.name(&own).ok_or_else(|| {
+        let prepared = match self.providers.prepared(relocation.symbol) {
+            Some(Known::Name { name, first }) => Some((name, first)),
+            _ => symbols.name(&own).map(|name| (name, self.providers.first(name.gnu_hash()))),
+        };
+        let (name, first) = prepared.ok_or_else(|| {
             let found = format!("offset {:#x}", own.name);
             ErrorKind::malformed(
                 format!("st_name of symbol {}", relocation.symbol),
@@ -394,7 +369,7 @@ impl<'a> Work<'a, '_, '_> {
             )
         })?;
         let wanted = Wanted::reference(name, self.version(relocation.symbol).copied(), for_call);
-        let found = self.providers.bind(self.unit.provider, &own, &wanted, self.unit.symbolic);
+        let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first);
         if wanted.given_up.get() {
             let found = u64::from(hash::CHAIN_MAX) + 1;
             return Err(ErrorKind::Limit { what: "symbols in one hash chain", limit: found - 1, found });

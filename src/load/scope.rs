@@ -271,7 +271,9 @@ impl<'a> Providers<'a> {
     }
 
     /// What references of object `from` to itself go by. A symbolic object asks itself first.
-    pub(crate) fn own(&self, from: usize, symbolic: bool) -> Own<'a> {
+    pub(crate) fn own(&mut self, from: usize, symbolic: bool) -> Own<'a> {
+        // What has been prepared is another object's.
+        self.expected = Expected::default();
         let Provider { symbols, bias, .. } = self.all[from];
         let before = if symbolic { 0 } else { self.ranks[from].min(self.asked.len()) };
         let (rows, table) = (symbols.rows(), symbols.gnu());
@@ -295,12 +297,16 @@ impl<'a> Providers<'a> {
         wanted: &Wanted<'_>,
         symbolic: bool,
     ) -> Option<Definition> {
-        let rank = if self.may_lead(wanted.gnu_hash()) { 0 } else { self.leading() };
-        self.bind_from(from, own, wanted, symbolic, First::from(rank))
+        let first = self.first(wanted.gnu_hash());
+        self.bind_from(from, own, wanted, symbolic, first)
     }
 
-    /// What a reference by symbol `own` binds to, where what is likely is right and there is nothing special about it but that
-    /// it may be an IFUNC.
+    /// Where the search for a name of that hash begins, if it has not been prepared.
+    pub(super) fn first(&self, hash: u32) -> First {
+        First::from(if self.may_lead(hash) { 0 } else { self.leading() })
+    }
+
+    /// What a reference by symbol `own` binds to, where what is likely is right and there is nothing special about it.
     #[inline(always)]
     pub(super) fn simple(
         &self,
