@@ -20,7 +20,7 @@ pub(crate) struct Written {
 
 impl Written {
     /// Of the pages of `plan`; `relative` is the type of relocations that have no symbol. `None` if they are few.
-    pub(crate) fn of(plan: &Plan, relocations: &Relocations, relative: u32) -> Option<Self> {
+    pub(crate) fn of(plan: &Plan, relocations: impl FnOnce() -> Option<Relocations>, relative: u32) -> Option<Self> {
         let len = |map: &&PlannedMap| map.range.end.0 - map.range.start.0;
         let of_file = plan.maps.iter().filter(|map| map.protection.write && map.file.is_some());
         let range = of_file.max_by_key(len)?.range.clone();
@@ -40,7 +40,7 @@ impl Written {
             }
         };
         plan.zeros.iter().for_each(|zeros| mark(zeros.start));
-        relocations.sample_places(relative, plan.page, mark);
+        relocations()?.sample_places(relative, plan.page, mark);
         Some(Self { range, shift, pages })
     }
 

@@ -8,6 +8,7 @@ use crate::error::{At, Error, ErrorKind};
 use crate::file::image::Image;
 use crate::file::plan::Plan;
 use crate::file::relocations::Relocations;
+use crate::file::symbols::Symbols;
 use crate::find::graph::New;
 use crate::guard::Lease;
 use crate::load::call::Functions;
@@ -73,12 +74,14 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             }
             let source = MappedImage { mapping: &mapping, image: &new.image };
             let no_dynamic = || ErrorKind::malformed("PT_DYNAMIC", At::Object, "a dynamic section", "none");
+            let dynamic = new.image.dynamic().ok_or_else(no_dynamic)?;
+            let (class, machine) = (new.image.class(), new.image.header().machine);
             // Nothing is looked up in an object that has been kept.
             let symbols = match place.kept.as_ref().and_then(|_| later(&mapping, &new.image)) {
                 Some(symbols) => symbols,
-                None => new.image.symbols(&source)?.ok_or_else(no_dynamic)?.into(),
+                None => Symbols::read(&dynamic.symbols, &source, class)?.into(),
             };
-            let relocations = new.image.relocations(&source)?.ok_or_else(no_dynamic)?;
+            let relocations = Relocations::read(dynamic, &source, class, machine)?;
             let headers = headers(&new.image, &mapping)?;
             Ok((mapping, symbols, relocations, headers))
         })();
@@ -119,6 +122,5 @@ fn later(mapping: &Arc<Mapping>, image: &Image) -> Option<LateSymbols> {
 
 /// Which pages relocation is going to write to, as its tables in the file say.
 fn written(plan: &Plan, image: &Image) -> Option<Written> {
-    let relocations = image.relocations(&image.source()).ok()??;
-    Written::of(plan, &relocations, image.machine()?.relative)
+    Written::of(plan, || image.relocations(&image.source()).ok()?, image.machine()?.relative)
 }
