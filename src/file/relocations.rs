@@ -56,7 +56,7 @@ pub(crate) trait Apply {
 #[derive(Clone)]
 pub(crate) struct Relocations {
     relr: Option<View>,
-    tables: [Option<Table>; 3],
+    tables: Vec<Table>,
     /// How many are relative, as the file states.
     relative: u64,
     mips64: bool,
@@ -107,16 +107,19 @@ impl Relocations {
         let rel = table("DT_REL", dynamic.rel.get(), relsz, 2 * word, dynamic.relent.get())?;
         let plt_entry = if plt_has_addend { 3 } else { 2 } * word;
         let plt = table("DT_JMPREL", dynamic.jmprel.get(), dynamic.pltrelsz.get(), plt_entry, None)?;
-        Ok(Self {
-            relr: table("DT_RELR", dynamic.relr.get(), dynamic.relrsz.get(), word, dynamic.relrent.get())?,
-            tables: [
-                rel.map(|view| Table { view, has_addend: false, plt: false }),
-                rela.map(|view| Table { view, has_addend: true, plt: false }),
-                plt.map(|view| Table { view, has_addend: plt_has_addend, plt: true }),
-            ],
-            relative: dynamic.relacount.get().unwrap_or(0),
-            mips64: machine == EM_MIPS && class == Class::Elf64,
-        })
+        let relr = table("DT_RELR", dynamic.relr.get(), dynamic.relrsz.get(), word, dynamic.relrent.get())?;
+        // Most objects have two.
+        let mut tables = Vec::with_capacity(2);
+        let mut add = |view: Option<View>, has_addend, plt| {
+            if let Some(view) = view {
+                tables.push(Table { view, has_addend, plt });
+            }
+        };
+        add(rel, false, false);
+        add(rela, true, false);
+        add(plt, plt_has_addend, true);
+        let (relative, mips64) = (dynamic.relacount.get().unwrap_or(0), machine == EM_MIPS && class == Class::Elf64);
+        Ok(Self { relr, tables, relative, mips64 })
     }
 
     /// Has all of them applied, in order, until one fails.
@@ -124,7 +127,7 @@ impl Relocations {
         for relocation in self.relr() {
             apply.any(&relocation)?;
         }
-        for table in self.tables.iter().flatten() {
+        for table in &self.tables {
             // The one layout that is loaded by the million is read without asking at every word which layout it has.
             if table.is_native() {
                 let mut rest: &[Entry] = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
@@ -186,7 +189,7 @@ impl Relocations {
     /// do, and with all the others.
     pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
         self.relr().for_each(|relocation| each(relocation.place));
-        for table in self.tables.iter().flatten() {
+        for table in &self.tables {
             if !table.is_native() {
                 table.iter(self.mips64).for_each(|relocation| each(relocation.place));
                 continue;
@@ -214,20 +217,20 @@ impl Relocations {
 
     /// Relocation number `index` of `DT_JMPREL`: what the entry of that number in the procedure linkage table jumps by.
     pub(crate) fn of_plt(&self, index: u64) -> Option<Relocation> {
-        self.tables.iter().flatten().find(|table| table.plt)?.get(index, self.mips64)
+        self.tables.iter().find(|table| table.plt)?.get(index, self.mips64)
     }
 
     /// How many of them refer to symbols, about: all but those that the file says are relative.
     pub(crate) fn references(&self) -> usize {
         let entries =
             |table: &Table| table.view.len() / (if table.has_addend { 3 } else { 2 } * table.view.class.word());
-        self.tables.iter().flatten().map(entries).sum::<u64>().saturating_sub(self.relative) as usize
+        self.tables.iter().map(entries).sum::<u64>().saturating_sub(self.relative) as usize
     }
 
     /// Relocation number `number`, those of the packed kind not counted.
     #[cfg(feature = "snapshots")]
     pub(crate) fn get(&self, mut number: u64) -> Option<Relocation> {
-        for table in self.tables.iter().flatten() {
+        for table in &self.tables {
             let entry = if table.has_addend { 3 } else { 2 } * table.view.class.word();
             match table.view.len() / entry {
                 count if number < count => {
@@ -243,12 +246,12 @@ impl Relocations {
     /// All but those of the packed kind, in order, so that [`Self::get`] finds the n-th.
     #[cfg(feature = "snapshots")]
     pub(crate) fn numbered(&self) -> impl Iterator<Item = (u64, Relocation)> + '_ {
-        (0..).zip(self.tables.iter().flatten().flat_map(|table| table.iter(self.mips64)))
+        (0..).zip(self.tables.iter().flat_map(|table| table.iter(self.mips64)))
     }
 
     /// All of them, in the order in which they are applied.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Relocation> + '_ {
-        self.relr().chain(self.tables.iter().flatten().flat_map(|table| table.iter(self.mips64)))
+        self.relr().chain(self.tables.iter().flat_map(|table| table.iter(self.mips64)))
     }
 
     /// The packed relative ones: an even word is an address, an odd one a bitmap of the words that follow (gABI,
@@ -333,7 +336,7 @@ mod tests {
     fn places(words: &[u64]) -> Vec<u64> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let relr = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
-        let all = Relocations { relr: Some(relr), tables: [None, None, None], relative: 0, mips64: false };
+        let all = Relocations { relr: Some(relr), tables: Vec::new(), relative: 0, mips64: false };
         all.iter().map(|relocation| relocation.place.0).collect()
     }
 
@@ -353,8 +356,8 @@ mod tests {
             let words = places.iter().flat_map(|place| [*place, u64::from(RELATIVE), 0]);
             let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
             let view = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
-            let table = Some(Table { view, has_addend: true, plt: false });
-            let all = Relocations { relr: None, tables: [None, table, None], relative: 0, mips64: false };
+            let table = Table { view, has_addend: true, plt: false };
+            let all = Relocations { relr: None, tables: vec![table], relative: 0, mips64: false };
             let mut sampled = Vec::new();
             all.sample_places(RELATIVE, page, |place| sampled.push(place.0));
             sampled
