@@ -253,11 +253,9 @@ impl Table {
         let bloom_len = u64::from(bloom_count) * table.class.word();
         let buckets_at = 16 + bloom_len;
         let chain_at = buckets_at + u64::from(bucket_count) * 4;
-        let (Some(bloom), Some(buckets), Some(chain)) =
-            (table.slice(16..buckets_at), table.slice(buckets_at..chain_at), table.slice(chain_at..table.len()))
-        else {
-            return Err(bad("tables inside its segment", bucket_count.into()));
-        };
+        let outside = || bad("tables inside its segment", bucket_count.into());
+        let bloom = table.slice(16..buckets_at).ok_or_else(outside)?;
+        let buckets = table.slice(buckets_at..chain_at).ok_or_else(outside)?;
         let range = |number: fn([u8; 4]) -> u32| {
             // Without a branch, for several at once. 0 is an empty bucket: one less is more than any number.
             let both = |(least, highest): (u32, u32), bucket: &[u8; 4]| {
@@ -270,7 +268,7 @@ impl Table {
             ByteOrder::Little => range(u32::from_le_bytes),
             ByteOrder::Big => range(u32::from_be_bytes),
         };
-        let leads = |number: u32| number >= first && u64::from(number - first) * 4 < chain.len();
+        let leads = |number: u32| number >= first && u64::from(number - first) * 4 < table.len() - chain_at;
         if let Some(number) =
             [least.wrapping_add(1), highest].into_iter().find(|number| *number != 0 && !leads(*number))
         {
@@ -280,14 +278,14 @@ impl Table {
         let mut len = 0;
         if highest >= first {
             len = u64::from(highest - first) * 4;
-            while let Some(hash) = chain.u32(len) {
+            while let Some(hash) = table.u32(chain_at + len) {
                 len += 4;
                 if hash & 1 == 1 {
                     break;
                 }
             }
         }
-        let chain = chain.slice(0..len).unwrap_or(chain);
+        let chain = table.slice(chain_at..chain_at + len).ok_or_else(outside)?;
         Ok(Self::Gnu { bloom, bloom_mask: bloom_count - 1, bloom_shift, buckets, bucket_count, first, chain })
     }
 
