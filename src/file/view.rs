@@ -116,7 +116,7 @@ impl View {
     }
 
     /// The string that starts at `at`, without its NUL; `None` if it does not end inside.
-    #[inline]
+    #[inline(never)] // once for all who read names
     pub(crate) fn str_at(&self, at: u64) -> Option<&[u8]> {
         let rest = self.bytes.get(usize::try_from(at).ok()?..)?;
         let (steps, last) = rest.as_chunks::<16>();
