@@ -1,5 +1,7 @@
 //! Sets of small numbers, a bit for each.
 
+use crate::file::relocations::SetBits;
+
 /// Which of so many numbers are in it.
 #[derive(Debug, Default)]
 pub(crate) struct Numbers(Box<[u64]>);
@@ -25,11 +27,7 @@ impl Numbers {
 
     /// In ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
-        let of = |(first, bits): (usize, &u64)| {
-            // The lowest is taken away each time.
-            let rest = std::iter::successors(Some(*bits), |bits| Some(bits & bits.wrapping_sub(1)));
-            rest.take_while(|bits| *bits != 0).map(move |bits| 64 * first + bits.trailing_zeros() as usize)
-        };
+        let of = |(word, bits): (usize, &u64)| SetBits(*bits).map(move |bit| 64 * word + bit as usize);
         self.0.iter().enumerate().flat_map(of)
     }
 }
