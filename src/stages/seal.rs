@@ -275,12 +275,6 @@ impl Mapped {
     fn functions(&self, is_code: impl Fn(Addr) -> bool) -> Result<Functions, ErrorKind> {
         let Some(dynamic) = self.new.image.dynamic() else { return Ok(Default::default()) };
         let bias = self.mapping.bias();
-        let code = |what: &str, addr: usize| {
-            Code::at(Addr(addr), &is_code).ok_or_else(|| {
-                let expected = "the address of a function in an executable segment";
-                ErrorKind::malformed(what, At::Object, expected, bias.vaddr(Addr(addr)))
-            })
-        };
         let read;
         let arrays = match &self.outcome.arrays {
             Some(known) => known,
@@ -289,28 +283,36 @@ impl Mapped {
                 &read
             }
         };
-        // 0 and -1 are what old linkers put around lists of functions.
-        let is_function = |word: &&usize| !matches!(**word, 0 | usize::MAX);
-        let single =
-            |what, at: Option<u64>| at.filter(|at| *at != 0).map(|at| code(what, bias.at(Vaddr(at)).0)).transpose();
+        let add = |all: &mut Vec<Code>, what: &str, addr: usize| {
+            // 0 and -1 are what old linkers put around lists of functions.
+            if !matches!(addr, 0 | usize::MAX) {
+                let expected = "the address of a function in an executable segment";
+                let not_code = || ErrorKind::malformed(what, At::Object, expected, bias.vaddr(Addr(addr)));
+                all.push(Code::at(Addr(addr), &is_code).ok_or_else(not_code)?);
+            }
+            Ok(())
+        };
+        let single = |at: Stated| at.get().filter(|at| *at != 0).map_or(0, |at| bias.at(Vaddr(at)).0);
         let mut all = Vec::with_capacity(2 + arrays.words.len());
-        all.extend(single("DT_INIT", dynamic.init.get().filter(|_| !arrays.idle))?);
-        for word in arrays.init().iter().filter(is_function) {
-            all.push(code("DT_INIT_ARRAY", *word)?);
+        if !arrays.idle {
+            add(&mut all, "DT_INIT", single(dynamic.init))?;
+        }
+        for word in arrays.init() {
+            add(&mut all, "DT_INIT_ARRAY", *word)?;
         }
         let constructors = all.len();
-        for word in arrays.fini().iter().rev().filter(is_function) {
-            all.push(code("DT_FINI_ARRAY", *word)?);
+        for word in arrays.fini().iter().rev() {
+            add(&mut all, "DT_FINI_ARRAY", *word)?;
         }
-        all.extend(single("DT_FINI", dynamic.fini.get())?);
+        add(&mut all, "DT_FINI", single(dynamic.fini))?;
         Ok(Functions::new(all, constructors))
     }
 
     /// The arrays of functions to run, as their words say.
     fn arrays(&self, dynamic: &Dynamic) -> Arrays {
         let array = |at: Stated, size: Stated| {
-            let words = at.get().map(|at| self.mapping.words(at, size.get().unwrap_or(0)));
-            words.into_iter().flatten()
+            let size = at.get().and(size.get()).unwrap_or(0);
+            self.mapping.words(at.get().unwrap_or(0), size)
         };
         let mut words: Vec<usize> = array(dynamic.init_array, dynamic.init_arraysz).collect();
         let inits = words.len();
