@@ -306,7 +306,7 @@ impl Closure {
             };
             let (image, symbols) = read().map_err(|kind| Error::new(path, kind))?;
             if let Some(symbols) = symbols {
-                opened.push(Opened { object, path: path.clone(), image: *image, symbols });
+                opened.push(Opened { object, path: path.clone(), image: *image, symbols: *symbols });
             }
         }
         Ok(opened)

@@ -225,7 +225,7 @@ impl Image {
     }
 
     /// The symbol table, read through `source`. `None` without dynamic section.
-    pub(crate) fn symbols(&self, source: &dyn Source) -> Result<Option<Symbols>, ErrorKind> {
+    pub(crate) fn symbols(&self, source: &dyn Source) -> Result<Option<Box<Symbols>>, ErrorKind> {
         self.dynamic().map(|dynamic| Symbols::read(&dynamic.symbols, source, self.header.class)).transpose()
     }
 

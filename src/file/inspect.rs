@@ -171,7 +171,7 @@ impl Image {
         Error::new(self.path(), kind)
     }
 
-    fn file_symbols(&self) -> Result<Option<Symbols>, Error> {
+    fn file_symbols(&self) -> Result<Option<Box<Symbols>>, Error> {
         // A file of debug information has a dynamic section without entries.
         if self
             .dynamic()

@@ -145,13 +145,13 @@ pub(crate) struct Symbols {
 }
 
 impl Symbols {
-    pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
+    pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Box<Self>, ErrorKind> {
         Self::read_with(entries, source, class, Versions::read)
     }
 
     /// The same for an object that the C library has loaded by these entries: its versions are read once one is asked for.
     pub(crate) fn read_loaded(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
-        Self::read_with(entries, source, class, Versions::read_late)
+        Self::read_with(entries, source, class, Versions::read_late).map(|symbols| *symbols)
     }
 
     fn read_with(
@@ -159,7 +159,7 @@ impl Symbols {
         source: &dyn Source,
         class: Class,
         versions: fn(&SymbolEntries, &dyn Source, &View) -> Result<Versions, ErrorKind>,
-    ) -> Result<Self, ErrorKind> {
+    ) -> Result<Box<Self>, ErrorKind> {
         let strings = strings(entries, source)?;
         let entry = entry_size(class);
         if let Some(size) = entries.syment.get().filter(|size| *size != entry) {
@@ -180,7 +180,7 @@ impl Symbols {
             ));
         }
         let versions = versions(entries, source, &strings)?;
-        Ok(Self { table, strings, versions, hash })
+        Ok(Box::new(Self { table, strings, versions, hash }))
     }
 
     /// Those of an object that has none.

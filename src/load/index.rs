@@ -280,7 +280,7 @@ pub(super) mod tests {
     pub(in crate::load) fn symbols(name: &str) -> Symbols {
         let object = crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap();
         let image = Image::open(object.path.as_ref()).unwrap();
-        image.symbols(&image.source()).unwrap().unwrap()
+        *image.symbols(&image.source()).unwrap().unwrap()
     }
 
     fn hash(name: &[u8]) -> u32 {

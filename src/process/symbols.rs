@@ -36,9 +36,9 @@ impl LateSymbols {
     }
 }
 
-impl From<Symbols> for LateSymbols {
-    fn from(symbols: Symbols) -> Self {
-        Self { read: Box::new(symbols).into(), unread: None }
+impl From<Box<Symbols>> for LateSymbols {
+    fn from(symbols: Box<Symbols>) -> Self {
+        Self { read: symbols.into(), unread: None }
     }
 }
 
@@ -65,7 +65,7 @@ impl LateSymbols {
         let read = |unread: &Unread| Symbols::read(&unread.entries, unread, unread.class).ok();
         // They have been read of this very file before, by whoever vouches for it. Should it be another one nevertheless,
         // it has no symbols.
-        let read = || Box::new(self.unread.as_deref().and_then(read).unwrap_or_else(Symbols::none));
+        let read = || self.unread.as_deref().and_then(read).unwrap_or_else(|| Box::new(Symbols::none()));
         hooks::undisturbed(|| self.read.get_or_init(read))
     }
 }
