@@ -30,17 +30,14 @@ impl Gnu<'_> {
         let (word, second) = self.word_for(hash);
         // Where nothing is shifted out of the hash its lowest bit counts for the second one, too.
         let may_have = (word >> ((hash % 64) & !1)) & 3 != 0 && (second & 1 != 0 || self.shift == 0);
-        may_have && self.has_in_chain(hash)
+        may_have && (self.has(hash & !1) || self.has(hash | 1))
     }
 
-    /// The same where the filter has not said no: one of two chains would have it.
     #[inline(never)]
-    fn has_in_chain(&self, hash: u32) -> bool {
-        [hash & !1, hash | 1].into_iter().any(|hash| {
-            let too_long = Cell::new(false);
-            let first = || self.find_from(self.start(hash)?, &too_long, hash, |_| true);
-            self.may_have(hash) && (first().is_some() || too_long.get())
-        })
+    fn has(&self, hash: u32) -> bool {
+        let too_long = Cell::new(false);
+        let first = || self.find_from(self.start(hash)?, &too_long, hash, |_| true);
+        self.may_have(hash) && (first().is_some() || too_long.get())
     }
 
     /// The word of the bloom filter for a hash, and the same with the second bit that counts in the lowest place.
