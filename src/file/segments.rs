@@ -175,29 +175,33 @@ impl Headers {
 
     /// The functions and arrays to run must lie in segments that allow it.
     pub(super) fn check_functions(&self, dynamic: &Dynamic) -> Result<(), ErrorKind> {
-        let segment = |vaddr: u64, len: u64| self.segments.iter().find(|s| s.contains(Vaddr(vaddr), len));
-        for (what, function) in [("DT_INIT", dynamic.init.get()), ("DT_FINI", dynamic.fini.get())] {
-            match function {
-                Some(at) if at != 0 && segment(at, 1).is_none_or(|segment| !segment.flags.execute) => {
-                    let expected = "an address in an executable segment";
-                    return Err(ErrorKind::malformed(what, At::Object, expected, format_args!("{at:#x}")));
-                }
-                _ => {}
+        for (what, function) in [("DT_INIT", dynamic.init), ("DT_FINI", dynamic.fini)] {
+            let at = function.get().unwrap_or(0);
+            if at != 0 && self.around(at, 1).is_none_or(|segment| !segment.flags.execute) {
+                let expected = "an address in an executable segment";
+                return Err(ErrorKind::malformed(what, At::Object, expected, format_args!("{at:#x}")));
             }
         }
         let arrays = [
-            ("DT_INIT_ARRAY", dynamic.init_array.get(), dynamic.init_arraysz.get()),
-            ("DT_FINI_ARRAY", dynamic.fini_array.get(), dynamic.fini_arraysz.get()),
+            ("DT_INIT_ARRAY", dynamic.init_array, dynamic.init_arraysz),
+            ("DT_FINI_ARRAY", dynamic.fini_array, dynamic.fini_arraysz),
         ];
         for (what, at, size) in arrays {
-            if let (Some(at), Some(size)) = (at, size.filter(|size| *size > 0))
-                && segment(at, size).is_none()
+            if let (Some(at), Some(size)) = (at.get(), size.get())
+                && size > 0
+                && self.around(at, size).is_none()
             {
                 let found = format!("{at:#x} + {size:#x} bytes");
                 return Err(ErrorKind::malformed(what, At::Object, "an array inside one segment", found));
             }
         }
         Ok(())
+    }
+
+    /// The segment that has so many bytes at `vaddr`.
+    #[inline(never)]
+    fn around(&self, vaddr: u64, len: u64) -> Option<&Segment> {
+        self.segments.iter().find(|segment| segment.contains(Vaddr(vaddr), len))
     }
 }
 
