@@ -38,6 +38,8 @@ unsafe impl Sync for Listed {}
 /// Our part of the chain; made when the first module is listed, and there for good.
 struct Chain {
     debug: *mut Debug,
+    /// The C library's, which comes before it.
+    hosts: *mut Debug,
     /// The last module that is listed, if there is one.
     last: *mut LinkMap,
 }
@@ -82,7 +84,7 @@ impl Drop for Listed {
             unsafe {
                 let (next, previous) = ((*self.map).next, (*self.map).previous);
                 match &mut *chain {
-                    Some(Chain { debug, last }) if !previous.is_null() || (**debug).map == self.map => {
+                    Some(Chain { debug, last, .. }) if !previous.is_null() || (**debug).map == self.map => {
                         announce(*debug, DELETE);
                         match previous.is_null() {
                             true => (**debug).map = next,
@@ -107,12 +109,14 @@ impl Drop for Listed {
 pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
     hooks::undisturbed(|| {
         let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(hosts) = real::debug().filter(|_| is_extended()) else { return };
         // SAFETY: glibc's structures are there for good; ours are changed under the lock.
         unsafe {
-            let new = || Chain { debug: Box::into_raw(Box::new(ours(hosts))), last: ptr::null_mut() };
-            let Chain { debug, last } = chain.get_or_insert_with(new);
-            append(hosts, *debug);
+            if chain.is_none() {
+                let new = |hosts| Chain { debug: Box::into_raw(Box::new(ours(hosts))), hosts, last: ptr::null_mut() };
+                *chain = real::debug().filter(|_| is_extended()).map(new);
+            }
+            let Some(Chain { debug, hosts, last }) = &mut *chain else { return };
+            append(*hosts, *debug);
             announce(*debug, ADD);
             for module in modules {
                 (*module.map).previous = *last;
