@@ -73,9 +73,6 @@ pub(crate) struct RegularFile {
 impl RegularFile {
     /// Opens `path` without ever waiting for it: whatever is not a regular file is refused, by its type.
     pub(crate) fn open(path: &Path) -> Result<Self, ErrorKind> {
-        if path.as_os_str().as_bytes().contains(&0) {
-            return Err(ErrorKind::NulInName);
-        }
         let opened = fault::point("open").and_then(|()| nix::fcntl::open(path, QUIETLY, Mode::empty()));
         Self::of(path, opened)
     }
@@ -87,6 +84,7 @@ impl RegularFile {
                 .ok()
                 .and_then(|meta| not_regular(meta.mode()))
                 .map_or(ErrorKind::Open { errno: errno as i32 }, |found| ErrorKind::NotMappable { found }),
+            Errno::EINVAL if path.as_os_str().as_bytes().contains(&0) => ErrorKind::NulInName,
             errno => ErrorKind::Open { errno: errno as i32 },
         })?;
         let stat = nix::sys::stat::fstat(&fd).map_err(|errno| ErrorKind::Open { errno: errno as i32 })?;

@@ -3,7 +3,6 @@
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
@@ -15,9 +14,6 @@ use crate::error::ErrorKind;
 impl RegularFile {
     /// Opens `path` as [`Self::open`] does, with `root` as the root of the file system: no link leads out of it.
     pub(crate) fn open_below(root: &OwnedFd, path: &Path) -> Result<Self, ErrorKind> {
-        if path.as_os_str().as_bytes().contains(&0) {
-            return Err(ErrorKind::NulInName);
-        }
         Self::of(path, open_below(root, path, QUIETLY))
     }
 }
