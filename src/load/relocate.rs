@@ -31,8 +31,8 @@ pub(crate) struct Unit<'a> {
     pub(crate) elsewhere: Option<&'a [bool]>,
 }
 
-/// Writes all words of `unit` that can be computed without running anything.
-pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result<Outcome, ErrorKind> {
+/// Writes all words of `unit` that can be computed without running anything; `outcome` is what that leaves to do.
+pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>, outcome: &mut Outcome) -> Result<(), ErrorKind> {
     let Some(machine) = Machine::native() else {
         return Err(ErrorKind::Foreign {
             what: "machine of this process",
@@ -40,10 +40,11 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>) -> Result
             found: "another".into(),
         });
     };
+    outcome.bound_to = Numbers::none(providers.count());
     let mut work = Work {
         machine,
         unit,
-        outcome: Outcome { bound_to: Numbers::none(providers.count()), ..Outcome::default() },
+        outcome,
         versions: unit.symbols.wanted_versions(),
         own: providers.own(unit.provider, unit.symbolic),
         bound_to_itself: false,
@@ -66,7 +67,7 @@ struct Work<'a, 'b, 'p> {
     machine: &'static Machine,
     unit: &'a Unit<'b>,
     providers: &'a mut Providers<'p>,
-    outcome: Outcome,
+    outcome: &'a mut Outcome,
     /// What references of each version index ask for.
     versions: Vec<Option<WantedVersion<'a>>>,
     own: Own<'p>,
@@ -422,12 +423,12 @@ impl<'a> Work<'a, '_, '_> {
         ErrorKind::UnsupportedRelocation { relocation: name, at: relocation.place, symbol }
     }
 
-    fn finish(mut self) -> Result<Outcome, ErrorKind> {
+    fn finish(mut self) -> Result<(), ErrorKind> {
         // Those of all members wait together.
         self.outcome.pending.shrink_to_fit();
         if self.bound_to_itself {
             self.outcome.bound_to.insert(self.unit.provider);
         }
-        if self.undefined.is_empty() { Ok(self.outcome) } else { Err(self.undefined_error()) }
+        if self.undefined.is_empty() { Ok(()) } else { Err(self.undefined_error()) }
     }
 }

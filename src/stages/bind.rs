@@ -16,7 +16,7 @@ use crate::find::needs::Needs;
 use crate::load::group::{Group, Slot};
 use crate::load::index::Demand;
 use crate::load::map::Mapping;
-use crate::load::relocate::{self as relocation, Pending, Unit};
+use crate::load::relocate::{self as relocation, Outcome, Pending, Unit};
 use crate::load::scope::{Imports, Providers, Rules};
 use crate::load::unique::{Unique, UniqueSymbols};
 use crate::load::versions;
@@ -241,18 +241,17 @@ pub(crate) fn relocate(
             };
             providers.get(newcomers.get(name).copied().or_else(known)?)
         };
-        let outcome = versions::check(&mapped.symbols, named).and_then(|()| {
+        let mut outcome = Outcome::default();
+        let relocated = versions::check(&mapped.symbols, named).and_then(|()| {
             let text = image.has_text_relocations();
             if text {
                 mapped.mapping.open_text()?;
             }
-            let outcome = relocation::relocate(&unit, &mut providers)?;
-            if text {
-                mapped.mapping.close_text()?;
-            }
-            Ok(outcome)
+            relocation::relocate(&unit, &mut providers, &mut outcome)?;
+            if text { mapped.mapping.close_text() } else { Ok(()) }
         });
-        outcomes.push((index, outcome.map_err(|kind| Error::new(image.path(), kind))?));
+        relocated.map_err(|kind| Error::new(image.path(), kind))?;
+        outcomes.push((index, outcome));
     }
     let Providers { unique, settled, .. } = providers;
     for (index, outcome) in outcomes {
