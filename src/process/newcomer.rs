@@ -93,17 +93,8 @@ impl State {
             }
             let handles = usize::from(index == root);
             let (thread_destructors, bound_later) = (0, Vec::new());
-            let module_too = Arc::clone(&module);
-            self.entries.push(Entry {
-                module: module_too,
-                names,
-                handles,
-                thread_destructors,
-                phase,
-                bound_later,
-                keep,
-            });
-            modules.push(module);
+            modules.push(Arc::clone(&module));
+            self.entries.push(Entry { module, names, handles, thread_destructors, phase, bound_later, keep });
         }
         addresses::add(modules.iter().map(|module| &**module));
         // What has settled something stays for good; nothing else of a name space may be left when it has gone.
