@@ -93,10 +93,10 @@ impl Image {
         let mut headers = Headers::check(program_headers, file.size)?;
         let page = sys::page_size();
         // What cannot be planned is refused later, with its reason.
-        let plan = Plan::of_segments(&headers.segments, headers.relro.clone(), page).ok();
-        let Some((plan, room)) = plan.and_then(|plan| room::in_place(&plan).map(|room| (plan, room))) else {
+        let Ok(plan) = Plan::of_segments(&headers.segments, headers.relro.clone(), page) else {
             return Self::read(path, file);
         };
+        let Some(room) = room::in_place(&plan) else { return Self::read(path, file) };
         let build_id = OnceLock::new();
         let known = || {
             // What is not in the head may be elsewhere.
