@@ -98,13 +98,12 @@ impl Apply for Work<'_, '_, '_> {
     fn run(&mut self, entries: &[Entry]) -> usize {
         let Some([_, info, _]) = entries.first() else { return 0 };
         let (info, mapping) = (u64::from_le_bytes(*info), self.unit.mapping);
-        if info == u64::from(self.machine.relative) {
-            mapping.write_alike(entries, info, mapping.bias().get() as u64)
-        } else if info == self.alike.0 {
-            mapping.write_alike(entries, info, self.alike.1)
-        } else {
-            0
-        }
+        let value = match info {
+            _ if info == u64::from(self.machine.relative) => mapping.bias().get() as u64,
+            _ if info == self.alike.0 => self.alike.1,
+            _ => return 0,
+        };
+        mapping.write_alike(entries, info, value)
     }
 
     /// Words that refer to plain definitions: with the relative ones nearly all there are.
