@@ -42,8 +42,11 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             Slot::Known(object) => Owner::Known(object.clone()),
         },
     };
-    let owners = if unique.is_empty() { Vec::new() } else { sources.iter().map(owner).collect() };
-    keep_owners(&unique, &sources);
+    let mut owners = Vec::new();
+    if !unique.is_empty() {
+        owners = sources.iter().map(owner).collect();
+        keep_owners(&unique, &sources);
+    }
     // What is known of each member, and what is new.
     let (mut known, mut new) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
     let (namespace, mut instances) = (wishes.namespace, Vec::with_capacity(order.len()));
