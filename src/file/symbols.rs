@@ -146,19 +146,19 @@ pub(crate) struct Symbols {
 
 impl Symbols {
     pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Box<Self>, ErrorKind> {
-        Self::read_with(entries, source, class, Versions::read)
+        Self::read_with(entries, source, class, false)
     }
 
     /// The same for an object that the C library has loaded by these entries: its versions are read once one is asked for.
     pub(crate) fn read_loaded(entries: &SymbolEntries, source: &dyn Source, class: Class) -> Result<Self, ErrorKind> {
-        Self::read_with(entries, source, class, Versions::read_late).map(|symbols| *symbols)
+        Self::read_with(entries, source, class, true).map(|symbols| *symbols)
     }
 
     fn read_with(
         entries: &SymbolEntries,
         source: &dyn Source,
         class: Class,
-        versions: fn(&SymbolEntries, &dyn Source, &View) -> Result<Versions, ErrorKind>,
+        late: bool,
     ) -> Result<Box<Self>, ErrorKind> {
         let strings = strings(entries, source)?;
         let entry = entry_size(class);
@@ -179,7 +179,7 @@ impl Symbols {
                 format_args!("{:#x} bytes", table.len()),
             ));
         }
-        let versions = versions(entries, source, &strings)?;
+        let versions = Versions::read(entries, source, &strings, late)?;
         Ok(Box::new(Self { table, strings, versions, hash }))
     }
 

@@ -90,24 +90,23 @@ impl Index {
 }
 
 impl Versions {
-    pub(crate) fn read(entries: &SymbolEntries, source: &dyn Source, strings: &View) -> Result<Self, ErrorKind> {
-        let numbered = Numbered::read(entries, source, strings)?;
-        Ok(Self { numbered: numbered.into(), ..Self::of_symbols(entries, source)? })
-    }
-
-    /// Those of an object that the C library has loaded by the same tables, and that keeps them: nobody compares the
-    /// versions of most. Where one is odd, there are none.
-    pub(super) fn read_late(entries: &SymbolEntries, source: &dyn Source, strings: &View) -> Result<Self, ErrorKind> {
+    /// Of an object that the C library has loaded by the same tables, and that keeps them, they are read `late`: nobody
+    /// compares the versions of most. Where one is odd, there are none.
+    pub(super) fn read(
+        entries: &SymbolEntries,
+        source: &dyn Source,
+        strings: &View,
+        late: bool,
+    ) -> Result<Self, ErrorKind> {
         let tables = Tables::find(entries, source)?;
-        let unread = tables.has_any().then(|| Box::new((tables, strings.clone())));
-        Ok(Self { unread, ..Self::of_symbols(entries, source)? })
-    }
-
-    fn of_symbols(entries: &SymbolEntries, source: &dyn Source) -> Result<Self, ErrorKind> {
+        let (numbered, unread) = match late {
+            true => (OnceLock::new(), tables.has_any().then(|| Box::new((tables, strings.clone())))),
+            false => (tables.read(strings)?.into(), None),
+        };
         let defines_any = entries.verdef.get().is_some();
         let versym = entries.versym.get().filter(|_| defines_any || entries.verneed.get().is_some());
         let of_symbols = versym.map(|versym| source.require("DT_VERSYM", versym, None)).transpose()?;
-        Ok(Self { of_symbols, defines_any, ..Self::default() })
+        Ok(Self { of_symbols, defines_any, numbered, unread })
     }
 
     /// The version index of symbol number `symbol`.
