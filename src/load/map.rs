@@ -375,7 +375,7 @@ impl Mapping {
     }
 
     /// The words of an array inside one segment, as relocation has left them.
-    pub(crate) fn words(&self, at: u64, size: u64) -> impl Iterator<Item = usize> {
+    pub(crate) fn words(&self, at: u64, size: u64) -> impl ExactSizeIterator<Item = usize> {
         let inside = |part: &Part| {
             part.protection.read
                 && at >= part.range.start

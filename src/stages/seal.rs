@@ -314,9 +314,8 @@ impl Mapped {
             let size = at.get().and(size.get()).unwrap_or(0);
             self.mapping.words(at.get().unwrap_or(0), size)
         };
-        let mut words: Vec<usize> = array(dynamic.init_array, dynamic.init_arraysz).collect();
-        let inits = words.len();
-        words.extend(array(dynamic.fini_array, dynamic.fini_arraysz));
-        Arrays { idle: false, words, inits }
+        let (init, fini) =
+            (array(dynamic.init_array, dynamic.init_arraysz), array(dynamic.fini_array, dynamic.fini_arraysz));
+        Arrays { idle: false, inits: init.len(), words: init.chain(fini).collect() }
     }
 }
