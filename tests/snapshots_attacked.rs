@@ -12,7 +12,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::maps::maps;
 use common::snapshots::directory;
@@ -337,6 +337,31 @@ fn a_writer_that_is_killed_at_any_moment_leaves_nothing_that_is_half_done() {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["libraries"][0]["snapshot"]["used"], true, "{document}");
     assert_eq!(verified(&directory), ["rebuilt"]);
+}
+
+#[test]
+fn who_removes_every_snapshot_at_once_keeps_nobody_from_loading() {
+    on_ours(|_| {
+        outcome("demo");
+        let folder = directory();
+        std::thread::spawn(move || {
+            loop {
+                let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+                entries
+                    .filter(|path| path.extension().is_some_and(|ending| ending == "snapshot"))
+                    .for_each(|path| fs::remove_file(path).unwrap());
+            }
+        });
+        // Some are there long enough to be used.
+        let begun = Instant::now();
+        let why = loop {
+            if let SnapshotUse::Refused(refusal) = outcome("demo") {
+                break refusal.to_string();
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "no snapshot was removed before it was used");
+        };
+        assert!(why.ends_with("somebody removes each snapshot as soon as it has been made"), "{why}");
+    });
 }
 
 #[test]

@@ -287,6 +287,11 @@ impl Sharing {
             _ => Ok(()),
         };
         match kept {
+            // Whoever removed the last one at once would remove this one, too.
+            Ok(()) if self.made => {
+                self.refuse(Refusal::Folder("somebody removes each snapshot as soon as it has been made".into()));
+                Ok(Some(bound))
+            }
             Ok(()) => {
                 self.made = true;
                 Ok(None)
