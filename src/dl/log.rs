@@ -16,7 +16,7 @@ use std::time::Instant;
 use crate::error::{Error, Escaped, shown};
 use crate::loader::Opened;
 use crate::process::module::{Dependency, Object};
-use crate::process::{hooks, registry};
+use crate::process::{addresses, hooks, registry};
 
 /// An open that is being watched.
 pub(super) struct Watched {
@@ -27,7 +27,7 @@ pub(super) struct Watched {
 
 /// Begins to watch an open, if that is wanted: `SOLOAD_LOG` was set when the process started.
 pub(super) fn watch() -> Option<Watched> {
-    hooks::log().map(|_| Watched { begun: Instant::now(), loaded: registry::state().all().1 })
+    hooks::log().map(|_| Watched { begun: Instant::now(), loaded: addresses::counts().0 })
 }
 
 impl Watched {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::fail;
 use crate::addr::Addr;
 use crate::loader;
+use crate::process::addresses::{self, Place};
 use crate::process::module::Module;
 use crate::process::namespace::Namespace;
 use crate::process::parts::is_part_of_libc;
@@ -188,34 +189,87 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void, caller: *con
         // SAFETY: the caller's promise.
         return unsafe { real::dl_iterate_phdr()(Some(callback), data) };
     }
-    let state = registry::state();
-    let caller = state.by_address(Addr(caller as usize));
-    let namespace = caller.map_or(Namespace::BASE, |caller| caller.instance.namespace);
-    let (modules, added, removed) = state.all();
+    let state = registry::state_in_handler();
+    let caller = addresses::at(Addr(caller as usize));
+    // SAFETY: the caller's code is a module's, which stays loaded while that runs.
+    let namespace = caller.map_or(Namespace::BASE, |caller| unsafe { module_at(&caller) }.instance.namespace);
+    let (added, removed) = addresses::counts();
     let mut this = Wrapped { callback, data, added, removed, host: (0, 0), namespace };
     // SAFETY: `wrapped` takes this pointer, during this call.
     let answer = unsafe { real::dl_iterate_phdr()(Some(wrapped), (&raw mut this).cast()) };
     if answer != 0 {
         return answer;
     }
-    for module in modules.iter().filter(|module| module.instance.namespace == namespace) {
-        let block = module.storage.as_ref().map_or(0, |storage| storage.module);
+    let tell = |module: &Module| {
+        if module.instance.namespace != namespace {
+            return None;
+        }
         let mut info = libc::dl_phdr_info {
             dlpi_addr: module.mapping.bias().get() as u64,
-            // SAFETY: the node lasts as long as the module, which is held here.
+            // SAFETY: the node lasts as long as the module.
             dlpi_name: unsafe { (*module.listed.map()).name },
             dlpi_phdr: module.headers.as_ptr(),
             dlpi_phnum: module.headers.len() as u16,
             dlpi_adds: this.host.0 + added,
             dlpi_subs: this.host.1 + removed,
-            dlpi_tls_modid: block,
+            dlpi_tls_modid: module.storage.as_ref().map_or(0, |storage| storage.module),
             dlpi_tls_data: std::ptr::null_mut(),
         };
         // SAFETY: the caller's promise.
         let answer = unsafe { callback(&raw mut info, size_of::<libc::dl_phdr_info>(), data) };
-        if answer != 0 {
-            return answer;
+        Some(answer).filter(|answer| *answer != 0)
+    };
+    let answer = match &state {
+        Some(state) => state.modules().find_map(tell),
+        // SAFETY: a handler, which has interrupted this thread while it changes the tables: until it returns, nothing is
+        // taken from them.
+        None => addresses::each(|place| tell(unsafe { module_at(place) })),
+    };
+    answer.unwrap_or(0)
+}
+
+/// The module of a place.
+///
+/// # Safety
+/// The registry has it, or somebody holds it, as long as the answer is used.
+unsafe fn module_at(place: &Place) -> &Module {
+    // SAFETY: where it is, as `addresses` was told; the rest is the caller's promise.
+    unsafe { &*std::ptr::with_exposed_provenance(place.module.0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_handler_that_has_interrupted_who_changes_the_tables_is_told_of_all_objects() {
+        unsafe extern "C" fn count(_: *mut libc::dl_phdr_info, _: usize, objects: *mut c_void) -> c_int {
+            // SAFETY: the number below.
+            unsafe { *objects.cast::<usize>() += 1 };
+            0
         }
+        let objects = || {
+            let mut objects = 0usize;
+            // SAFETY: `count` takes a pointer to a number.
+            assert_eq!(unsafe { iterate(count, (&raw mut objects).cast(), std::ptr::null()) }, 0);
+            objects
+        };
+        let path = Path::new(env!("SOLOAD_TEST_LIBS")).join("libdemo.so");
+        // SAFETY: the fixture's constructors are sound.
+        let library = unsafe { crate::Library::new(path) }.unwrap();
+        // What would wait for itself is no test that fails.
+        let (send, told) = mpsc::channel();
+        std::thread::spawn(move || {
+            let held = registry::hold();
+            let while_held = objects();
+            drop(held);
+            send.send((while_held, objects())).unwrap();
+        });
+        let (while_held, afterwards) = told.recv_timeout(Duration::from_secs(30)).expect("nothing waits for itself");
+        assert!(while_held > 3 && afterwards > 3, "{while_held}, {afterwards}");
+        drop(library);
     }
-    0
 }

@@ -17,20 +17,38 @@ pub(crate) struct Place {
     pub(crate) map: Addr,
     /// Its `PT_GNU_EH_FRAME`, if it has one.
     pub(crate) frames: Option<Addr>,
+    /// What is known of it: there as long as the registry has it.
+    pub(crate) module: Addr,
 }
 
-/// In order of their addresses.
-type Table = Vec<Place>;
+#[derive(Clone, Default)]
+struct Table {
+    /// In order of their addresses.
+    places: Vec<Place>,
+    /// How many were ever added and removed.
+    added: u64,
+    removed: u64,
+}
 
 static TABLE: Current<Table> = Current::none();
 
 /// The module that has `addr` among its addresses.
 pub(crate) fn at(addr: Addr) -> Option<Place> {
     TABLE.read(|table| {
-        let table = table?;
-        let after = table.partition_point(|place| place.start <= addr);
-        table[..after].last().filter(|place| addr < place.end).copied()
+        let places = &table?.places;
+        let after = places.partition_point(|place| place.start <= addr);
+        places[..after].last().filter(|place| addr < place.end).copied()
     })
+}
+
+/// How many modules were ever added and removed.
+pub(crate) fn counts() -> (u64, u64) {
+    TABLE.read(|table| table.map_or((0, 0), |table| (table.added, table.removed)))
+}
+
+/// Calls `with` for each module, until it answers something.
+pub(crate) fn each<T>(mut with: impl FnMut(&Place) -> Option<T>) -> Option<T> {
+    TABLE.read(|table| table?.places.iter().find_map(&mut with))
 }
 
 /// Adds modules that everybody is to see.
@@ -38,18 +56,25 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
     let place = |module: &Module| {
         let (range, bias) = (module.mapping.range(), module.mapping.bias());
         let frames = module.eh_frame.map(|at| bias.at(at));
-        Place { start: range.start, end: range.end, id: module.id, map: Addr(module.listed.map() as usize), frames }
+        let (map, module_at) =
+            (Addr(module.listed.map() as usize), Addr(std::ptr::from_ref(module).expose_provenance()));
+        Place { start: range.start, end: range.end, id: module.id, map, frames, module: module_at }
     };
     change(|table| {
-        table.extend(modules.map(place));
-        table.sort_unstable_by_key(|place| place.start);
+        let before = table.places.len();
+        table.places.extend(modules.map(place));
+        table.added += (table.places.len() - before) as u64;
+        table.places.sort_unstable_by_key(|place| place.start);
     });
 }
 
 /// Removes modules that are about to be unmapped.
 pub(super) fn remove<'m>(modules: impl Iterator<Item = &'m Module>) {
     let starts: Vec<Addr> = modules.map(|module| module.mapping.range().start).collect();
-    change(|table| table.retain(|place| !starts.contains(&place.start)));
+    change(|table| {
+        table.places.retain(|place| !starts.contains(&place.start));
+        table.removed = table.added - table.places.len() as u64;
+    });
 }
 
 fn change(edit: impl FnOnce(&mut Table)) {

@@ -23,6 +23,7 @@ mod settled;
 pub(crate) mod start;
 pub(crate) mod storage;
 pub(crate) mod symbols;
+mod tables;
 pub(crate) mod unwind;
 mod waits;
 pub(crate) mod world;

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::mem;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::addresses;
 use super::called::Called;
@@ -18,6 +18,7 @@ use super::namespace::Namespace;
 use super::newcomer::{Fit, Keep, Newcomer};
 use super::reason::Reason;
 use super::settled::Settled;
+use super::tables::{self, Guard, lock};
 use super::waits::Waits;
 use crate::addr::Addr;
 use crate::file::symbols::{Symbol, Wanted};
@@ -64,17 +65,8 @@ pub(super) enum Phase {
     Abandoned,
 }
 
-static REGISTRY: Mutex<Option<Arc<State>>> = Mutex::new(None);
-static CHANGED: Condvar = Condvar::new();
 /// Whether there ever was a module.
 static ANY: AtomicBool = AtomicBool::new(false);
-
-type Guard = MutexGuard<'static, Option<Arc<State>>>;
-
-fn lock() -> Guard {
-    // Every change of the tables is complete before anything that could panic.
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Whether there ever was a module. As long as there is none, every answer is the C library's.
 pub(crate) fn any() -> bool {
@@ -89,6 +81,11 @@ fn edit(guard: &mut Guard) -> &mut State {
 /// The tables as they are now.
 pub(crate) fn state() -> Arc<State> {
     Arc::clone(lock().get_or_insert_default())
+}
+
+/// The same; `None` in a signal handler that has interrupted this thread while it changes them.
+pub(crate) fn state_in_handler() -> Option<Arc<State>> {
+    tables::lock_in_handler().map(|mut guard| Arc::clone(guard.get_or_insert_default()))
 }
 
 /// Puts a group into the registry, with one handle to member `root`; from here on it is there for everybody.
@@ -189,7 +186,7 @@ pub(crate) fn initialised(module: &Module) {
 fn tell_waiting(guard: &mut Guard) {
     if !guard.get_or_insert_default().waits.is_empty() {
         edit(guard).waits.finished(hooks::this_thread());
-        CHANGED.notify_all();
+        tables::tell();
     }
 }
 
@@ -225,7 +222,7 @@ fn wait_while(busy: impl Fn(&Entry) -> Option<Thread>) {
             return;
         };
         edit(&mut guard).waits.begin(me, thread);
-        guard = CHANGED.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        guard = tables::wait(guard);
     }
 }
 
@@ -373,11 +370,9 @@ impl State {
         self.entries.iter().filter(|entry| entry.handles > 0).map(|entry| &entry.module)
     }
 
-    /// All modules, and how many were ever added and removed.
-    pub(crate) fn all(&self) -> (Vec<Arc<Module>>, u64, u64) {
-        let modules: Vec<_> = self.entries.iter().map(|entry| Arc::clone(&entry.module)).collect();
-        let removed = self.next - modules.len() as u64;
-        (modules, self.next, removed)
+    /// All modules.
+    pub(crate) fn modules(&self) -> impl Iterator<Item = &Module> {
+        self.entries.iter().map(|entry| &*entry.module)
     }
 
     /// That module, if it is there.
