@@ -68,7 +68,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 print(ed25519.Ed25519PrivateKey.from_private_bytes(b"k" * 32).sign(b"message").hex())
 print(rsa.generate_private_key(65537, 2048).key_size)
 END
-    work grpc <<'END'
+    GRPC_VERBOSITY=NONE work grpc <<'END'
 import grpc
 from concurrent.futures import ThreadPoolExecutor
 class Reverse(grpc.GenericRpcHandler):
