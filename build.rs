@@ -18,7 +18,8 @@
 //! are relative to the output directory and may have folders; `x` is short for `libx.so`. Outputs are shared libraries,
 //! unless a flag says otherwise (`-pie`, `-no-pie`).
 //!
-//! The published package has no `test-libs/`, so that its users need no C compiler: nothing is built then.
+//! Who uses the library needs no C compiler: nothing is built for a package that depends on it without the command, and the
+//! published package has no `test-libs/`.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -47,7 +48,9 @@ fn main() {
     fs::create_dir_all(&out).expect("OUT_DIR is writable");
     let mut demo = out.join("libdemo.so");
 
-    if Path::new("test-libs").is_dir() && can_compile() {
+    // The command has the demonstration in it; whoever builds the package itself may run its tests.
+    let wanted = env::var_os("CARGO_FEATURE_CLI").is_some() || option_env!("CARGO_PRIMARY_PACKAGE").is_some();
+    if wanted && Path::new("test-libs").is_dir() && can_compile() {
         println!("cargo:rerun-if-changed=test-libs");
         // A symbol that the test executables define, so that tests can ask whether it comes first.
         println!("cargo:rustc-link-arg-tests=-Wl,--export-dynamic-symbol=soload_test_*");
