@@ -63,7 +63,7 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{same} programs do the same, {differ} do not, {not_run} were not run");
+    println!("the same: {same}, not the same: {differ}, not run: {not_run}");
     if differ + not_run == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
