@@ -1,5 +1,5 @@
 # Wheels, with libraries of their own in places of their own, bound by RUNPATH and made by many linkers. WHEELS is an
-# environment made by `python3 -m venv`, with what `packages` lists.
+# environment made by `python3 -m venv`, in which `pip install --only-binary :all:` has installed what `packages` lists.
 # needs: ${WHEELS:-WHEELS-is-not-set}/bin/python3
 
 packages="av cryptography duckdb faiss-cpu grpcio h5py jax lxml matplotlib numba numpy onnxruntime opencv-python-headless
