@@ -1,6 +1,5 @@
 //! Another attempt at the same open, once the host has brought what was lacking: what is known is gone through as before.
 
-use std::collections::BTreeMap;
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
 
@@ -54,11 +53,11 @@ enum Member<O> {
 /// The members of the attempt before, by their numbers then.
 struct Members<O> {
     all: Vec<Member<O>>,
-    /// The numbers then of those that have to be loaded, by those they have now.
-    new: BTreeMap<usize, usize>,
+    /// The numbers, now and then, of those that have to be loaded: in order.
+    new: Vec<(usize, usize)>,
 }
 
-impl<O: Clone + Ord> Members<O> {
+impl<O: Clone + PartialEq> Members<O> {
     /// The number that member number `then` has now; `None` if it was lacking.
     fn join<W: World<Object = O>>(
         &mut self,
@@ -73,7 +72,7 @@ impl<O: Clone + Ord> Members<O> {
                 let is_new = matches!(object, Object::New(_));
                 let now = discovery.join(object, asker);
                 if is_new {
-                    self.new.insert(now, then);
+                    self.new.push((now, then));
                 }
                 now
             }
@@ -87,12 +86,13 @@ impl<W: World> Discovery<'_, W> {
     /// Finds what the attempt before this one has found, in that order, and what was lacking then.
     pub(super) fn again(&mut self, before: Graph<W::Object>) -> Result<(), Error> {
         let Graph { members, needs, for_host } = before;
-        let mut members = Members { all: members.into_iter().map(Member::Waiting).collect(), new: BTreeMap::new() };
+        let mut members = Members { all: members.into_iter().map(Member::Waiting).collect(), new: Vec::new() };
         members.join(self, 0, None);
-        let mut next = 0;
+        let (mut next, mut passed) = (0, 0);
         while next < self.graph.members.len() {
-            match members.new.get(&next) {
-                Some(&then) => {
+            match members.new.get(passed) {
+                Some(&(now, then)) if now == next => {
+                    passed += 1;
                     for number in needs.of(then) {
                         match members.join(self, *number, Some(next)) {
                             Some(now) => self.graph.needs.push(now),
@@ -102,7 +102,7 @@ impl<W: World> Discovery<'_, W> {
                     self.graph.needs.end();
                 }
                 // What was there, and what was lacking, with all that it needs.
-                None => self.needs_of(next)?,
+                _ => self.needs_of(next)?,
             }
             next += 1;
         }

@@ -1,13 +1,13 @@
 //! The objects that one open brings together: the one asked for and all it needs, breadth first, each once.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::again::Before;
 use super::needs::Needs;
+use super::table::{Called, Table};
 use super::{Asker, Found, Probe, Rule, Search};
 use crate::error::{Candidate, Error, ErrorKind};
 use crate::file::Homes;
@@ -21,7 +21,7 @@ const MEMBERS_MAX: usize = 4096;
 /// What is in the process already, as far as discovering a group goes by it.
 pub(crate) trait World {
     /// An object that is there.
-    type Object: Clone + Ord;
+    type Object: Clone + PartialEq;
 
     /// The object that `name` means: one called or found by it before, or with that soname.
     fn by_name(&self, name: &[u8]) -> Option<Self::Object>;
@@ -34,6 +34,9 @@ pub(crate) trait World {
 
     /// An object that was there when somebody looked before, as it is now.
     fn still(&self, object: &Self::Object) -> Option<Self::Object>;
+
+    /// A number that is the same for the same object, and mostly another for others.
+    fn hash(&self, object: &Self::Object) -> u32;
 
     /// What an object that is there needs, in order.
     fn needed(&self, object: &Self::Object) -> Vec<Self::Object>;
@@ -117,9 +120,8 @@ pub(crate) fn discover<W: World>(
 ) -> Result<Graph<W::Object>, Error> {
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
-        called: BTreeMap::new(),
-        by_identity: BTreeMap::new(),
-        known: BTreeMap::new(),
+        called: Called::default(),
+        joined: Table::default(),
         request,
         search,
         world,
@@ -142,9 +144,9 @@ pub(crate) fn discover<W: World>(
 pub(super) struct Discovery<'a, W: World> {
     pub(super) graph: Graph<W::Object>,
     /// What names and sonames mean: members, and parts that are lacking.
-    called: BTreeMap<Box<[u8]>, usize>,
-    by_identity: BTreeMap<Identity, usize>,
-    known: BTreeMap<W::Object, usize>,
+    called: Called,
+    /// The members, by their files or by which objects they are.
+    joined: Table,
     request: &'a Request<'a>,
     search: &'a Search,
     world: &'a W,
@@ -209,11 +211,11 @@ impl<W: World> Discovery<'_, W> {
         };
         // An object that is there already, or joins already, satisfies the name without any search.
         if let Some(number) = self.called.get(name) {
-            return Ok(*number);
+            return Ok(number);
         }
         if let Some(object) = self.world.by_name(name) {
             let number = self.known(object);
-            self.called.entry(name.into()).or_insert(number);
+            self.called.add(name, number);
             return Ok(number);
         }
         if self.world.belongs_to_host(name) {
@@ -223,7 +225,7 @@ impl<W: World> Discovery<'_, W> {
         let new = match found {
             Opened::Known(object) => return Ok(self.known(object)),
             Opened::Member(index) => {
-                self.called.entry(name.into()).or_insert(index);
+                self.called.add(name, index);
                 if let Object::New(new) = &mut self.graph.members[index] {
                     new.names.push(name.into());
                 }
@@ -244,9 +246,9 @@ impl<W: World> Discovery<'_, W> {
             let kind = ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found };
             return Err((new.image.path().to_owned(), kind));
         }
-        self.called.entry(name.into()).or_insert(index);
+        self.called.add(name, index);
         if let Some(soname) = new.image.soname().filter(|soname| *soname != name) {
-            self.called.entry(soname.into()).or_insert(index);
+            self.called.add(soname, index);
         }
         Ok(self.join(Object::New(new), asker))
     }
@@ -259,7 +261,7 @@ impl<W: World> Discovery<'_, W> {
         };
         let number = self.graph.members.len();
         new.loaded_by = asker;
-        self.by_identity.insert(new.image.identity(), number);
+        self.joined.add(hash_of(new.image.identity()), number);
         self.graph.members.push(Object::New(new));
         number
     }
@@ -271,15 +273,18 @@ impl<W: World> Discovery<'_, W> {
             parts.push(part);
             parts.len() - 1
         }));
-        self.called.entry(name.into()).or_insert(number);
+        self.called.add(name, number);
         number
     }
 
     /// The member for an object that is there, made if need be.
     fn known(&mut self, object: W::Object) -> usize {
-        *self.known.entry(object).or_insert_with_key(|object| {
-            self.graph.members.push(Object::Known(object.clone()));
-            self.graph.members.len() - 1
+        let (hash, members) = (self.world.hash(&object), &mut self.graph.members);
+        let is = |number: usize| matches!(&members[number], Object::Known(known) if *known == object);
+        self.joined.find(hash, is).unwrap_or_else(|| {
+            self.joined.add(hash, members.len());
+            members.push(Object::Known(object));
+            members.len() - 1
         })
     }
 
@@ -360,10 +365,12 @@ impl<W: World> Discovery<'_, W> {
             ErrorKind::Open { .. } => Refusal::Passing(kind),
             kind => Refusal::Final(kind),
         })?;
-        if let Some(index) = self.by_identity.get(&file.identity) {
-            return Ok(Opened::Member(*index));
-        }
         let identity = file.identity;
+        let is =
+            |number: usize| matches!(&self.graph.members[number], Object::New(new) if new.image.identity() == identity);
+        if let Some(index) = self.joined.find(hash_of(identity), is) {
+            return Ok(Opened::Member(index));
+        }
         if let Some(object) = self.world.by_identity(identity) {
             return Ok(Opened::Known(object));
         }
@@ -379,6 +386,11 @@ impl<W: World> Discovery<'_, W> {
             Ok(_) => Ok(Opened::New(image)),
         }
     }
+}
+
+/// A number of a file: few have the same.
+fn hash_of(file: Identity) -> u32 {
+    (file.device ^ file.inode) as u32
 }
 
 /// What a file that was asked for by `name` is called besides its soname.

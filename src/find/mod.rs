@@ -23,6 +23,7 @@ pub(crate) mod others;
 mod root;
 mod rule;
 mod settings;
+mod table;
 mod tokens;
 mod walk;
 

@@ -86,6 +86,13 @@ impl World for Look {
         }
     }
 
+    fn hash(&self, object: &Object) -> u32 {
+        match object {
+            Object::Host(object) => (Arc::as_ptr(object).addr() / align_of::<HostObject>()) as u32,
+            Object::Module(module) => module.id.0 as u32,
+        }
+    }
+
     fn needed(&self, object: &Object) -> Vec<Object> {
         match object {
             Object::Host(object) => object
