@@ -81,7 +81,7 @@ impl Growth<'_> {
         let names =
             lists.into_iter().flat_map(|(by, list)| list.split(|byte| *byte == b':').map(move |name| (by, name)));
         let auditors = names.filter(|(_, name)| !name.is_empty()).map(|(by, name)| {
-            let place = self.find(name, 0).map(|found| found.path);
+            let place = self.find(name, 0).map(|found| found.file.0);
             Auditor { name: name.to_vec(), by, place }
         });
         auditors.collect()

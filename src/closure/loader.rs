@@ -28,8 +28,8 @@ pub(super) struct Loader {
     pub(super) found: Mutex<HashMap<Box<[u8]>, Known>>,
 }
 
-/// A library that was found before.
-type Known = Found<Arc<Facts>>;
+/// A library that was found before: by which path, and what is known of it.
+pub(super) type Known = Found<(PathBuf, Arc<Facts>)>;
 
 /// What tells loaders apart: two programs with the same of all this are searched for alike.
 pub(super) type Kind = (Libc, Abi, Option<Box<[u8]>>);

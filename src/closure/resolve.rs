@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
 use super::facts::Facts;
-use super::loader::Loader;
+use super::loader::{Known, Loader};
 use super::{Closure, Need, Object, Resolver, Role, Tag, Via, versions};
 use crate::error::ErrorKind;
 use crate::find::others::is_musl_itself;
@@ -255,7 +255,7 @@ impl Growth<'_> {
         {
             return Ok((self.join_loader(asker, &name), Via::Name));
         }
-        let Found { file: facts, path, rule, lost } = match self.find(&name, asker) {
+        let Found { file: (path, facts), rule, lost } = match self.find(&name, asker) {
             Ok(found) => found,
             Err(kind) => return self.lost(&name, asker, role, kind).map(|index| (index, Via::Search)),
         };
@@ -276,7 +276,7 @@ impl Growth<'_> {
     }
 
     /// Searches for `name`, unless somebody has found it before who searches as `asker` does.
-    pub(super) fn find(&self, name: &[u8], asker: usize) -> Result<Found<Arc<Facts>>, ErrorKind> {
+    pub(super) fn find(&self, name: &[u8], asker: usize) -> Result<Known, ErrorKind> {
         // LD_LIBRARY_PATH may mean other directories for every program.
         let by_program = self.resolver.library_path.as_bytes().contains(&b'$');
         let usual = self.objects[asker].pathless && !by_program && !name.contains(&b'/');
@@ -354,12 +354,12 @@ impl Growth<'_> {
         self.join(Object::found(&name, &path, Role::Loader, Some(asker), None, facts))
     }
 
-    fn probe(&self, path: &Path, name: &[u8]) -> Probe<Arc<Facts>> {
+    fn probe(&self, path: &Path, name: &[u8]) -> Probe<(PathBuf, Arc<Facts>)> {
         match self.resolver.facts(path) {
             Ok(facts) => match facts.suits(&self.root, self.rules.libc) {
-                Ok(()) => Probe::Found(facts),
+                Ok(()) => Probe::Found((path.to_owned(), facts)),
                 // What is there already is not looked at again.
-                Err(_) if self.by_identity.contains_key(&facts.identity) => Probe::Found(facts),
+                Err(_) if self.by_identity.contains_key(&facts.identity) => Probe::Found((path.to_owned(), facts)),
                 Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. })
                     if !name.contains(&b'/') && self.rules.libc == Libc::Glibc =>
                 {

@@ -153,10 +153,10 @@ pub(super) struct Discovery<'a, W: World> {
 }
 
 /// What a candidate turned out to be.
-enum Opened<O, N> {
+enum Opened<O> {
     Known(O),
     Member(usize),
-    New(N),
+    New(Box<Image>),
 }
 
 impl<W: World> Discovery<'_, W> {
@@ -221,8 +221,8 @@ impl<W: World> Discovery<'_, W> {
         if self.world.belongs_to_host(name) {
             return Ok(self.leave_to_host(name, OsStr::from_bytes(name).into()));
         }
-        let found = self.find(name, asker)?;
-        let new = match found {
+        let Found { file, rule, lost } = self.find(name, asker)?;
+        let image = match file {
             Opened::Known(object) => return Ok(self.known(object)),
             Opened::Member(index) => {
                 self.called.add(name, index);
@@ -231,26 +231,32 @@ impl<W: World> Discovery<'_, W> {
                 }
                 return Ok(index);
             }
-            Opened::New(new) => new,
+            Opened::New(image) => image,
         };
-        if let Some(soname) = new.image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
+        if let Some(soname) = image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
             // Its own copy of the C library, by path: the process's is the one to be used.
             if let Some(object) = self.world.by_name(soname) {
                 return Ok(self.known(object));
             }
-            return Ok(self.leave_to_host(name, new.image.path().to_owned()));
+            return Ok(self.leave_to_host(name, image.path().to_owned()));
         }
         let index = self.graph.members.len();
         if index == MEMBERS_MAX {
             let found = MEMBERS_MAX as u64 + 1;
             let kind = ErrorKind::Limit { what: "objects of one open", limit: MEMBERS_MAX as u64, found };
-            return Err((new.image.path().to_owned(), kind));
+            return Err((image.path().to_owned(), kind));
         }
         self.called.add(name, index);
-        if let Some(soname) = new.image.soname().filter(|soname| *soname != name) {
-            self.called.add(soname, index);
-        }
-        Ok(self.join(Object::New(new), asker))
+        let names = match image.soname() {
+            Some(soname) if soname == name => Vec::new(),
+            soname => {
+                soname.into_iter().for_each(|soname| self.called.add(soname, index));
+                vec![name.into()]
+            }
+        };
+        let path = image.path();
+        let origin = if path.is_absolute() { None } else { directory(&absolute(path)).map(Into::into) };
+        Ok(self.join(Object::New(Box::new(New { image, rule, lost, names, origin, loaded_by: None })), asker))
     }
 
     /// The number of a member that joins, brought in by `asker`.
@@ -288,41 +294,31 @@ impl<W: World> Discovery<'_, W> {
         })
     }
 
-    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Opened<W::Object, Box<New>>, (PathBuf, ErrorKind)> {
+    fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Found<Opened<W::Object>>, (PathBuf, ErrorKind)> {
         let mut fatal = None;
         let is_path = name.contains(&b'/');
         let mut probe = |path: &Path| {
-            let probe = match self.probe(path) {
-                // Of a path there are no other candidates: what is wrong with it is the whole answer.
-                Err(Refusal::Passing(kind)) if is_path => Probe::Fatal(kind),
-                Err(Refusal::Passing(ErrorKind::Open { errno: libc::ENOENT })) => Probe::Absent("no such file".into()),
-                Err(Refusal::Passing(kind @ ErrorKind::Open { errno: libc::EACCES })) => {
-                    Probe::Absent(kind.to_string())
-                }
-                Err(Refusal::Passing(kind @ ErrorKind::Open { .. })) => Probe::Unreachable(kind.to_string()),
-                Err(Refusal::Passing(kind)) => Probe::Unsuitable(kind.to_string()),
-                Err(Refusal::Final(kind)) => Probe::Fatal(kind),
-                Ok(opened) => Probe::Found(opened),
+            let kind = match self.probe(path) {
+                Ok(opened) => return Probe::Found(opened),
+                Err(kind) => kind,
             };
-            if let Probe::Fatal(_) = probe {
-                fatal = Some(path.to_owned());
+            match kind {
+                // Of a path there are no other candidates: what is wrong with it is the whole answer.
+                _ if is_path => {}
+                ErrorKind::Open { errno: libc::ENOENT } => return Probe::Absent("no such file".into()),
+                ErrorKind::Open { errno: libc::EACCES } => return Probe::Absent(kind.to_string()),
+                ErrorKind::Open { .. } => return Probe::Unreachable(kind.to_string()),
+                // A library for another machine or class may stand beside ours; any other oddity ends the search.
+                ErrorKind::Foreign { what: "class" | "machine", .. } => return Probe::Unsuitable(kind.to_string()),
+                _ => {}
             }
-            probe
+            fatal = Some(path.to_owned());
+            Probe::Fatal(kind)
         };
         let directories = self.request.search_dirs;
         let found = self.with_asker(asker, &mut |asker| self.search.find(name, asker, directories, &mut probe));
         // An error is about the file that was opened, if it got so far.
-        let found = found.map_err(|kind| (fatal.unwrap_or_else(|| OsStr::from_bytes(name).into()), kind));
-        let Found { file, path, rule, lost } = found?;
-        Ok(match file {
-            Opened::Known(object) => Opened::Known(object),
-            Opened::Member(index) => Opened::Member(index),
-            Opened::New(image) => {
-                let origin = if path.is_absolute() { None } else { directory(&absolute(&path)).map(Into::into) };
-                let names = names(&image, name);
-                Opened::New(Box::new(New { image, rule, lost, names, origin, loaded_by: asker }))
-            }
-        })
+        found.map_err(|kind| (fatal.unwrap_or_else(|| OsStr::from_bytes(name).into()), kind))
     }
 
     /// Calls `then` with the one who asks: the caller, or member `index`.
@@ -360,11 +356,9 @@ impl<W: World> Discovery<'_, W> {
         Image::read(path.to_owned(), guard::snapshot(image.file())?)
     }
 
-    fn probe(&self, path: &Path) -> Result<Opened<W::Object, Box<Image>>, Refusal> {
-        let file = RegularFile::open(path).map_err(|kind| match kind {
-            ErrorKind::Open { .. } => Refusal::Passing(kind),
-            kind => Refusal::Final(kind),
-        })?;
+    /// What the file at `path` is. That it cannot be opened, and nothing else, is an [`ErrorKind::Open`].
+    fn probe(&self, path: &Path) -> Result<Opened<W::Object>, ErrorKind> {
+        let file = RegularFile::open(path)?;
         let identity = file.identity;
         let is =
             |number: usize| matches!(&self.graph.members[number], Object::New(new) if new.image.identity() == identity);
@@ -378,24 +372,15 @@ impl<W: World> Discovery<'_, W> {
         if let Some(object) = self.world.of_host(identity, read.as_deref().ok()) {
             return Ok(Opened::Known(object));
         }
-        let image = read.map_err(Refusal::Final)?;
-        match image.check_loadable() {
-            // A library for another machine or class may stand beside ours; any other oddity ends the search.
-            Err(kind @ ErrorKind::Foreign { what: "class" | "machine", .. }) => Err(Refusal::Passing(kind)),
-            Err(kind) => Err(Refusal::Final(kind)),
-            Ok(_) => Ok(Opened::New(image)),
-        }
+        let image = read?;
+        image.check_loadable()?;
+        Ok(Opened::New(image))
     }
 }
 
 /// A number of a file: few have the same.
 fn hash_of(file: Identity) -> u32 {
     (file.device ^ file.inode) as u32
-}
-
-/// What a file that was asked for by `name` is called besides its soname.
-fn names(image: &Image, name: &[u8]) -> Vec<Box<[u8]>> {
-    if image.soname() == Some(name) { Vec::new() } else { vec![name.into()] }
 }
 
 /// The directory of the file at `path`, for `$ORIGIN`: `stated`, or as the path says.
@@ -418,14 +403,6 @@ fn directory(path: &Path) -> Option<&Path> {
     // Of the root, and of slashes that follow one another, the first stays.
     let end = path[..name].iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
     Some(Path::new(OsStr::from_bytes(&path[..end])))
-}
-
-/// Why a candidate is not the one.
-enum Refusal {
-    /// The next one may be.
-    Passing(ErrorKind),
-    /// It ends the search.
-    Final(ErrorKind),
 }
 
 #[cfg(test)]

@@ -28,9 +28,9 @@ mod tokens;
 mod walk;
 
 use std::borrow::Cow;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::ops::ControlFlow::{Break, Continue};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -86,8 +86,6 @@ pub(crate) enum Probe<T> {
 pub(crate) struct Found<T> {
     /// What the probe kept of it.
     pub(crate) file: T,
-    /// The path under which it was opened: relative if the directory was.
-    pub(crate) path: PathBuf,
     /// Why it was looked for there.
     pub(crate) rule: Rule,
     /// What was tried before, in order.
@@ -136,11 +134,9 @@ impl Search {
         probe: &mut dyn FnMut(&Path) -> Probe<T>,
     ) -> Result<Found<T>, ErrorKind> {
         let name = &*self.plain_name(name, asker)?;
-        let mut walk = Walk { search: self, name, probe, path: Vec::with_capacity(256), lost: Vec::new(), noted: None };
+        let mut walk = Walk { search: self, name, probe, lost: Vec::new(), noted: None };
         match walk.places(asker, extra_dirs) {
-            Break(Ok((file, rule))) => {
-                Ok(Found { file, path: OsString::from_vec(walk.path).into(), rule, lost: walk.lost })
-            }
+            Break(Ok((file, rule))) => Ok(Found { file, rule, lost: walk.lost }),
             Break(Err(kind)) => Err(kind),
             Continue(()) => Err(ErrorKind::NotFound { tried: walk.lost }),
         }
@@ -159,7 +155,7 @@ impl Search {
     pub(crate) fn directories(&self, asker: &Asker<'_>) -> Result<Vec<PathBuf>, ErrorKind> {
         let probe = &mut |_: &Path| Probe::<()>::Absent(String::new());
         let noted = Some(Vec::new());
-        let mut walk = Walk { search: self, name: b"*", probe, path: Vec::new(), lost: Vec::new(), noted };
+        let mut walk = Walk { search: self, name: b"*", probe, lost: Vec::new(), noted };
         match walk.places(asker, &[]) {
             Break(Err(kind)) => Err(kind),
             Break(Ok(_)) | Continue(()) => Ok(walk.noted.unwrap_or_default()),
@@ -256,7 +252,7 @@ mod tests {
             self
         }
 
-        fn find(&self, name: &str, asker: &Asker<'_>, extra_dirs: &[&str]) -> Result<Found<()>, ErrorKind> {
+        fn find(&self, name: &str, asker: &Asker<'_>, extra_dirs: &[&str]) -> Result<Found<PathBuf>, ErrorKind> {
             let dir = tempfile::tempdir().unwrap();
             let cache = dir.path().join("cache");
             std::fs::write(&cache, self.cache.write()).unwrap();
@@ -267,7 +263,7 @@ mod tests {
                 self.probed.borrow_mut().push(path.into());
                 match self.things.get(path) {
                     None => Probe::Absent("no such file".into()),
-                    Some(Thing::Library) => Probe::Found(()),
+                    Some(Thing::Library) => Probe::Found(path.into()),
                     Some(Thing::OtherMachine) => Probe::Unsuitable("wrong machine".into()),
                     Some(Thing::Loop) => Probe::Unreachable("too many links".into()),
                     Some(Thing::Text) => Probe::Fatal(ErrorKind::NotElf { found: "text".into() }),
@@ -299,7 +295,7 @@ mod tests {
         /// Where `l` is found for `asker`, and by which rule.
         fn path(&self, asker: &Asker<'_>) -> Option<(String, String)> {
             let found = self.find("l", asker, &[]).ok()?;
-            Some((found.path.to_str().unwrap().into(), found.rule.to_string()))
+            Some((found.file.to_str().unwrap().into(), found.rule.to_string()))
         }
     }
 
@@ -330,7 +326,7 @@ mod tests {
             world.library_path = "/env";
             world.cache = Writer::default().plain("l", "/cached/l");
             let found = world.find("l", &a, &["/extra"]).unwrap();
-            assert_eq!((found.path.as_path(), &*found.rule.to_string()), (Path::new(all[first]), rules[first]));
+            assert_eq!((found.file.as_path(), &*found.rule.to_string()), (Path::new(all[first]), rules[first]));
             let lost: Vec<_> = found.lost.iter().map(|candidate| &*candidate.rule).collect();
             assert_eq!(lost, rules[..first]);
         }
@@ -361,7 +357,7 @@ mod tests {
     fn a_name_with_a_slash_is_a_path_and_is_not_searched() {
         let world = World::of(&["/lib/l", "dir/l", "/o/l"]);
         let a = Asker { origin: Some(Path::new("/o")), ..asker("a.so") };
-        let path = |name| world.find(name, &a, &["/lib"]).ok().map(|found| (found.path, found.rule));
+        let path = |name| world.find(name, &a, &["/lib"]).ok().map(|found| (found.file, found.rule));
         assert_eq!(path("dir/l"), Some(("dir/l".into(), Rule::AsGiven)));
         assert_eq!(path("$ORIGIN/l"), Some(("/o/l".into(), Rule::AsGiven)));
         assert_eq!(path("./l"), None);
@@ -457,7 +453,7 @@ mod tests {
     fn a_library_for_another_machine_is_passed_over() {
         let world = World::of(&["/b/l"]).but("/a/l", Thing::OtherMachine);
         let found = world.find("l", &Asker { runpath: Some(b"/a:/b"), ..asker("a") }, &[]).unwrap();
-        assert_eq!(found.path, Path::new("/b/l"));
+        assert_eq!(found.file, Path::new("/b/l"));
         assert_eq!(found.lost[0].reason, "wrong machine");
     }
 
@@ -496,7 +492,7 @@ mod tests {
         let mut world = World::of(&["/usr/lib/l"]);
         world.cache = Writer::default().plain("l", "/gone/l").named("l", "/gone/v3/l", "x86-64-v3", 0);
         let found = world.find("l", &asker("a"), &[]).unwrap();
-        assert_eq!((found.path.as_path(), found.rule), (Path::new("/usr/lib/l"), Rule::Default));
+        assert_eq!((found.file.as_path(), found.rule), (Path::new("/usr/lib/l"), Rule::Default));
         assert_eq!(found.lost[0].path, Path::new("/gone/v3/l"));
         assert_eq!(found.lost[0].rule, "ld.so.cache (x86-64-v3)");
     }

@@ -60,8 +60,7 @@ impl<T> Walk<'_, '_, T> {
             return Some(Continue(()));
         }
         is_path.then(|| {
-            self.path.extend_from_slice(self.name);
-            self.candidate(Place::AsGiven)?;
+            self.candidate(self.name, Place::AsGiven)?;
             Continue(())
         })
     }

@@ -19,8 +19,6 @@ pub(super) struct Walk<'s, 'p, T> {
     pub(super) search: &'s Search,
     pub(super) name: &'s [u8],
     pub(super) probe: &'p mut dyn FnMut(&Path) -> Probe<T>,
-    /// The candidate, or the directory that is to become one; in the end, the file that was found.
-    pub(super) path: Vec<u8>,
     pub(super) lost: Vec<Candidate>,
     /// The directories passed so far, where they are noted instead of being looked into.
     pub(super) noted: Option<Vec<PathBuf>>,
@@ -82,15 +80,16 @@ impl<T> Walk<'_, '_, T> {
             Ok(items) => items,
             Err(kind) => return Break(Err(kind)),
         };
+        let mut path = Vec::new();
         for item in items {
-            self.path.clear();
-            match tokens::expand(item, owner, &self.search.settings, &mut self.path) {
+            path.clear();
+            match tokens::expand(item, owner, &self.search.settings, &mut path) {
                 // Only an item that is empty as written means the working directory.
-                Ok(()) if self.path.is_empty() && !item.is_empty() => {}
+                Ok(()) if path.is_empty() && !item.is_empty() => {}
                 // To musl it means nothing at all.
-                Ok(()) if self.path.is_empty() && self.search.settings.libc == Libc::Musl => {}
+                Ok(()) if path.is_empty() && self.search.settings.libc == Libc::Musl => {}
                 Ok(()) => {
-                    if self.directory(place(item))? == Lost::WithList {
+                    if self.directory(&mut path, place(item))? == Lost::WithList {
                         break;
                     }
                 }
@@ -102,44 +101,45 @@ impl<T> Walk<'_, '_, T> {
 
     /// Directories that are written down without tokens.
     pub(super) fn fixed(&mut self, dirs: &[PathBuf], place: Place<'_>) -> Step<T> {
+        let mut path = Vec::new();
         for dir in dirs {
-            self.path.clear();
-            self.path.extend_from_slice(dir.as_os_str().as_bytes());
-            if self.directory(place)? == Lost::WithList {
+            path.clear();
+            path.extend_from_slice(dir.as_os_str().as_bytes());
+            if self.directory(&mut path, place)? == Lost::WithList {
                 break;
             }
         }
         Continue(())
     }
 
-    /// The directory in `path` and its hwcaps subdirectories.
-    fn directory(&mut self, place: Place<'_>) -> Step<T, Lost> {
-        while self.path.len() > 1 && self.path.ends_with(b"/") {
-            self.path.pop();
+    /// The directory at `path`, which becomes that of a candidate, and its hwcaps subdirectories.
+    fn directory(&mut self, path: &mut Vec<u8>, place: Place<'_>) -> Step<T, Lost> {
+        while path.len() > 1 && path.ends_with(b"/") {
+            path.pop();
         }
-        if !self.path.is_empty() && !self.path.ends_with(b"/") {
-            self.path.push(b'/');
+        if !path.is_empty() && !path.ends_with(b"/") {
+            path.push(b'/');
         }
         if let Some(noted) = &mut self.noted {
-            noted.push(OsStr::from_bytes(&self.path).into());
+            noted.push(OsStr::from_bytes(path).into());
             return Continue(Lost::Alone);
         }
         let search = self.search;
-        let present = match search.memory().known.present(&self.path, search.subdirectories(), &search.settings.look) {
+        let present = match search.memory().known.present(path, search.subdirectories(), &search.settings.look) {
             Ok(present) => present,
             Err(reason) => {
-                self.lose(lost(&self.path, place, reason.into()));
+                self.lose(lost(path, place, reason.into()));
                 return Continue(Lost::Alone);
             }
         };
-        let dir = self.path.len();
+        let dir = path.len();
         let mut how = Lost::Alone;
         for (bit, sub) in search.subdirectories().iter().enumerate() {
             if present >> bit & 1 == 1 {
-                self.path.truncate(dir);
-                self.path.extend_from_slice(sub);
-                self.path.extend_from_slice(self.name);
-                how = self.candidate(place)?;
+                path.truncate(dir);
+                path.extend_from_slice(sub);
+                path.extend_from_slice(self.name);
+                how = self.candidate(path, place)?;
             }
         }
         // What counts is the last try, the one in the directory itself.
@@ -174,9 +174,7 @@ impl<T> Walk<'_, '_, T> {
             let reason = "in a default directory, and the object that asks excludes those";
             self.lose(lost(hit.path, place, reason.into()));
         } else {
-            self.path.clear();
-            self.path.extend_from_slice(hit.path);
-            self.candidate(place)?;
+            self.candidate(hit.path, place)?;
         }
         Continue(())
     }
@@ -191,14 +189,14 @@ impl<T> Walk<'_, '_, T> {
     }
 
     /// The file at `path`.
-    pub(super) fn candidate(&mut self, place: Place<'_>) -> Step<T, Lost> {
-        let (reason, how) = match (self.probe)(Path::new(OsStr::from_bytes(&self.path))) {
+    pub(super) fn candidate(&mut self, path: &[u8], place: Place<'_>) -> Step<T, Lost> {
+        let (reason, how) = match (self.probe)(Path::new(OsStr::from_bytes(path))) {
             Probe::Found(file) => return Break(Ok((file, place.rule()))),
             Probe::Fatal(kind) => return Break(Err(kind)),
             Probe::Absent(reason) | Probe::Unsuitable(reason) => (reason, Lost::Alone),
             Probe::Unreachable(reason) => (reason, Lost::WithList),
         };
-        self.lose(lost(&self.path, place, reason));
+        self.lose(lost(path, place, reason));
         Continue(how)
     }
 }
