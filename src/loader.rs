@@ -190,8 +190,8 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     let beside = look.host.by_name(b"libc.so.6").and_then(|libc| Some(libc.path().parent()?.to_owned()));
     let of_host = graph.for_host.iter().map(|name| beside.as_ref().map_or(name.clone(), |folder| folder.join(name)));
     let members = graph.members.iter().map(|member| match member {
-        graph::Object::New(new) => new.image.path().to_owned(),
-        graph::Object::Known(object) => object.path().to_owned(),
+        graph::Slot::New(new) => new.image.path().to_owned(),
+        graph::Slot::Known(object) => object.path().to_owned(),
     });
     Ok(members.chain(of_host).collect())
 }

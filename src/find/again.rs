@@ -3,7 +3,7 @@
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
 
-use super::graph::{Discovery, Graph, Object, World, lacking};
+use super::graph::{Discovery, Graph, Slot, World, lacking};
 use crate::error::Error;
 
 /// What an attempt has come to that lacked parts of the C library. The next one goes by it.
@@ -29,8 +29,8 @@ impl<O> Before<O> {
         let mut graph = self.0.filter(|graph| !graph.members.is_empty())?;
         for member in &mut graph.members {
             match member {
-                Object::Known(object) => *object = world.still(object)?,
-                Object::New(new) => {
+                Slot::Known(object) => *object = world.still(object)?,
+                Slot::New(new) => {
                     let (file, image) = (new.image.identity(), &*new.image);
                     let mut names = new.names.iter().map(|name| &**name).chain(image.soname());
                     let is_there = world.by_identity(file).or_else(|| world.of_host(file, Some(image))).is_some();
@@ -46,7 +46,7 @@ impl<O> Before<O> {
 
 /// A member as it was found before, until it joins; its number from then on.
 enum Member<O> {
-    Waiting(Object<O>),
+    Waiting(Slot<O>),
     Joined(usize),
 }
 
@@ -69,7 +69,7 @@ impl<O: Clone + PartialEq> Members<O> {
         let now = match mem::replace(member, Member::Joined(0)) {
             Member::Joined(now) => now,
             Member::Waiting(object) => {
-                let is_new = matches!(object, Object::New(_));
+                let is_new = matches!(object, Slot::New(_));
                 let now = discovery.join(object, asker);
                 if is_new {
                     self.new.push((now, then));

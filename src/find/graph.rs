@@ -45,10 +45,10 @@ pub(crate) trait World {
     fn belongs_to_host(&self, name: &[u8]) -> bool;
 }
 
-/// An object of the group: whether it has to be loaded.
-pub(crate) enum Object<O> {
-    New(Box<New>),
-    Known(O),
+/// One member of a group: in the process already, or on its way in, at stage `T`.
+pub(crate) enum Slot<K, T = Box<New>> {
+    Known(K),
+    New(T),
 }
 
 /// A file that has to be loaded.
@@ -81,7 +81,7 @@ impl New {
 
 /// The group of one open; member 0 is the object that was asked for.
 pub(crate) struct Graph<O> {
-    pub(crate) members: Vec<Object<O>>,
+    pub(crate) members: Vec<Slot<O>>,
     pub(crate) needs: Needs,
     /// Names of parts of the C library that are not there yet: the host's loader has to bring them first.
     pub(crate) for_host: Vec<PathBuf>,
@@ -162,18 +162,18 @@ enum Opened<O> {
 impl<W: World> Discovery<'_, W> {
     pub(super) fn needs_of(&mut self, index: usize) -> Result<(), Error> {
         match &mut self.graph.members[index] {
-            Object::Known(object) => {
+            Slot::Known(object) => {
                 for object in self.world.needed(object) {
                     let number = self.known(object);
                     self.graph.needs.push(number);
                 }
             }
-            Object::New(new) => {
+            Slot::New(new) => {
                 let names = new.image.take_needed();
                 for name in names.iter() {
                     self.needs(name, index)?;
                 }
-                if let Object::New(new) = &mut self.graph.members[index] {
+                if let Slot::New(new) = &mut self.graph.members[index] {
                     new.image.give_needed_back(names);
                 }
             }
@@ -188,8 +188,8 @@ impl<W: World> Discovery<'_, W> {
         let number = self.name(name, Some(index)).map_err(|(object, kind)| {
             let error = Error::new(object, kind);
             match &self.graph.members[index] {
-                Object::New(new) => error.with_needed_by(new.image.path().to_owned()),
-                Object::Known(_) => error,
+                Slot::New(new) => error.with_needed_by(new.image.path().to_owned()),
+                Slot::Known(_) => error,
             }
         })?;
         self.graph.needs.push(number);
@@ -226,7 +226,7 @@ impl<W: World> Discovery<'_, W> {
             Opened::Known(object) => return Ok(self.known(object)),
             Opened::Member(index) => {
                 self.called.add(name, index);
-                if let Object::New(new) = &mut self.graph.members[index] {
+                if let Slot::New(new) = &mut self.graph.members[index] {
                     new.names.push(name.into());
                 }
                 return Ok(index);
@@ -256,19 +256,19 @@ impl<W: World> Discovery<'_, W> {
         };
         let path = image.path();
         let origin = if path.is_absolute() { None } else { directory(&absolute(path)).map(Into::into) };
-        Ok(self.join(Object::New(Box::new(New { image, rule, lost, names, origin, loaded_by: None })), asker))
+        Ok(self.join(Slot::New(Box::new(New { image, rule, lost, names, origin, loaded_by: None })), asker))
     }
 
     /// The number of a member that joins, brought in by `asker`.
-    pub(super) fn join(&mut self, member: Object<W::Object>, asker: Option<usize>) -> usize {
+    pub(super) fn join(&mut self, member: Slot<W::Object>, asker: Option<usize>) -> usize {
         let mut new = match member {
-            Object::Known(object) => return self.known(object),
-            Object::New(new) => new,
+            Slot::Known(object) => return self.known(object),
+            Slot::New(new) => new,
         };
         let number = self.graph.members.len();
         new.loaded_by = asker;
         self.joined.add(hash_of(new.image.identity()), number);
-        self.graph.members.push(Object::New(new));
+        self.graph.members.push(Slot::New(new));
         number
     }
 
@@ -286,10 +286,10 @@ impl<W: World> Discovery<'_, W> {
     /// The member for an object that is there, made if need be.
     fn known(&mut self, object: W::Object) -> usize {
         let (hash, members) = (self.world.hash(&object), &mut self.graph.members);
-        let is = |number: usize| matches!(&members[number], Object::Known(known) if *known == object);
+        let is = |number: usize| matches!(&members[number], Slot::Known(known) if *known == object);
         self.joined.find(hash, is).unwrap_or_else(|| {
             self.joined.add(hash, members.len());
-            members.push(Object::Known(object));
+            members.push(Slot::Known(object));
             members.len() - 1
         })
     }
@@ -332,7 +332,7 @@ impl<W: World> Discovery<'_, W> {
     /// Calls `then` with member `index` as the asker, its loaders behind it up to the program.
     fn with_chain<T>(&self, index: Option<usize>, then: &mut dyn FnMut(&Asker<'_>) -> T) -> T {
         match index.map(|index| &self.graph.members[index]) {
-            Some(Object::New(new)) => self.with_chain(new.loaded_by, &mut |loader| then(&new.asker(loader))),
+            Some(Slot::New(new)) => self.with_chain(new.loaded_by, &mut |loader| then(&new.asker(loader))),
             _ => then(self.request.program),
         }
     }
@@ -361,7 +361,7 @@ impl<W: World> Discovery<'_, W> {
         let file = RegularFile::open(path)?;
         let identity = file.identity;
         let is =
-            |number: usize| matches!(&self.graph.members[number], Object::New(new) if new.image.identity() == identity);
+            |number: usize| matches!(&self.graph.members[number], Slot::New(new) if new.image.identity() == identity);
         if let Some(index) = self.joined.find(hash_of(identity), is) {
             return Ok(Opened::Member(index));
         }

@@ -1,13 +1,8 @@
 //! The objects that one open brings in, as one value that moves through the stages of loading.
 
 use crate::error::Error;
+pub(crate) use crate::find::graph::Slot;
 use crate::find::needs::Needs;
-
-/// One member: in the process already, or on its way in, at stage `T`.
-pub(crate) enum Slot<K, T> {
-    Known(K),
-    New(T),
-}
 
 /// A group at stage `T`. Dropping it undoes whatever its members have done.
 pub(crate) struct Group<K, T> {

@@ -153,19 +153,17 @@ pub(crate) enum Admitted {
 
 /// Decides whether every new member may be loaded, and how.
 pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, Error> {
-    let mut members = Vec::with_capacity(graph.members.len());
-    for (index, member) in graph.members.into_iter().enumerate() {
-        members.push(match member {
-            graph::Object::Known(object) if index == 0 => return Ok(Admitted::Known(object)),
-            graph::Object::Known(object) => Slot::Known(object),
-            graph::Object::New(mut new) => match check(&new.image, wishes).and_then(|()| new.image.take_plan()) {
-                Err(kind) => return Err(Error::new(new.image.path(), kind)),
-                Ok(_) if wishes.no_load => return Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
-                Ok(plan) => Slot::New((new, plan)),
-            },
-        });
+    if let Some(Slot::Known(object)) = graph.members.first() {
+        return Ok(Admitted::Known(object.clone()));
     }
-    Ok(Admitted::Group(Group::new(members, graph.needs)))
+    let group = Group::new(graph.members, graph.needs).advance(|_, mut new| {
+        match check(&new.image, wishes).and_then(|()| new.image.take_plan()) {
+            Err(kind) => Err(Error::new(new.image.path(), kind)),
+            Ok(_) if wishes.no_load => Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
+            Ok(plan) => Ok((new, plan)),
+        }
+    })?;
+    Ok(Admitted::Group(group))
 }
 
 /// What is refused though other loaders take it, unless the one who opens has allowed it.
