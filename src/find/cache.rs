@@ -125,8 +125,8 @@ impl Cache {
                 Ordering::Equal => {
                     let is_equal = |index: &usize| order(*index) == Some(Ordering::Equal);
                     let before = (low..middle).rev().take_while(is_equal).count();
-                    let after = (middle..high).take_while(is_equal).count();
-                    return Some(middle - before..middle + after);
+                    let after = (middle + 1..high).take_while(is_equal).count();
+                    return Some(middle - before..middle + 1 + after);
                 }
             }
         }
@@ -216,9 +216,9 @@ fn u64_at(order: ByteOrder, bytes: &[u8], offset: usize) -> Option<u64> {
 /// order exactly as `ldconfig` did, also where that is odd: numbers wrap as C's `int` does, and bytes above 127 are
 /// negative where C's `char` is signed.
 fn compare(a: &[u8], b: &[u8]) -> Ordering {
-    // What both begin with decides nothing, but for numbers, of which a part says nothing.
-    let alike = |(x, y): &(&u8, &u8)| x == y && **x != 0 && !x.is_ascii_digit();
-    let same = a.iter().zip(b).take_while(alike).count();
+    // What both begin with decides nothing, but for a number, of which a part says nothing.
+    let same = a.iter().zip(b).take_while(|(x, y)| x == y).count();
+    let same = same - a[..same].iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (mut i, mut j) = (same, same);
     let at = |text: &[u8], index: usize| text.get(index).copied().unwrap_or(0);
     loop {
