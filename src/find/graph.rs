@@ -250,7 +250,9 @@ impl<W: World> Discovery<'_, W> {
         let names = match image.soname() {
             Some(soname) if soname == name => Vec::new(),
             soname => {
-                soname.into_iter().for_each(|soname| self.called.add(soname, index));
+                if let Some(soname) = soname.filter(|soname| self.called.get(soname).is_none()) {
+                    self.called.add(soname, index);
+                }
                 vec![name.into()]
             }
         };
