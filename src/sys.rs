@@ -55,6 +55,20 @@ pub(crate) struct Changed {
     pub(crate) anything: (i64, i64),
 }
 
+/// Which file, its size, and when it was changed: what tells it from others, and from itself as it was.
+pub(crate) type Stamp = (Identity, u64, Changed);
+
+/// What is at `path`, if there is anything.
+pub(crate) fn stamp(path: &Path) -> Option<Stamp> {
+    nix::sys::stat::stat(path).ok().as_ref().map(stamp_of)
+}
+
+fn stamp_of(stat: &libc::stat) -> Stamp {
+    let (content, anything) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
+    let identity = Identity { device: stat.st_dev, inode: stat.st_ino };
+    (identity, stat.st_size as u64, Changed { content, anything })
+}
+
 /// A regular file, open for reading.
 #[derive(Debug)]
 pub(crate) struct RegularFile {
@@ -91,16 +105,8 @@ impl RegularFile {
         if let Some(found) = not_regular(stat.st_mode) {
             return Err(ErrorKind::NotMappable { found });
         }
-        let (content, anything) = ((stat.st_mtime, stat.st_mtime_nsec), (stat.st_ctime, stat.st_ctime_nsec));
-        Ok(Self {
-            fd,
-            identity: Identity { device: stat.st_dev, inode: stat.st_ino },
-            size: stat.st_size as u64,
-            mode: stat.st_mode,
-            leased: false,
-            huge: false,
-            changed: Changed { content, anything },
-        })
+        let (identity, size, changed) = stamp_of(&stat);
+        Ok(Self { fd, identity, size, mode: stat.st_mode, leased: false, huge: false, changed })
     }
 
     /// At most `len` bytes of the file from `offset` on: fewer where it ends.

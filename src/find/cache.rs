@@ -3,7 +3,6 @@
 use std::cmp::Ordering;
 use std::ffi::{CStr, c_char};
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use super::hwcaps::Hwcaps;
 use super::root::Root;
 use crate::error::ErrorKind;
 use crate::file::view::ByteOrder;
-use crate::sys::{Bytes, Changed, Identity};
+use crate::sys::{Bytes, Stamp};
 
 /// The largest cache that is read. A real one has some hundred bytes for each library.
 const SIZE_LIMIT: u64 = 16 << 20;
@@ -256,17 +255,14 @@ pub(super) struct CacheFile {
     checked: bool,
 }
 
-/// What a file looked like, if there was one, and what was in it.
+/// What a file looked like, if there was one, and what was in it. `ldconfig` writes a new file and renames it.
 type Loaded = (Option<Stamp>, Result<Arc<Cache>, &'static str>);
-
-/// Which file, its size, and when it was changed: `ldconfig` writes a new file and renames it.
-type Stamp = (Identity, u64, Changed);
 
 impl CacheFile {
     /// The cache at `path` as it is now; the error says why there is none.
     pub(super) fn get(&mut self, path: &Path, root: &Root, order: ByteOrder) -> Result<Arc<Cache>, &'static str> {
         if !std::mem::replace(&mut self.checked, true) && self.read.is_some() {
-            let now = root.metadata(path).ok().as_ref().map(stamp);
+            let now = root.stamp(path);
             self.read.take_if(|(then, _)| *then != now);
         }
         self.read.get_or_insert_with(|| load(path, root, order)).1.clone()
@@ -276,11 +272,6 @@ impl CacheFile {
     pub(super) fn recheck(&mut self) {
         self.checked = false;
     }
-}
-
-fn stamp(meta: &std::fs::Metadata) -> Stamp {
-    let changed = Changed { content: (meta.mtime(), meta.mtime_nsec()), anything: (meta.ctime(), meta.ctime_nsec()) };
-    (Identity { device: meta.dev(), inode: meta.ino() }, meta.len(), changed)
 }
 
 fn load(path: &Path, root: &Root, order: ByteOrder) -> Loaded {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::dirs;
 use crate::error::ErrorKind;
-use crate::sys::{self, RegularFile};
+use crate::sys::{self, RegularFile, Stamp};
 
 /// Where paths begin. A link in a directory that stands for the root leads nowhere outside of it.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,14 @@ impl Root {
         match &self.0 {
             Some(root) => Ok(sys::place_below(&root.0, path)?.1),
             None => std::fs::metadata(path),
+        }
+    }
+
+    /// What the file at `path` looks like from outside.
+    pub(crate) fn stamp(&self, path: &Path) -> Option<Stamp> {
+        match &self.0 {
+            Some(_) => self.open(path).ok().map(|file| (file.identity, file.size, file.changed)),
+            None => sys::stamp(path),
         }
     }
 
