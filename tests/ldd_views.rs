@@ -8,7 +8,7 @@ mod folder;
 use std::fs;
 use std::process::Command;
 
-use folder::{Folder, RPATH, RUNPATH, loader, text, without_addresses};
+use folder::{Folder, LOADER, RPATH, RUNPATH, loader, text, without_addresses};
 use serde_json::Value;
 
 fn json(folder: &Folder, arguments: &[&str]) -> Vec<Value> {
@@ -70,6 +70,21 @@ fn what_stands_in_for_the_root_is_asked_before_it_and_the_root_stays_the_first()
         let why = text(&folder.run(why.args(["why", &format!("./{root}"), "answer"]), &[]).stdout);
         let first = why.lines().nth(1).unwrap();
         assert!(first.contains("answer of ") && first.contains("/impl.so"), "{why}");
+    }
+}
+
+#[test]
+fn the_loader_that_stands_in_for_the_root_is_listed_once_as_the_loader() {
+    let folder = Folder::new();
+    // glibc's own loader crashes when it is to list these.
+    let flags =
+        ["-shared", "-nostdlib", "-Wl,-F,ld-linux-x86-64.so.2", &format!("-Wl,{LOADER}"), &format!("{RUNPATH}$ORIGIN")];
+    folder.library("dep.so", &[], &[]).compile("alone.so", &[], &flags, "").compile("more.so", &["dep.so"], &flags, "");
+    for (root, others) in [("alone.so", &[][..]), ("more.so", &["dep.so"])] {
+        let (status, out, err) = folder.ours(&["--format=ldd", &format!("./{root}")], &[]);
+        assert_eq!((status, &*err), (0, ""), "{root}");
+        let names: Vec<&str> = out.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names, [&[LOADER, "linux-vdso.so.1"], others].concat(), "{out}");
     }
 }
 

@@ -206,6 +206,7 @@ impl Closure {
             let object = &opened[number];
             let symbols = &object.symbols;
             let symbolic = object.image.dynamic().is_some_and(|dynamic| dynamic.symbolic);
+            let mut uses = Vec::new();
             for index in 1..symbols.count() {
                 let Some(symbol) = symbols.get(index) else { break };
                 let Some(name) = symbols.name(&symbol).filter(|own| own.text == name) else { continue };
@@ -218,8 +219,15 @@ impl Closure {
                     let weak = symbol.is_weak();
                     trace.definitions.push(SymbolDefinition { object: object.object, version: text, weak });
                 } else if !symbol.is_defined() {
+                    // Gone through once, however many symbols have the name.
+                    if uses.is_empty() {
+                        uses = object.uses()?;
+                    }
+                    let [meant, called] = uses[index as usize];
                     let mut bound = Vec::with_capacity(2);
-                    for for_call in object.uses(index)?.into_iter().flatten() {
+                    // As something else, if by no relocation.
+                    for for_call in [called.then_some(true), (meant || !called).then_some(false)].into_iter().flatten()
+                    {
                         let wanted = Wanted::reference(name, own, for_call);
                         let found = providers.bind(number, &symbol, &wanted, symbolic);
                         bound.push((object.object, text.clone(), found.map(|found| opened[found.provider].object)));
@@ -314,24 +322,21 @@ impl Closure {
 }
 
 impl Opened {
-    /// How symbol number `symbol` is referred to: for calls, otherwise, or both; otherwise, if by no relocation.
-    fn uses(&self, symbol: u32) -> Result<[Option<bool>; 2], Error> {
-        let (mut called, mut meant) = (false, false);
+    /// How relocations refer to each symbol: otherwise than for calls, and for calls.
+    fn uses(&self) -> Result<Vec<[bool; 2]>, Error> {
+        let mut uses = vec![[false; 2]; self.symbols.count() as usize];
         let failed = |kind| Error::new(&self.path, kind);
         let table = self.image.relocations(&self.image.source()).map_err(failed)?;
         if let (Some(table), Some(machine)) = (table, self.image.machine()) {
             let each = table.try_each_symbolic(machine.relative, |relocation| {
-                if relocation.symbol == symbol {
-                    match relocation.what == What::Type(machine.jump_slot) {
-                        true => called = true,
-                        false => meant = true,
-                    }
+                if let Some(uses) = uses.get_mut(relocation.symbol as usize) {
+                    uses[usize::from(relocation.what == What::Type(machine.jump_slot))] = true;
                 }
                 Ok(())
             });
             each.map_err(failed)?;
         }
-        Ok([called.then_some(true), (meant || !called).then_some(false)])
+        Ok(uses)
     }
 }
 

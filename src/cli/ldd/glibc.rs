@@ -65,7 +65,7 @@ pub(super) fn write(
     }
     // Its list begins behind the file itself, and what stands in for that is before it.
     let stands_in = |index| closure.objects[0].needs.iter().any(|need| need.object == index && need.tag != Tag::Needed);
-    let before = (1..closure.objects.len()).take_while(|index| stands_in(*index)).count();
+    let before = (1 + loader.len()..closure.objects.len()).take_while(|index| stands_in(*index)).count();
     write_objects(out, &rest[before..])
 }
 
