@@ -283,6 +283,22 @@ mod tests {
     }
 
     #[test]
+    fn what_was_prepared_for_one_object_is_forgotten_at_the_next() {
+        let all = ["/libgcc_s.so.1", "/libc.so.6"].map(symbols);
+        let file = PathBuf::new();
+        let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+        let rules = Rules { settled: &|_| None, own: &|_| None };
+        let demand = Demand { references: 0, by: Vec::new() };
+        let mut providers = Providers::new(all.iter().map(provider).collect(), &[0, 1], &demand, None, rules);
+        let own = providers.own(0, false);
+        providers.expect(&own, 1..4);
+        assert!(providers.prepared(2).is_some());
+        // Its symbol of that number is another one, and not all relocation tables tell what comes next.
+        providers.own(1, false);
+        assert!(providers.prepared(2).is_none() && providers.prepared(3).is_none());
+    }
+
+    #[test]
     fn a_name_that_the_table_of_what_is_wanted_has_not_is_found_all_the_same() {
         let own = std::env::current_exe().unwrap();
         let all = ["/libgcc_s.so.1", own.to_str().unwrap(), "/libc.so.6"].map(symbols);
