@@ -480,6 +480,9 @@ fn what_is_global_in_a_name_space_is_global_there() {
         let copy = loader.open_in_with(first.space(), Some(&fixture("namespace")), mode).unwrap();
         let late = loader.open_in(first.space(), "namespace_late").unwrap();
         assert_eq!((copy.call("next_of_inner"), late.call("late_next")), (1, 2));
+        drop(late);
+        let late = loader.open_in(first.space(), "namespace_late").expect("global as long as something is there");
+        assert_eq!(late.call("late_next"), 3);
         loader.open("namespace_inner").leak();
         loader.try_open("namespace_late").expect_err("it is not global in the base");
         loader.open_in(NEW, "namespace_late").err().expect("nor in another");
