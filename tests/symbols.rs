@@ -117,6 +117,14 @@ fn dt_symbolic_makes_a_library_look_in_itself_first() {
 }
 
 #[test]
+fn dt_symbolic_goes_for_a_function_that_a_resolver_chooses_before_a_plain_one_outside() {
+    on_both_loaders(|loader| {
+        let answer = answer_of(loader, "own_chosen_inner", |elf| elf.dynamic(DT_RELACOUNT).d_tag.set(LE, DT_SYMBOLIC));
+        assert_eq!(answer, 2);
+    });
+}
+
+#[test]
 fn a_symbolic_library_looks_in_itself_first_for_what_has_no_version_beside_what_has_one() {
     on_both_loaders(|loader| {
         let answer = |change: fn(&mut Elf)| answer_of(loader, "own_versioned_inner", change);
