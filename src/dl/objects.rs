@@ -193,7 +193,8 @@ pub(super) unsafe fn iterate(callback: Callback, data: *mut c_void, caller: *con
     let caller = addresses::at(Addr(caller as usize));
     // SAFETY: the caller's code is a module's, which stays loaded while that runs.
     let namespace = caller.map_or(Namespace::BASE, |caller| unsafe { module_at(&caller) }.instance.namespace);
-    let (added, removed) = addresses::counts();
+    // Of the very modules that are told: others may come and go meanwhile.
+    let (added, removed) = state.as_ref().map_or_else(addresses::counts, |state| state.counts());
     let mut this = Wrapped { callback, data, added, removed, host: (0, 0), namespace };
     // SAFETY: `wrapped` takes this pointer, during this call.
     let answer = unsafe { real::dl_iterate_phdr()(Some(wrapped), (&raw mut this).cast()) };

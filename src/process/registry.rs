@@ -370,6 +370,11 @@ impl State {
         self.entries.iter().filter(|entry| entry.handles > 0).map(|entry| &entry.module)
     }
 
+    /// How many modules were ever added and removed.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.next, self.next - self.entries.len() as u64)
+    }
+
     /// All modules.
     pub(crate) fn modules(&self) -> impl Iterator<Item = &Module> {
         self.entries.iter().map(|entry| &*entry.module)
@@ -483,5 +488,21 @@ pub(crate) fn forget_other_threads(mut held: Held) {
             Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Abandoned,
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn who_must_not_wait_is_told_of_as_many_comings_and_goings() {
+        let path = Path::new(env!("SOLOAD_TEST_LIBS")).join("libdemo.so");
+        // SAFETY: the fixture's constructors are sound.
+        drop(unsafe { crate::Library::new(path) }.unwrap());
+        let guard = lock();
+        assert_eq!(guard.as_ref().map(|state| state.counts()), Some(addresses::counts()));
     }
 }
