@@ -50,7 +50,8 @@ pub(crate) type Shared = SnapshotUse;
 pub(crate) struct Sharing {
     source: From,
     outcome: SnapshotUse,
-    made: bool,
+    /// The key of the last one that was made for it.
+    made: Option<[u8; 32]>,
 }
 
 enum From {
@@ -119,7 +120,7 @@ impl Sharing {
             Ok(source) => (source, SnapshotUse::Unasked),
             Err(refusal) => (From::Nowhere, SnapshotUse::Refused(refusal)),
         };
-        Self { source, outcome, made: false }
+        Self { source, outcome, made: None }
     }
 
     /// Where a file will be, if it gets the place that it has in all processes of the session.
@@ -259,7 +260,7 @@ impl Sharing {
         if let Some(opened) = &deal.opened {
             return Ok(match adopt::adopt(group, scope, look, &deal, opened) {
                 Ok(bound) => {
-                    self.outcome = SnapshotUse::Used { made: self.made };
+                    self.outcome = SnapshotUse::Used { made: self.made.is_some() };
                     Some(bound)
                 }
                 Err(refusal) => {
@@ -280,20 +281,17 @@ impl Sharing {
             }
             bound => bound?,
         };
-        let kept = match &self.source {
-            From::Folder(folder) => {
-                keep::snapshot(&bound, &deal, &folder.seed.secret()).and_then(|(key, bytes)| folder.keep(&key, &bytes))
-            }
-            _ => Ok(()),
-        };
+        let From::Folder(folder) = &self.source else { return Ok(Some(bound)) };
+        let kept = keep::snapshot(&bound, &deal, &folder.seed.secret())
+            .and_then(|(key, bytes)| folder.keep(&key, &bytes).map(|()| key));
         match kept {
-            // Whoever removed the last one at once would remove this one, too.
-            Ok(()) if self.made => {
+            // Whoever removed it at once would remove it again.
+            Ok(key) if self.made == Some(key) => {
                 self.refuse(Refusal::Folder("somebody removes each snapshot as soon as it has been made".into()));
                 Ok(Some(bound))
             }
-            Ok(()) => {
-                self.made = true;
+            Ok(key) => {
+                self.made = Some(key);
                 Ok(None)
             }
             Err(refusal) => {
@@ -319,7 +317,7 @@ pub(crate) fn create(
     let path = group.new_members().next().map_or(PathBuf::new(), |(_, (new, _))| new.image.path().to_owned());
     let refused = |refusal: Refusal| Error::new(path.clone(), refusal.kind());
     let seed = sys::random().map_err(|errno| Error::new(path.clone(), errno_kind(errno as i32)))?;
-    let mut sharing = Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: false };
+    let mut sharing = Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: None };
     let placed = hooks::undisturbed(|| sharing.try_place(&group, &scope, look, help)).map_err(refused)?;
     let group = map(group, &placed, wishes)?;
     let Some(deal) = placed.deal else { return Err(refused(Refusal::Place("nothing has to be loaded".into()))) };
