@@ -320,6 +320,9 @@ pub unsafe extern "C" fn dlinfo(handle: *mut c_void, request: c_int, answer: *mu
 with_caller! {
     /// `dl_iterate_phdr`: over the C library's objects and soload's, of the caller's name space.
     ///
+    /// In a signal handler soload's part waits for no lock that the interrupted thread has; glibc's may, in the moment in which
+    /// that gets its own.
+    ///
     /// ```
     /// unsafe extern "C" fn count(_: *mut libc::dl_phdr_info, _: usize, count: *mut libc::c_void) -> i32 {
     ///     // SAFETY: the number below.
