@@ -25,9 +25,8 @@ pub(crate) struct Place {
 struct Table {
     /// In order of their addresses.
     places: Vec<Place>,
-    /// How many were ever added and removed.
+    /// How many were ever added.
     added: u64,
-    removed: u64,
 }
 
 static TABLE: Current<Table> = Current::none();
@@ -43,7 +42,7 @@ pub(crate) fn at(addr: Addr) -> Option<Place> {
 
 /// How many modules were ever added and removed.
 pub(crate) fn counts() -> (u64, u64) {
-    TABLE.read(|table| table.map_or((0, 0), |table| (table.added, table.removed)))
+    TABLE.read(|table| table.map_or((0, 0), |table| (table.added, table.added - table.places.len() as u64)))
 }
 
 /// Calls `with` for each module, until it answers something.
@@ -71,10 +70,7 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
 /// Removes modules that are about to be unmapped.
 pub(super) fn remove<'m>(modules: impl Iterator<Item = &'m Module>) {
     let starts: Vec<Addr> = modules.map(|module| module.mapping.range().start).collect();
-    change(|table| {
-        table.places.retain(|place| !starts.contains(&place.start));
-        table.removed = table.added - table.places.len() as u64;
-    });
+    change(|table| table.places.retain(|place| !starts.contains(&place.start)));
 }
 
 fn change(edit: impl FnOnce(&mut Table)) {
