@@ -220,6 +220,14 @@ macro_rules! fields {
             }
 
             fn get(from: &mut Reader<'a>) -> Result<Self, Cut> {
+                // What takes that many bytes in any case is held against those that are left once.
+                let mut whole;
+                let from = if Self::FIXED {
+                    whole = Reader::new(from.take(Self::LEAST)?);
+                    &mut whole
+                } else {
+                    from
+                };
                 Ok(Self { $($field: from.read()?),* })
             }
         }
