@@ -199,9 +199,9 @@ fn functions(bytes: &[u8]) -> Range<usize> {
 /// A memory file with these bytes, as whoever makes up a snapshot would make it: its seal fits.
 fn made_up(mut bytes: Vec<u8>) -> Result<Snapshot, soload::Error> {
     let first_page = (u64::from_le_bytes(bytes[16..24].try_into().unwrap()) as usize).next_multiple_of(4096);
-    bytes[96..128].fill(0);
+    bytes[64..96].fill(0);
     let seal = blake3::keyed_hash(b"soload snapshot handed over, 1\0\0", &bytes[..first_page]);
-    bytes[96..128].copy_from_slice(seal.as_bytes());
+    bytes[64..96].copy_from_slice(seal.as_bytes());
     let fd = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
     let mut file = unsafe { File::from_raw_fd(fd) };
     file.write_all(&bytes).unwrap();

@@ -109,16 +109,22 @@ impl Folder {
         wanted.iter().map(|wanted| self.slot(wanted)).collect()
     }
 
-    /// The snapshot of that key, if there is one.
-    pub(crate) fn find(&self, key: &Hash) -> Result<Option<Opened>, Refusal> {
+    /// The snapshot of that key, if there is one. `is_it` says whether what it fits is what has that key.
+    pub(crate) fn find(&self, key: &Hash, is_it: impl FnOnce(&[u8]) -> bool) -> Result<Option<Opened>, Refusal> {
         let name = name(key);
         let Some((file, meta)) = owned(&self.directory, &self.path, &name)? else { return Ok(None) };
         check_owner(&meta, &self.path.join(name), 0o333)?;
         let opened = Opened::read(file, meta.len(), &self.seed.secret())?;
-        match opened.header.key == *key {
+        match is_it(&opened.manifest()?.scope) {
             true => Ok(Some(opened)),
             false => Err(Refusal::snapshot("it has the name of another one")),
         }
+    }
+
+    /// The snapshot of that name, if there is one.
+    fn named(&self, name: &str) -> Result<Option<Opened>, Refusal> {
+        let Some(key) = key_of(name) else { return Ok(None) };
+        self.find(&key, |scope| super::key(scope) == key)
     }
 
     /// Puts a snapshot under its key in place of what is there.
@@ -437,8 +443,7 @@ impl Snapshots {
     pub fn verify(&self, name: &str) -> Result<Vec<PathBuf>, Error> {
         let error = |refusal: Refusal| Error::new(self.0.path.join(name), refusal.kind());
         let no_such = || Refusal::Folder(format!("{}: there is no such snapshot", Escaped(name.as_bytes())));
-        let key = key_of(name).ok_or_else(no_such).map_err(error)?;
-        let opened = self.0.find(&key).and_then(|found| found.ok_or_else(no_such)).map_err(error)?;
+        let opened = self.0.named(name).and_then(|found| found.ok_or_else(no_such)).map_err(error)?;
         opened.verify_pages().map_err(error)?;
         Ok(opened.libraries())
     }
@@ -454,7 +459,7 @@ impl Snapshots {
     /// ```
     #[must_use]
     pub fn libraries(&self, name: &str) -> Option<Vec<PathBuf>> {
-        Some(self.0.find(&key_of(name)?).ok()??.libraries())
+        Some(self.0.named(name).ok()??.libraries())
     }
 
     /// Removes the oldest snapshots until the rest has at most `bytes`; answers those that were removed. Processes that
@@ -488,10 +493,5 @@ impl std::fmt::Debug for Snapshots {
 }
 
 fn key_of(name: &str) -> Option<Hash> {
-    let digits = name.strip_suffix(ENDING).filter(|digits| digits.len() == 64 && digits.is_ascii())?;
-    let mut key = [0; 32];
-    for (index, byte) in key.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&digits[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(key)
+    blake3::Hash::from_hex(name.strip_suffix(ENDING)?).ok().map(Into::into)
 }

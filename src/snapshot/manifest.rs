@@ -5,10 +5,9 @@
 //! ```text
 //! 0    magic, version of the format, page size
 //! 16   length of header and manifest, length of the file
-//! 32   key: the hash of what it fits
-//! 64   hash of all pages
-//! 96   seal: keyed hash of header and manifest, this field taken as zero
-//! 128  manifest, then zeros up to a page
+//! 32   hash of all pages
+//! 64   seal: keyed hash of header and manifest, this field taken as zero
+//! 96   manifest, then zeros up to a page
 //!      pages
 //! ```
 //!
@@ -21,9 +20,9 @@ use super::bytes::{Cut, Field, List, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
-pub(crate) const VERSION: u32 = 6;
-const HEADER: usize = 128;
-const SEAL_AT: usize = 96;
+pub(crate) const VERSION: u32 = 7;
+const HEADER: usize = 96;
+const SEAL_AT: usize = 64;
 
 /// Header and manifest: the widest real closure has a megabyte.
 const MANIFEST_MAX: u64 = 1 << 28;
@@ -224,7 +223,6 @@ pub(crate) struct Header {
     pub(crate) head: u64,
     /// The whole file.
     pub(crate) len: u64,
-    pub(crate) key: Hash,
     pub(crate) pages: Hash,
 }
 
@@ -235,7 +233,6 @@ pub(crate) enum Damage {
     Version(u32),
     Length,
     Seal,
-    Key,
     Content,
 }
 
@@ -245,7 +242,7 @@ impl From<Cut> for Damage {
     }
 }
 
-/// The hash of the format and of what a snapshot fits: its key. So programs that know other formats keep their own.
+/// The hash of the format and of what a snapshot fits: its name in a directory. So programs that know other formats keep their own.
 pub(crate) fn key(scope: &[u8]) -> Hash {
     *blake3::Hasher::new_derive_key("soload snapshot 3 key")
         .update(&VERSION.to_le_bytes())
@@ -272,7 +269,6 @@ impl<'a> Manifest<'a> {
         page.put(&mut header);
         head.put(&mut header);
         len.put(&mut header);
-        key(&self.scope).put(&mut header);
         pages.put(&mut header);
         body[..SEAL_AT].copy_from_slice(&header);
         let seal = blake3::keyed_hash(secret, &body);
@@ -307,9 +303,6 @@ impl<'a> Manifest<'a> {
             return Err(Damage::Seal);
         }
         let manifest = Self::read(header, bytes)?;
-        if key(&manifest.scope) != header.key {
-            return Err(Damage::Key);
-        }
         let first = header.first_page();
         let page = u64::from(header.page);
         let inside = |pages: Pages| {
@@ -350,13 +343,7 @@ impl Header {
         if version != VERSION {
             return Err(Damage::Version(version));
         }
-        let header = Self {
-            page: reader.read()?,
-            head: reader.read()?,
-            len: reader.read()?,
-            key: reader.read()?,
-            pages: reader.read()?,
-        };
+        let header = Self { page: reader.read()?, head: reader.read()?, len: reader.read()?, pages: reader.read()? };
         let sound = header.len == len
             && header.page.is_power_of_two()
             && header.page >= 4096

@@ -72,7 +72,6 @@ fn damaged(damage: Damage) -> Refusal {
         Damage::Version(found) => format!("made in format {found}, expected {}", super::manifest::VERSION),
         Damage::Length => "damaged: it is not as long as it states".into(),
         Damage::Seal => "damaged, or made in another session: its seal does not fit".into(),
-        Damage::Key => "damaged: its key is not the hash of what it states to fit".into(),
         Damage::Content => "damaged: its list of words or pages does not make sense".into(),
     })
 }

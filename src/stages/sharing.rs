@@ -28,7 +28,7 @@ use crate::process::world::Look;
 use crate::snapshot::{
     FileStamp, Fits, Folder, Member, Opened, Pages, Provider, Refusal, Seed, Snapshot, SnapshotUse, Wanted,
 };
-use crate::snapshot::{content_hash, content_id, file_name, library_id, object_id, slots_for};
+use crate::snapshot::{content_hash, content_id, file_name, key, library_id, object_id, slots_for};
 use crate::sys::{self, RegularFile};
 
 /// Where snapshots are to be taken from.
@@ -194,8 +194,9 @@ impl Sharing {
                 let homes = members.iter().map(|member| member.home).chain([None]);
                 let known = wanted.iter().zip(homes).map(|(wanted, home)| home.or_else(|| folder.slot(wanted)));
                 let places = known.collect::<Option<Vec<Addr>>>().map_or_else(|| folder.place(&wanted), Ok)?;
-                let key = crate::snapshot::key(&settle(&places));
-                let found = folder.find(&key).and_then(|opened| {
+                let scope = settle(&places);
+                let key = key(&scope);
+                let found = folder.find(&key, |fits| *fits == *scope).and_then(|opened| {
                     let Some(opened) = opened else { return Ok(None) };
                     let (kept, changed) = check_files(&opened, &members, group)?;
                     // What has been touched but not changed is noted as it is now; if not by us, by the next one.
@@ -265,7 +266,7 @@ impl Sharing {
                 }
                 Err(refusal) => {
                     if let From::Folder(folder) = &self.source {
-                        folder.forget(&opened.header.key);
+                        folder.forget(&key(&deal.fits.encode()));
                     }
                     self.refuse(refusal);
                     None
