@@ -78,8 +78,7 @@ fn a_bit_flipped_anywhere_in_header_or_list_is_noticed_and_the_next_process_make
             outcome(name);
             let (file, made) = (file(), fs::read(file()).unwrap());
             // All of the header, then one bit of each byte.
-            let bits =
-                (0..96 * 8).step_by(5).chain((96..first_page(&made)).step_by(9).map(|byte| byte * 8 + byte % 8));
+            let bits = (0..96 * 8).step_by(5).chain((96..first_page(&made)).step_by(9).map(|byte| byte * 8 + byte % 8));
             for bit in bits {
                 let mut flipped = made.clone();
                 flipped[bit / 8] ^= 1 << (bit % 8);

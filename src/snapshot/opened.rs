@@ -1,5 +1,6 @@
 //! A snapshot that is open: its header and manifest checked, its pages ready to be mapped.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -51,8 +52,11 @@ impl Opened {
     }
 
     /// What it fits.
-    pub(crate) fn fits(&self) -> Option<Fits> {
-        Fits::decode(&self.manifest().ok()?.scope)
+    pub(crate) fn fits(&self) -> Option<Fits<'_>> {
+        match self.manifest().ok()?.scope {
+            Cow::Borrowed(scope) => Fits::decode(scope),
+            Cow::Owned(_) => None,
+        }
     }
 
     /// Whether the pages are those that it was made with. Reads all of them.

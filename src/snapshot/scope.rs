@@ -3,6 +3,8 @@
 //! Binding goes by nothing else: the same objects in the same order at the same places give the same words. So nothing is
 //! looked up to find out whether a snapshot fits.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::bytes::{Cut, Field, Reader, fields};
@@ -13,13 +15,13 @@ use crate::error::Escaped;
 
 /// All that the words of a snapshot follow from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fits {
+pub(crate) struct Fits<'a> {
     /// The version of this crate: another one may bind otherwise.
-    pub(crate) version: Vec<u8>,
+    pub(crate) version: Cow<'a, [u8]>,
     pub(crate) page: u32,
     /// 1 if libraries get our `dlopen` and its companions.
     pub(crate) imports: u8,
-    pub(crate) providers: Vec<Provider>,
+    pub(crate) providers: Vec<Provider<'a>>,
     /// The order in which providers are asked.
     pub(crate) order: Vec<u16>,
     /// The providers that the snapshot has pages of, in the order of the group.
@@ -27,11 +29,11 @@ pub(crate) struct Fits {
     /// Where stubs are that calls of the host go through, if there are any.
     pub(crate) stubs: u64,
 }
-fields!(Fits {
-    version: Vec<u8>,
+fields!(Fits, Fits<'a> {
+    version: Cow<'a, [u8]>,
     page: u32,
     imports: u8,
-    providers: Vec<Provider>,
+    providers: Vec<Provider<'a>>,
     order: Vec<u16>,
     members: Vec<u16>,
     stubs: u64,
@@ -39,34 +41,35 @@ fields!(Fits {
 
 /// An object that has definitions for others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Provider {
+pub(crate) struct Provider<'a> {
     /// Its file's name, for people.
-    pub(crate) name: Vec<u8>,
+    pub(crate) name: Cow<'a, [u8]>,
     /// Which library it is, see [`library_id`].
     pub(crate) id: Hash,
     /// Where it starts; 0 for an object of the host, which is elsewhere in each process.
     pub(crate) start: u64,
 }
-fields!(Provider { name: Vec<u8>, id: Hash, start: u64 });
+fields!(Provider, Provider<'a> { name: Cow<'a, [u8]>, id: Hash, start: u64 });
 
-impl Fits {
+impl<'a> Fits<'a> {
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        // Names of files are shorter than that, mostly.
+        let mut bytes = Vec::with_capacity(128 + 96 * self.providers.len());
         self.put(&mut bytes);
         bytes
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader::new(bytes);
         let fits = reader.read().ok()?;
         reader.end().ok()?;
         Some(fits)
     }
 
-    /// Where the pages of that library have to be.
-    pub(crate) fn place(&self, id: &Hash) -> Option<Addr> {
-        let mut known = self.members.iter().filter_map(|number| self.providers.get(usize::from(*number)));
-        known.find(|provider| provider.id == *id).map(|provider| Addr(provider.start as usize))
+    /// Where the pages of each library have to be.
+    pub(crate) fn places(&self) -> BTreeMap<Hash, Addr> {
+        let known = self.members.iter().filter_map(|number| self.providers.get(usize::from(*number)));
+        known.map(|provider| (provider.id, Addr(provider.start as usize))).collect()
     }
 
     /// Why a snapshot that fits this does not fit `other`, in words.
@@ -74,7 +77,7 @@ impl Fits {
         if self.version != other.version || self.page != other.page || self.imports != other.imports {
             return "made by another version of soload, or for another size of pages".into();
         }
-        let name = |provider: Option<&Provider>| {
+        let name = |provider: Option<&Provider<'_>>| {
             provider.map_or("nothing".into(), |provider| format!("{}", Escaped(&provider.name)))
         };
         for index in 0..self.providers.len().max(other.providers.len()) {
@@ -132,8 +135,8 @@ const MANY_AS_RANDOM: usize = 16;
 
 /// Which object of the host it is: its build id, and the numbers of its headers and dynamic section.
 pub(crate) fn object_id(build_id: &[u8], layout: impl Iterator<Item = u64>) -> Hash {
-    let mut text = Vec::new();
-    build_id.to_vec().put(&mut text);
+    let mut text = Vec::with_capacity(256);
+    Cow::from(build_id).put(&mut text);
     layout.for_each(|number| number.put(&mut text));
     blake3::derive_key("soload snapshot 1 object", &text)
 }
@@ -150,8 +153,8 @@ pub(crate) fn stubs_id<'a>(libraries: impl Iterator<Item = &'a Hash>) -> Hash {
 }
 
 /// The name of a file, for people.
-pub(crate) fn file_name(path: &Path) -> Vec<u8> {
-    path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes().to_vec()
+pub(crate) fn file_name(path: &Path) -> Cow<'_, [u8]> {
+    path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes().into()
 }
 
 /// The kinds of thread-local words, as a snapshot numbers them.
@@ -169,10 +172,11 @@ pub(crate) fn kind_of(number: u8) -> Option<Kind> {
 mod tests {
     use super::*;
 
-    fn fits() -> Fits {
-        let provider = |name: &str, start| Provider { name: name.into(), id: [name.len() as u8; 32], start };
+    fn fits() -> Fits<'static> {
+        let provider =
+            |name: &'static str, start| Provider { name: name.as_bytes().into(), id: [name.len() as u8; 32], start };
         Fits {
-            version: b"1".to_vec(),
+            version: b"1".into(),
             page: 4096,
             imports: 1,
             providers: vec![provider("libc.so.6", 0), provider("liba.so", 0x1000)],
@@ -214,7 +218,7 @@ mod tests {
     fn every_difference_has_its_words() {
         let fits = fits();
         assert_eq!(Fits::decode(&fits.encode()).as_ref(), Some(&fits));
-        let said = |change: fn(&mut Fits)| {
+        let said = |change: fn(&mut Fits<'_>)| {
             let mut other = fits.clone();
             change(&mut other);
             assert_ne!(other.encode(), fits.encode());
@@ -223,7 +227,7 @@ mod tests {
         assert_eq!(said(|fits| fits.providers[1].start = 0), "made with liba.so at another address");
         assert_eq!(said(|fits| fits.providers[0].id = [0; 32]), "made with another libc.so.6");
         assert_eq!(
-            said(|fits| fits.providers.insert(0, Provider { name: b"libp.so".to_vec(), id: [0; 32], start: 0 })),
+            said(|fits| fits.providers.insert(0, Provider { name: b"libp.so".into(), id: [0; 32], start: 0 })),
             "made with libc.so.6 as object 1 of the scope, which is libp.so"
         );
         assert!(said(|fits| fits.order.reverse()).starts_with("made for another order"));

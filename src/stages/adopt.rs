@@ -47,7 +47,7 @@ pub(super) fn adopt(
         outcomes.push(adopting.member(&member, mapped)?);
         shared.push(Shared { library: own.wanted.id, content: member.content });
     }
-    let (mut stubs, start) = (None, Addr(deal.fits.stubs as usize));
+    let (mut stubs, start) = (None, deal.stubs);
     if !functions.is_empty() {
         stubs = gather::make(start, &functions).ok();
         if stubs.is_none() {

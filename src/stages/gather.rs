@@ -63,8 +63,8 @@ fn pages(count: usize) -> u64 {
 }
 
 /// The address of stub number `number`, the first one being at `start`.
-pub(super) fn address(start: u64, number: usize) -> u64 {
-    start.wrapping_add(number as u64 * stubs::LEN)
+pub(super) fn address(start: Addr, number: usize) -> u64 {
+    (start.0 as u64).wrapping_add(number as u64 * stubs::LEN)
 }
 
 /// The places of a library's words that serve for nothing but calls, as its own relocations say.

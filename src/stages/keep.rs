@@ -20,6 +20,7 @@ use crate::snapshot::{
     AS_IT_IS, Function, HostWord, IDLE, IN_PLACE, ImportWord, LOADER, List, Manifest, Member, Pages, Refusal,
     ResolvedWord, ThreadLocalWord, Unique, content_hash, encode, key, kind_number,
 };
+use crate::sys;
 
 /// The key and the bytes of the snapshot of `bound`, none of whose code has run yet.
 pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<([u8; 32], Vec<u8>), Refusal> {
@@ -30,17 +31,16 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
     for (own, (_, mapped)) in deal.members.iter().zip(bound.group.new_members()) {
         members.push(keeping.member(own, mapped)?);
     }
-    let (functions, gathered) = gather::gather(&mut members, &keeping.calls, deal.fits.page.into());
+    let (functions, gathered) = gather::gather(&mut members, &keeping.calls, sys::page_size().bytes());
     let of_members = deal.members.iter().zip(bound.group.new_members()).zip(&mut members).zip(&gathered);
     for (((own, (_, mapped)), member), gathered) in of_members {
         keeping.pages(own, mapped, member, gathered);
     }
     let Keeping { names, pages, .. } = keeping;
-    let scope = deal.fits.encode();
-    let key = key(&scope);
-    let (scope, functions) = (Cow::Owned(scope), functions.into());
+    let (scope, functions) = (Cow::Borrowed(&*deal.fits), functions.into());
     let (members, names, unique) = (members.into(), names.into(), unique.into());
-    Ok((key, encode(Manifest { scope, members, names, unique, functions }, deal.fits.page, &pages, secret)))
+    let manifest = Manifest { scope, members, names, unique, functions };
+    Ok((key(&deal.fits), encode(manifest, sys::page_size().bytes() as u32, &pages, secret)))
 }
 
 /// What an object defines, with the numbers of the symbols.
@@ -148,7 +148,7 @@ impl<'a> Keeping<'a> {
             }
             for (place, stub) in gathered.iter().filter(|(place, _)| range.contains(&Vaddr(*place))) {
                 let at = at + (place - range.start.0) as usize;
-                self.pages[at..at + 8].copy_from_slice(&gather::address(self.deal.fits.stubs, *stub).to_le_bytes());
+                self.pages[at..at + 8].copy_from_slice(&gather::address(self.deal.stubs, *stub).to_le_bytes());
             }
             member.pages.to_mut().push(Pages { map: *number, offset: at as u64, len });
         }

@@ -1,5 +1,6 @@
 //! Sharing: whether a group's pages come from a snapshot, where the group lies then, and what becomes of it otherwise.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
@@ -57,8 +58,8 @@ pub(crate) struct Sharing {
 enum From {
     Nowhere,
     Folder(Box<Folder>),
-    /// The second is what it fits, if that makes sense.
-    Memory(Arc<Opened>, Option<Fits>),
+    /// And where its libraries have to be.
+    Memory(Arc<Opened>, BTreeMap<[u8; 32], Addr>),
     /// One is to be made, for others, at addresses that follow from a seed.
     New(Seed),
 }
@@ -73,7 +74,10 @@ pub(crate) struct Placed {
 
 /// What sharing a group goes by.
 pub(super) struct Deal {
-    pub(super) fits: Fits,
+    /// What the group's words follow from, as snapshots have it.
+    pub(super) fits: Vec<u8>,
+    /// Where stubs are, if there are any.
+    pub(super) stubs: Addr,
     /// For each provider of `fits` its number in the scope.
     pub(super) numbers: Vec<usize>,
     pub(super) members: Vec<Shareable>,
@@ -108,7 +112,10 @@ impl Sharing {
             Wish::Private | Wish::Memory(_) => None,
         };
         let source = match (wish, path.map(Folder::open)) {
-            (Wish::Memory(snapshot), _) => Ok(From::Memory(Arc::clone(&snapshot.0), snapshot.0.fits())),
+            (Wish::Memory(Snapshot(opened)), _) => {
+                let places = opened.fits().map_or_else(BTreeMap::new, |fits| fits.places());
+                Ok(From::Memory(Arc::clone(opened), places))
+            }
             (_, Some(folder)) => folder.map(|folder| From::Folder(Box::new(folder))),
             (_, None) => Ok(From::Nowhere),
         };
@@ -131,9 +138,9 @@ impl Sharing {
                 let library = library();
                 folder.slot(&Wanted { id: library, len, align: 1 }).map(|start| Home { start, library })
             }
-            From::Memory(_, fits) => {
-                let (fits, library) = (fits.as_ref()?, library());
-                fits.place(&library).map(|start| Home { start, library })
+            From::Memory(_, places) => {
+                let library = library();
+                places.get(&library).map(|start| Home { start: *start, library })
             }
             From::Nowhere | From::New(_) => None,
         }
@@ -183,20 +190,20 @@ impl Sharing {
             fits.stubs = places.get(fits.members.len()).map_or(0, |place| place.0 as u64);
             fits.encode()
         };
-        let (places, opened) = match &mut self.source {
+        let (places, settled, opened) = match &mut self.source {
             From::Nowhere => return Ok(Placed::default()),
             From::New(seed) => {
                 let places = slots_for(&wanted, seed)?;
-                settle(&places);
-                (places, None)
+                let settled = settle(&places);
+                (places, settled, None)
             }
             From::Folder(folder) => {
                 let homes = members.iter().map(|member| member.home).chain([None]);
                 let known = wanted.iter().zip(homes).map(|(wanted, home)| home.or_else(|| folder.slot(wanted)));
                 let places = known.collect::<Option<Vec<Addr>>>().map_or_else(|| folder.place(&wanted), Ok)?;
-                let scope = settle(&places);
-                let key = key(&scope);
-                let found = folder.find(&key, |fits| *fits == *scope).and_then(|opened| {
+                let settled = settle(&places);
+                let key = key(&settled);
+                let found = folder.find(&key, |fits| *fits == *settled).and_then(|opened| {
                     let Some(opened) = opened else { return Ok(None) };
                     let (kept, changed) = check_files(&opened, &members, group)?;
                     // What has been touched but not changed is noted as it is now; if not by us, by the next one.
@@ -205,22 +212,24 @@ impl Sharing {
                     }
                     Ok(Some((Arc::new(opened), kept)))
                 });
-                (places, found.inspect_err(|_| folder.forget(&key))?)
+                let found = found.inspect_err(|_| folder.forget(&key))?;
+                (places, settled, found)
             }
-            From::Memory(opened, made) => {
-                let made = made.as_ref().ok_or(Refusal::Snapshot("damaged: its scope does not make sense".into()))?;
+            From::Memory(opened, homes) => {
+                let made = opened.fits().ok_or(Refusal::Snapshot("damaged: its scope does not make sense".into()))?;
                 let place = |member: &Shareable| {
                     let path = || image(group, member.index).map_or(Path::new(""), Image::path);
                     let missing = || Refusal::snapshot(format_args!("it has no pages of {}", shown(path())));
-                    member.home.or_else(|| made.place(&member.wanted.id)).ok_or_else(missing)
+                    member.home.or_else(|| homes.get(&member.wanted.id).copied()).ok_or_else(missing)
                 };
                 let mut places = members.iter().map(place).collect::<Result<Vec<_>, _>>()?;
                 places.push(Addr(made.stubs as usize));
-                if settle(&places) != *opened.manifest()?.scope {
+                let settled = settle(&places);
+                if settled != *opened.manifest()?.scope {
                     return Err(Refusal::Snapshot(made.difference(&fits)));
                 }
                 let (kept, _) = check_files(opened, &members, group)?;
-                (places, Some((Arc::clone(opened), kept)))
+                (places, settled, Some((Arc::clone(opened), kept)))
             }
         };
         let (opened, kept) = opened.unzip();
@@ -229,7 +238,8 @@ impl Sharing {
         for (member, start) in members.iter().zip(&places) {
             all[member.index] = Place { start: Some(*start), kept: kept.next() };
         }
-        Ok(Placed { places: all, deal: Some(Deal { fits, numbers, members, opened }) })
+        let stubs = Addr(fits.stubs as usize);
+        Ok(Placed { places: all, deal: Some(Deal { fits: settled, stubs, numbers, members, opened }) })
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -266,7 +276,7 @@ impl Sharing {
                 }
                 Err(refusal) => {
                     if let From::Folder(folder) = &self.source {
-                        folder.forget(&key(&deal.fits.encode()));
+                        folder.forget(&key(&deal.fits));
                     }
                     self.refuse(refusal);
                     None
@@ -411,9 +421,14 @@ fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Resul
 
 /// What the words of a group follow from, the places of its members still to be filled in; and the number in `scope` of
 /// each provider.
-fn fits(scope: &Scope, look: &Look, group: &Planned, members: &[Shareable]) -> Result<(Fits, Vec<usize>), Refusal> {
+fn fits<'a>(
+    scope: &'a Scope,
+    look: &Look,
+    group: &'a Planned,
+    members: &[Shareable],
+) -> Result<(Fits<'a>, Vec<usize>), Refusal> {
     let mut fits = Fits {
-        version: env!("CARGO_PKG_VERSION").into(),
+        version: env!("CARGO_PKG_VERSION").as_bytes().into(),
         page: sys::page_size().bytes() as u32,
         imports: u8::from((scope.imports)(b"dlopen").is_some()),
         providers: Vec::with_capacity(scope.sources.len()),
