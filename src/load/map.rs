@@ -36,30 +36,28 @@ pub(crate) struct Mapping {
 }
 
 /// Where an image shall lie, and which of its pages are there relocated already.
-#[derive(Clone, Default)]
-pub(crate) struct Place {
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Place<'a> {
     /// Anywhere, if nothing is said.
     pub(crate) start: Option<Addr>,
-    pub(crate) kept: Option<Kept>,
+    pub(crate) kept: Option<Kept<'a>>,
 }
 
 /// What somebody has kept of an object's file, which is still that file.
-#[derive(Clone)]
-pub(crate) struct Kept {
+#[derive(Clone, Copy)]
+pub(crate) struct Kept<'a> {
     /// Relocated pages.
-    pub(crate) pages: Arc<File>,
+    pub(crate) pages: &'a File,
     /// Mappings of the plan by number, and where in that their pages are.
-    pub(crate) at: Vec<(u32, u64)>,
+    pub(crate) at: &'a [(u32, u64)],
 }
 
-impl Place {
-    pub(crate) const ANYWHERE: Self = Self { start: None, kept: None };
-
+impl Place<'_> {
     /// The relocated pages of mapping number `index` of the plan: their file, and where in it they are.
     fn kept(&self, index: usize) -> Option<(&File, u64)> {
-        let kept = self.kept.as_ref()?;
+        let kept = self.kept?;
         let (_, at) = kept.at.iter().find(|(number, _)| *number as usize == index)?;
-        Some((&kept.pages, *at))
+        Some((kept.pages, *at))
     }
 }
 
@@ -85,7 +83,7 @@ impl Mapping {
     pub(crate) fn new(
         plan: &Plan,
         image: &mut Image,
-        place: &Place,
+        place: Place<'_>,
         mut written: Option<Written>,
     ) -> Result<Self, ErrorKind> {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);

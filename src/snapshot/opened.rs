@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::manifest::{Damage, Hash, Header, Manifest, hash};
 use super::refusal::Refusal;
@@ -17,7 +16,7 @@ use crate::sys::Zeros;
 
 /// A snapshot, open.
 pub(crate) struct Opened {
-    pub(crate) file: Arc<File>,
+    pub(crate) file: File,
     pub(crate) header: Header,
     /// Header and manifest, copied out: what is checked is what is used, whatever becomes of the file.
     head: Zeros<u8>,
@@ -36,7 +35,7 @@ impl Opened {
         let mut head = Zeros::in_pages(header.first_page() as usize).map_err(|errno| unread(errno.into()))?;
         file.read_exact_at(&mut head, 0).map_err(unread)?;
         Manifest::check(&header, &head, secret).map_err(damaged)?;
-        Ok(Self { file: Arc::new(file), header, head })
+        Ok(Self { file, header, head })
     }
 
     /// What it says of itself.

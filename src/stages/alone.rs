@@ -31,8 +31,8 @@ pub(crate) struct Placed;
 pub(crate) struct Sharing;
 
 impl Placed {
-    pub(super) fn of(&self, _member: usize) -> &Place {
-        &Place::ANYWHERE
+    pub(super) fn of(&self, _member: usize) -> Place<'_> {
+        Place::default()
     }
 }
 

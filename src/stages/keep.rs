@@ -8,9 +8,10 @@ use super::adopt;
 use super::bind::{Bound, Source};
 use super::gather::{self, Call, Gathered};
 use super::map::Mapped;
-use super::sharing::{Deal, Shareable};
+use super::sharing::{Deal, Shareable, writable};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, idle};
+use crate::file::plan::Plan;
 use crate::file::symbols::Symbol;
 use crate::load::group::Slot;
 use crate::load::relocate::{Foreign, Pending};
@@ -28,13 +29,18 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
         Keeping { bound, deal, names: Vec::new(), functions: HashMap::new(), calls: Vec::new(), pages: Vec::new() };
     let unique = keeping.unique()?;
     let mut members = Vec::with_capacity(deal.members.len());
+    let mut plans = Vec::with_capacity(deal.members.len());
     for (own, (_, mapped)) in deal.members.iter().zip(bound.group.new_members()) {
-        members.push(keeping.member(own, mapped)?);
+        let image = &mapped.new.image;
+        let plan = Plan::of_segments(image.segments(), image.relro(), sys::page_size());
+        let plan = plan.map_err(|kind| Refusal::unsuitable(image.path(), kind))?;
+        members.push(keeping.member(own, mapped, &plan)?);
+        plans.push(plan);
     }
     let (functions, gathered) = gather::gather(&mut members, &keeping.calls, sys::page_size().bytes());
-    let of_members = deal.members.iter().zip(bound.group.new_members()).zip(&mut members).zip(&gathered);
-    for (((own, (_, mapped)), member), gathered) in of_members {
-        keeping.pages(own, mapped, member, gathered);
+    let of_members = plans.iter().zip(bound.group.new_members()).zip(&mut members).zip(&gathered);
+    for (((plan, (_, mapped)), member), gathered) in of_members {
+        keeping.pages(plan, mapped, member, gathered);
     }
     let Keeping { names, pages, .. } = keeping;
     let (scope, functions) = (Cow::Borrowed(&*deal.fits), functions.into());
@@ -63,7 +69,7 @@ struct Keeping<'a> {
 }
 
 impl<'a> Keeping<'a> {
-    fn member(&mut self, own: &Shareable, mapped: &Mapped) -> Result<Member<'static>, Refusal> {
+    fn member(&mut self, own: &Shareable, mapped: &Mapped, plan: &Plan) -> Result<Member<'static>, Refusal> {
         let Mapped { new, outcome, .. } = mapped;
         let image = &new.image;
         let unread = |error| Refusal::unsuitable(image.path(), format_args!("it cannot be read: {error}"));
@@ -87,7 +93,7 @@ impl<'a> Keeping<'a> {
         }
         // What is not on pages of a file is not in the snapshot.
         let mut called = gather::called(mapped);
-        called.retain(|place| own.writable.iter().any(|(_, range)| range.contains(&Vaddr(*place))));
+        called.retain(|place| writable(plan).any(|(_, range)| range.contains(&Vaddr(*place))));
         let mut calls = Vec::new();
         for word in &outcome.foreign {
             let function = self.foreign(word, mapped, &mut member)?.filter(|_| called.contains(&word.place.0));
@@ -133,8 +139,8 @@ impl<'a> Keeping<'a> {
 
     /// Copies the pages that relocation has written to, without the words that other processes write themselves, and with
     /// the addresses of stubs in the words that lead to such.
-    fn pages(&mut self, own: &Shareable, mapped: &Mapped, member: &mut Member<'_>, gathered: &Gathered) {
-        for (number, range) in &own.writable {
+    fn pages(&mut self, plan: &Plan, mapped: &Mapped, member: &mut Member<'_>, gathered: &Gathered) {
+        for (number, range) in writable(plan) {
             let (at, len) = (self.pages.len(), range.end.0 - range.start.0);
             self.pages.extend(mapped.mapping.copy(range.start, len));
             let imports = member.imports.iter().map(|word| word.place);
@@ -150,7 +156,7 @@ impl<'a> Keeping<'a> {
                 let at = at + (place - range.start.0) as usize;
                 self.pages[at..at + 8].copy_from_slice(&gather::address(self.deal.stubs, *stub).to_le_bytes());
             }
-            member.pages.to_mut().push(Pages { map: *number, offset: at as u64, len });
+            member.pages.to_mut().push(Pages { map: number, offset: at as u64, len });
         }
     }
 

@@ -77,7 +77,7 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
             let dynamic = new.image.dynamic().ok_or_else(no_dynamic)?;
             let (class, machine) = (new.image.class(), new.image.header().machine);
             // Nothing is looked up in an object that has been kept.
-            let symbols = match place.kept.as_ref().and_then(|_| later(&mapping, &new.image)) {
+            let symbols = match place.kept.and_then(|_| later(&mapping, &new.image)) {
                 Some(symbols) => symbols,
                 None => Symbols::read(&dynamic.symbols, &source, class)?.into(),
             };

@@ -64,13 +64,9 @@ enum From {
     New(Seed),
 }
 
-/// Where the members of a group shall lie, and which of their pages are there already.
+/// Where the members of a group shall lie, and which of their pages are there already: anywhere, if nothing is shared.
 #[derive(Default)]
-pub(crate) struct Placed {
-    /// By number of the member.
-    places: Vec<Place>,
-    pub(super) deal: Option<Deal>,
-}
+pub(crate) struct Placed(Option<Deal>);
 
 /// What sharing a group goes by.
 pub(super) struct Deal {
@@ -83,6 +79,8 @@ pub(super) struct Deal {
     pub(super) members: Vec<Shareable>,
     /// The snapshot; without one, it is to be made.
     pub(super) opened: Option<Arc<Opened>>,
+    /// Which pages it has of all members: the number of the mapping, and where in it they are.
+    kept: Vec<(u32, u64)>,
 }
 
 /// A new member that can be shared.
@@ -90,17 +88,27 @@ pub(super) struct Shareable {
     /// Its number in the group.
     index: usize,
     pub(super) wanted: Wanted,
-    /// Where it lies, if that was known when it was opened.
+    /// Where it lies, once that is known: mostly when it is opened.
     home: Option<Addr>,
     pub(super) stamp: FileStamp,
-    /// The mappings of its plan that relocation writes to: their numbers and addresses.
-    pub(super) writable: Vec<(u32, Range<Vaddr>)>,
+    /// Which of the pages of all members are its own.
+    kept: Range<usize>,
 }
 
 impl Placed {
-    pub(super) fn of(&self, member: usize) -> &Place {
-        self.places.get(member).unwrap_or(&Place::ANYWHERE)
+    pub(super) fn of(&self, member: usize) -> Place<'_> {
+        let Some(deal) = &self.0 else { return Place::default() };
+        let Ok(order) = deal.members.binary_search_by_key(&member, |own| own.index) else { return Place::default() };
+        let own = &deal.members[order];
+        let at = &deal.kept[own.kept.clone()];
+        Place { start: own.home, kept: deal.opened.as_ref().map(|opened| Kept { pages: &opened.file, at }) }
     }
+}
+
+/// The mappings of a plan that relocation writes to: their numbers and addresses.
+pub(super) fn writable(plan: &Plan) -> impl Iterator<Item = (u32, &Range<Vaddr>)> {
+    let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
+    of_file.map(|(number, map)| (number as u32, &map.range))
 }
 
 impl Sharing {
@@ -152,7 +160,7 @@ impl Sharing {
             return Placed::default();
         }
         match self.try_place(group, scope, look, help) {
-            Ok(placed) => placed,
+            Ok(deal) => Placed(deal),
             Err(refusal) => {
                 self.refuse(refusal);
                 Placed::default()
@@ -160,7 +168,13 @@ impl Sharing {
         }
     }
 
-    fn try_place(&mut self, group: &Planned, scope: &Scope, look: &Look, help: &HostHelp) -> Result<Placed, Refusal> {
+    fn try_place(
+        &mut self,
+        group: &Planned,
+        scope: &Scope,
+        look: &Look,
+        help: &HostHelp,
+    ) -> Result<Option<Deal>, Refusal> {
         if sys::is_privileged() {
             return Err(Refusal::Privileged);
         }
@@ -191,7 +205,7 @@ impl Sharing {
             fits.encode()
         };
         let (places, settled, opened) = match &mut self.source {
-            From::Nowhere => return Ok(Placed::default()),
+            From::Nowhere => return Ok(None),
             From::New(seed) => {
                 let places = slots_for(&wanted, seed)?;
                 let settled = settle(&places);
@@ -205,7 +219,7 @@ impl Sharing {
                 let key = key(&settled);
                 let found = folder.find(&key, |fits| *fits == *settled).and_then(|opened| {
                     let Some(opened) = opened else { return Ok(None) };
-                    let (kept, changed) = check_files(&opened, &members, group)?;
+                    let (kept, changed) = check_files(&opened, &mut members, group)?;
                     // What has been touched but not changed is noted as it is now; if not by us, by the next one.
                     if changed {
                         let _ = folder.refresh(&key, &opened, members.iter().map(|member| member.stamp));
@@ -228,18 +242,16 @@ impl Sharing {
                 if settled != *opened.manifest()?.scope {
                     return Err(Refusal::Snapshot(made.difference(&fits)));
                 }
-                let (kept, _) = check_files(opened, &members, group)?;
+                let (kept, _) = check_files(opened, &mut members, group)?;
                 (places, settled, Some((Arc::clone(opened), kept)))
             }
         };
         let (opened, kept) = opened.unzip();
-        let mut kept = kept.into_iter().flatten();
-        let mut all = vec![Place::default(); group.members.len()];
-        for (member, start) in members.iter().zip(&places) {
-            all[member.index] = Place { start: Some(*start), kept: kept.next() };
+        for (member, start) in members.iter_mut().zip(&places) {
+            member.home = Some(*start);
         }
-        let stubs = Addr(fits.stubs as usize);
-        Ok(Placed { places: all, deal: Some(Deal { fits: settled, stubs, numbers, members, opened }) })
+        let (stubs, kept) = (Addr(fits.stubs as usize), kept.unwrap_or_default());
+        Ok(Some(Deal { fits: settled, stubs, numbers, members, opened, kept }))
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -265,7 +277,7 @@ impl Sharing {
         placed: Placed,
         look: &Look,
     ) -> Result<Option<Bound>, Error> {
-        let Some(deal) = placed.deal else {
+        let Placed(Some(deal)) = placed else {
             return bind::relocate(group, scope, look, Noted::Nothing).map(Some);
         };
         if let Some(opened) = &deal.opened {
@@ -329,9 +341,9 @@ pub(crate) fn create(
     let refused = |refusal: Refusal| Error::new(path.clone(), refusal.kind());
     let seed = sys::random().map_err(|errno| Error::new(path.clone(), errno_kind(errno as i32)))?;
     let mut sharing = Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: None };
-    let placed = hooks::undisturbed(|| sharing.try_place(&group, &scope, look, help)).map_err(refused)?;
+    let placed = Placed(hooks::undisturbed(|| sharing.try_place(&group, &scope, look, help)).map_err(refused)?);
     let group = map(group, &placed, wishes)?;
-    let Some(deal) = placed.deal else { return Err(refused(Refusal::Place("nothing has to be loaded".into()))) };
+    let Placed(Some(deal)) = placed else { return Err(refused(Refusal::Place("nothing has to be loaded".into()))) };
     let snapshot = hooks::undisturbed(|| {
         let bound = bind::relocate(group, scope, look, Noted::Foreign)?;
         keep::snapshot(&bound, &deal, &Snapshot::secret()).map_err(refused)
@@ -355,24 +367,21 @@ impl Shareable {
         let home = image.home();
         let id = home.map_or_else(|| library_id(image.build_id().as_deref(), &stamp), |home| home.library);
         let wanted = Wanted { id, len: plan.span.end.0 - plan.span.start.0, align: plan.align.bytes() };
-        let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
-        // Mostly there is one.
-        let mut writable = Vec::with_capacity(1);
-        writable.extend(of_file.map(|(number, map)| (number as u32, map.range.clone())));
-        Ok(Self { index, wanted, home: home.map(|home| home.start), stamp, writable })
+        Ok(Self { index, wanted, home: home.map(|home| home.start), stamp, kept: 0..0 })
     }
+}
 
-    /// What a snapshot has of it, which says that of it: the pages of the mappings that are written to, and no others.
-    fn kept(&self, stated: &Member<'_>, opened: &Opened) -> Result<Kept, Refusal> {
-        let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
-        let mut at = Vec::with_capacity(self.writable.len());
-        for (number, range) in &self.writable {
-            let same = |pages: &Pages| pages.map == *number && pages.len == range.end.0 - range.start.0;
-            at.push((*number, stated.pages.iter().find(same).ok_or_else(senseless)?.offset));
-        }
-        let all = stated.pages.len() == self.writable.len();
-        all.then(|| Kept { pages: Arc::clone(&opened.file), at }).ok_or_else(senseless)
+/// What a snapshot has of a member with that plan: the pages of the mappings that are written to, and no others. Adds them
+/// to `kept`, and answers where they stand there.
+fn keep_pages(stated: &Member<'_>, plan: &Plan, kept: &mut Vec<(u32, u64)>) -> Result<Range<usize>, Refusal> {
+    let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
+    let first = kept.len();
+    for (number, range) in writable(plan) {
+        let same = |pages: &Pages| pages.map == number && pages.len == range.end.0 - range.start.0;
+        kept.push((number, stated.pages.iter().find(same).ok_or_else(senseless)?.offset));
     }
+    let all = stated.pages.len() == kept.len() - first;
+    all.then_some(first..kept.len()).ok_or_else(senseless)
 }
 
 fn stamp(file: &RegularFile) -> FileStamp {
@@ -396,20 +405,24 @@ fn image(group: &Planned, index: usize) -> Option<&Image> {
 }
 
 /// Holds the files of a snapshot against those that were opened: by what the system says of them or, if that has changed,
-/// by their content. Answers what it has of each, and whether any has changed so.
-fn check_files(opened: &Opened, members: &[Shareable], group: &Planned) -> Result<(Vec<Kept>, bool), Refusal> {
+/// by their content. Answers which pages it has of them, each member knowing its own, and whether any has changed so.
+fn check_files(
+    opened: &Opened,
+    members: &mut [Shareable],
+    group: &Planned,
+) -> Result<(Vec<(u32, u64)>, bool), Refusal> {
     let others = || Refusal::Snapshot("damaged: it has not the libraries that it states".into());
     let manifest = opened.manifest()?;
     let mut stated = manifest.members.iter();
+    // Mostly there is one mapping that is written to.
     let (mut kept, mut changed) = (Vec::with_capacity(members.len()), false);
-    for member in members {
-        let made = stated.next().ok_or_else(others)?;
-        kept.push(member.kept(&made, opened)?);
+    for (member, (_, (new, plan))) in members.iter_mut().zip(group.new_members()) {
+        let (made, image) = (stated.next().ok_or_else(others)?, &new.image);
+        member.kept = keep_pages(&made, plan, &mut kept)?;
         if made.file == member.stamp {
             continue;
         }
         changed = true;
-        let Some(image) = image(group, member.index) else { continue };
         let content = content_hash(&image.file().fd)
             .map_err(|error| Refusal::unsuitable(image.path(), format_args!("it cannot be read: {error}")))?;
         if content != made.content {
