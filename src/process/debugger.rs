@@ -7,13 +7,15 @@
 //! The chain is changed under a lock of ours. glibc only appends to it, and does so with its loader's lock held; a race
 //! between the two could cost a debugger an entry, not the process anything.
 
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, OsStr, c_char};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::hooks;
+use super::module::Module;
 use super::real::{self, Debug, LinkMap};
 use crate::addr::{Addr, Bias};
 use crate::find::graph::absolute;
@@ -23,10 +25,10 @@ const CONSISTENT: i32 = 0;
 const ADD: i32 = 1;
 const DELETE: i32 = 2;
 
-/// A module as a debugger sees it. Dropping it takes it from the list.
+/// A module as a debugger sees it: the node of the list itself. Dropping it takes it from the list.
 pub(crate) struct Listed {
-    map: *mut LinkMap,
-    /// The list points to it.
+    map: UnsafeCell<LinkMap>,
+    /// The node points to it.
     name: CString,
 }
 
@@ -62,7 +64,7 @@ impl Listed {
             next: ptr::null_mut(),
             previous: ptr::null_mut(),
         };
-        Self { map: Box::into_raw(Box::new(map)), name }
+        Self { map: map.into(), name }
     }
 
     /// Its file, from the root on.
@@ -72,7 +74,7 @@ impl Listed {
 
     /// The node, as `dlinfo` and `dladdr1` give it.
     pub(crate) fn map(&self) -> *mut LinkMap {
-        self.map
+        self.map.get()
     }
 }
 
@@ -80,11 +82,12 @@ impl Drop for Listed {
     fn drop(&mut self) {
         hooks::undisturbed(|| {
             let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
+            let map = self.map();
             // SAFETY: the node is ours; its neighbours are alive as long as they are in the list.
             unsafe {
-                let (next, previous) = ((*self.map).next, (*self.map).previous);
+                let (next, previous) = ((*map).next, (*map).previous);
                 match &mut *chain {
-                    Some(Chain { debug, last, .. }) if !previous.is_null() || (**debug).map == self.map => {
+                    Some(Chain { debug, last, .. }) if !previous.is_null() || (**debug).map == map => {
                         announce(*debug, DELETE);
                         match previous.is_null() {
                             true => (**debug).map = next,
@@ -99,14 +102,13 @@ impl Drop for Listed {
                     // It was never shown.
                     _ => {}
                 }
-                drop(Box::from_raw(self.map));
             }
         });
     }
 }
 
-/// Shows modules to a debugger, before their constructors run.
-pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
+/// Shows modules to a debugger, before their constructors run. They stay where they are: nobody moves what others share.
+pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Arc<Module>>) {
     hooks::undisturbed(|| {
         let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: glibc's structures are there for good; ours are changed under the lock.
@@ -118,13 +120,13 @@ pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
             let Some(Chain { debug, hosts, last }) = &mut *chain else { return };
             append(*hosts, *debug);
             announce(*debug, ADD);
-            for module in modules {
-                (*module.map).previous = *last;
+            for map in modules.map(|module| module.listed.map()) {
+                (*map).previous = *last;
                 match last.is_null() {
-                    true => (**debug).map = module.map,
-                    false => (**last).next = module.map,
+                    true => (**debug).map = map,
+                    false => (**last).next = map,
                 }
-                *last = module.map;
+                *last = map;
             }
             announce(*debug, CONSISTENT);
         }
