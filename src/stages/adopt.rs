@@ -41,10 +41,11 @@ pub(super) fn adopt(
     let names = names.collect::<Option<Vec<Addr>>>().ok_or_else(|| senseless("a function of the loader"))?;
     let adopting = Adopting { group: &group, scope: &scope, deal, names };
     let functions = adopting.callees(&manifest.functions)?;
-    let mut outcomes = Vec::with_capacity(deal.members.len());
+    let mut outcomes: Vec<Outcome> = deal.members.iter().map(|_| Outcome::default()).collect();
     let mut shared = Vec::with_capacity(deal.members.len());
-    for ((member, own), (_, mapped)) in manifest.members.iter().zip(&deal.members).zip(group.new_members()) {
-        outcomes.push(adopting.member(&member, mapped)?);
+    let members = manifest.members.iter().zip(&deal.members).zip(group.new_members());
+    for (((member, own), (_, mapped)), outcome) in members.zip(&mut outcomes) {
+        adopting.member(&member, mapped, outcome)?;
         shared.push(Shared { library: own.wanted.id, content: member.content });
     }
     let (mut stubs, start) = (None, deal.stubs);
@@ -113,16 +114,13 @@ impl Adopting<'_> {
         provider.ok_or_else(|| senseless("an object of the scope"))
     }
 
-    fn member(&self, member: &Member<'_>, mapped: &Mapped) -> Result<Outcome, Refusal> {
+    fn member(&self, member: &Member<'_>, mapped: &Mapped, outcome: &mut Outcome) -> Result<(), Refusal> {
         let write = |place: u64, value: u64| {
             mapped.mapping.write(Vaddr(place), 8, value).map_err(|_| senseless("the place of a word"))
         };
-        let mut outcome = Outcome {
-            bound_to: Numbers::none(self.scope.sources.len()),
-            pending: Vec::with_capacity(member.resolved.len()),
-            thread_local: Vec::with_capacity(member.thread_local.len()),
-            ..Outcome::default()
-        };
+        outcome.bound_to = Numbers::none(self.scope.sources.len());
+        outcome.pending.reserve_exact(member.resolved.len());
+        outcome.thread_local.reserve_exact(member.thread_local.len());
         for provider in member.bound_to.iter() {
             outcome.bound_to.insert(self.number(provider)?);
         }
@@ -150,7 +148,7 @@ impl Adopting<'_> {
             outcome.thread_local.push(ThreadLocal { place: Vaddr(word.place), kind, provider, offset: word.offset });
         }
         outcome.arrays = Some(self.arrays(member, mapped)?);
-        Ok(outcome)
+        Ok(())
     }
 
     /// The functions that stubs are to lead to: the host's, as its own symbols say, and the loader's.
