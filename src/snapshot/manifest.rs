@@ -94,7 +94,7 @@ fields!(Member, Member<'a> {
 impl Member<'_> {
     /// The words that each process writes itself: why, where, and how many bytes.
     pub(crate) fn words(&self) -> impl Iterator<Item = (Fixup, u64, u64)> + '_ {
-        let host = self.host.iter().map(|word| (Fixup::Host, word.place, 8));
+        let host = self.host.iter().map(|word| (Fixup::Host, word.place.into(), 8));
         let imports = self.imports.iter().map(|word| (Fixup::Loader, word.place, 8));
         let resolved = self.resolved.iter().map(|word| (Fixup::Ifunc, word.place, word.bytes.max(1).into()));
         let thread_local = self.thread_local.iter().map(|word| {
@@ -144,15 +144,16 @@ pub(crate) struct Pages {
 }
 fields!(Pages { map: u32, offset: u64, len: u64 });
 
-/// A word that refers to an object of the host, which is elsewhere in each process.
+/// A word that refers to an object of the host, which is elsewhere in each process. There are many, and nearly all files are
+/// shorter than 4 GiB: so are those that have such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HostWord {
-    pub(crate) place: u64,
+    pub(crate) place: u32,
     /// What the provider's load bias is added to.
-    pub(crate) value: u64,
+    pub(crate) value: u32,
     pub(crate) provider: u16,
 }
-fields!(HostWord { place: u64, value: u64, provider: u16 });
+fields!(HostWord { place: u32, value: u32, provider: u16 });
 
 /// A word that refers to a function of the loader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -130,7 +130,7 @@ impl Adopting<'_> {
             if last.0 != word.provider {
                 last = (word.provider, self.host(word.provider)?);
             }
-            write(word.place, (last.1.get() as u64).wrapping_add(word.value))?;
+            write(word.place.into(), (last.1.get() as u64).wrapping_add(word.value.into()))?;
         }
         for word in member.imports.iter() {
             let function = self.names.get(word.name as usize).ok_or_else(|| senseless("a function of the loader"))?;

@@ -132,7 +132,7 @@ pub(super) fn gather(members: &mut [Member<'_>], calls: &[Vec<Call>], page: u64)
     }
     for (member, gathered) in members.iter_mut().zip(&all) {
         let gathered: HashSet<u64> = gathered.iter().map(|(place, _)| *place).collect();
-        member.host.to_mut().retain(|word| !gathered.contains(&word.place));
+        member.host.to_mut().retain(|word| !gathered.contains(&word.place.into()));
         member.imports.to_mut().retain(|word| !gathered.contains(&word.place));
         member.resolved.to_mut().retain(|word| !gathered.contains(&word.place));
     }
@@ -188,7 +188,7 @@ mod tests {
     fn member(places: &[u64]) -> Member<'static> {
         let file =
             FileStamp { device: 0, inode: 0, size: 0, modified: 0, modified_nanos: 0, changed: 0, changed_nanos: 0 };
-        let host = places.iter().map(|place| HostWord { place: *place, value: *place, provider: 0 });
+        let host = places.iter().map(|place| HostWord { place: *place as u32, value: *place as u32, provider: 0 });
         Member {
             path: b"".into(),
             file,

@@ -144,7 +144,7 @@ impl<'a> Keeping<'a> {
             let (at, len) = (self.pages.len(), range.end.0 - range.start.0);
             self.pages.extend(mapped.mapping.copy(range.start, len));
             let imports = member.imports.iter().map(|word| word.place);
-            for place in member.host.iter().map(|word| word.place).chain(imports) {
+            for place in member.host.iter().map(|word| word.place.into()).chain(imports) {
                 // A word may lie across the end of a mapping: the bytes that are here.
                 for byte in place..place.saturating_add(8) {
                     if range.contains(&Vaddr(byte)) {
@@ -192,7 +192,11 @@ impl<'a> Keeping<'a> {
         let place = word.place.0;
         if let Some(Source::Object(Object::Host(host))) = self.bound.scope.sources.get(number) {
             let provider = self.canonical(number)?;
-            member.host.to_mut().push(HostWord { place, value: now.wrapping_sub(host.bias.get() as u64), provider });
+            let value = u32::try_from(now.wrapping_sub(host.bias.get() as u64));
+            let (Ok(place), Ok(value)) = (u32::try_from(place), value) else {
+                return unsuitable("a word that refers to the host is beyond 4 GiB of its file, or refers to what is");
+            };
+            member.host.to_mut().push(HostWord { place, value, provider });
             let function = self.function(number, (Addr(now as usize), false));
             return Ok(function.map(|number| Function { provider, number }));
         }
