@@ -20,11 +20,6 @@ impl Numbers {
         self.0.get(number / 64).is_some_and(|bits| bits >> (number % 64) & 1 == 1)
     }
 
-    /// How many there are.
-    pub(crate) fn count(&self) -> usize {
-        self.0.iter().map(|bits| bits.count_ones() as usize).sum()
-    }
-
     /// In ascending order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
         let of = |(word, bits): (usize, &u64)| SetBits(*bits).map(move |bit| 64 * word + bit as usize);
@@ -43,7 +38,6 @@ mod tests {
             numbers.insert(number);
         }
         assert_eq!(numbers.iter().collect::<Vec<_>>(), [0, 63, 64, 129]);
-        assert_eq!(numbers.count(), 4);
         assert!(!numbers.contains(1) && !numbers.contains(1000));
     }
 }

@@ -64,9 +64,9 @@ pub(crate) struct Module {
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     pub(crate) shared: Option<Shared>,
     /// What it needs, in the order of `DT_NEEDED`.
-    pub(crate) needed: Vec<Dependency>,
+    pub(crate) needed: Box<[Dependency]>,
     /// Modules that words of it refer to.
-    pub(crate) bound_to: Vec<Id>,
+    pub(crate) bound_to: Box<[Id]>,
     /// Objects of the host that it needs or refers to, held.
     #[allow(dead_code)] // acts by being dropped
     pub(crate) pins: Vec<Arc<Pin>>,

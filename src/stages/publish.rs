@@ -71,11 +71,15 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             None => Dependency::Module(id(*index)),
         };
         let needed = needs.of(index);
-        let mut bound_to = Vec::with_capacity(outcome.bound_to.count());
-        bound_to.extend(outcome.bound_to.iter().filter_map(|number| match &sources[number] {
-            Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
-            Source::Object(object) => object.id(),
-        }));
+        // Most of them are objects of the host, or nothing but itself: counted first, they take no more than they need.
+        let others = || {
+            outcome.bound_to.iter().filter_map(|number| match &sources[number] {
+                Source::Member(other) => Some(id(*other)).filter(|_| *other != index),
+                Source::Object(object) => object.id(),
+            })
+        };
+        let mut bound_to = Vec::with_capacity(others().count());
+        bound_to.extend(others());
         let uses = |number: usize| match &sources[number] {
             _ if outcome.bound_to.contains(number) => true,
             Source::Object(object) => needed.iter().any(|need| known[*need].as_ref() == Some(object)),
@@ -102,7 +106,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             instance: Instance { namespace, file: new.image.identity() },
             soname: new.image.take_soname(),
             needed: needed.iter().map(dependency).collect(),
-            bound_to,
+            bound_to: bound_to.into(),
             pins: pins.map(|(_, pin)| Arc::clone(pin)).collect(),
             symbols,
             frames: mapped.frames,
