@@ -353,7 +353,7 @@ impl fmt::Debug for Library {
 #[cold]
 fn global(wanted: &Wanted<'_>) -> Option<Addr> {
     let look = hooks::undisturbed(|| Look::now(Namespace::BASE));
-    let mut global = look.global_scope();
+    let mut global: Vec<Object> = look.global_scope().collect();
     // What the host may unload is held while it is asked; what has gone is not asked.
     let mut pins = Vec::new();
     global.retain(|object| match object {

@@ -242,7 +242,7 @@ unsafe fn symbol(
     // The program is in the base, whoever has its handle.
     let (asker, look) = asker(if of_program { ptr::null() } else { caller });
     // Most of what is asked for is global: closures need not be gone through for it.
-    if !next && let Some(found) = first_of(&global(&look), &wanted, handle) {
+    if !next && let Some(found) = first_of(global(&look), &wanted, handle) {
         return found;
     }
     let scope = around(asker.as_ref(), &look, next);
@@ -251,7 +251,7 @@ unsafe fn symbol(
         .filter(|_| next)
         .and_then(|asker| scope.iter().position(|object| *object == asker))
         .map_or(0, |at| at + 1);
-    if let Some(found) = first_of(&scope[after..], &wanted, handle) {
+    if let Some(found) = first_of(scope[after..].iter().cloned(), &wanted, handle) {
         return found;
     }
     // What the host opened RTLD_GLOBAL after the start only it can find.
@@ -262,11 +262,11 @@ unsafe fn symbol(
 }
 
 /// The first definition in `scope`, for one who asked with `handle`.
-fn first_of(scope: &[Object], wanted: &Wanted<'_>, handle: *mut c_void) -> Option<*mut c_void> {
-    let (object, found) = scope.iter().find_map(|object| Some((object, address(object, wanted)?)))?;
+fn first_of(mut scope: impl Iterator<Item = Object>, wanted: &Wanted<'_>, handle: *mut c_void) -> Option<*mut c_void> {
+    let (found, object) = scope.find_map(|object| Some((address(&object, wanted)?, object)))?;
     // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
     if let (Object::Module(module), libc::RTLD_DEFAULT) = (object, handle) {
-        registry::keep(module);
+        registry::keep(&module);
     }
     Some(found.0 as *mut c_void)
 }
@@ -285,13 +285,9 @@ fn is_module(caller: *const c_void) -> bool {
 }
 
 /// What is global. Of the host's later objects only what somebody who is there needs is sure to stay.
-fn global(look: &Look) -> Vec<Object> {
-    hooks::undisturbed(|| {
-        let stays = |object: &Object| !matches!(object, Object::Host(host) if !host.at_start);
-        let global: Vec<Object> = look.global_scope().into_iter().filter(stays).collect();
-        global.iter().for_each(Object::read_symbols);
-        global
-    })
+fn global(look: &Look) -> impl Iterator<Item = Object> {
+    let stays = |object: &Object| !matches!(object, Object::Host(host) if !host.at_start);
+    look.global_scope().filter(stays).inspect(|object| hooks::undisturbed(|| object.read_symbols()))
 }
 
 /// Where code of `asker` looks for symbols: the global scope, then its own object with all that was opened along with
@@ -305,7 +301,7 @@ fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
             }
         };
         if !next || !matches!(asker, Some(Object::Module(_))) {
-            global(look).iter().for_each(&mut add);
+            global(look).for_each(|object| add(&object));
         }
         if let Some(asker) = asker {
             let roots = look.state.opened().map(|root| look.closure(&Object::Module(Arc::clone(root))));

@@ -265,7 +265,7 @@ mod tests {
 
     #[test]
     fn the_table_answers_as_asking_in_turn_does() {
-        let scope = Scope::new(Look::now(Namespace::BASE).global_scope());
+        let scope = Scope::new(Look::now(Namespace::BASE).global_scope().collect());
         let names = names(&scope);
         assert!(names.len() > 3000, "the C library is among them");
         let in_turn: Vec<_> = names
@@ -284,15 +284,15 @@ mod tests {
 
     #[test]
     fn more_objects_than_a_table_has_numbers_for_are_asked_in_turn() {
-        let objects = Look::now(Namespace::BASE).global_scope();
-        let empty = objects.iter().find(|object| object.symbols().is_some_and(|symbols| !symbols.exports_any()));
-        let many = |count| vec![empty.expect("the test itself exports nothing").clone(); count];
+        let look = Look::now(Namespace::BASE);
+        let empty = look.global_scope().find(|object| object.symbols().is_some_and(|symbols| !symbols.exports_any()));
+        let many = |count| vec![empty.clone().expect("the test itself exports nothing"); count];
         assert!(Names::of(&many(1 << RANK_BITS)).is_some() && Names::of(&many((1 << RANK_BITS) + 1)).is_none());
     }
 
     #[test]
     fn whoever_asks_a_few_times_pays_for_no_table() {
-        let scope = Scope::new(Look::now(Namespace::BASE).global_scope());
+        let scope = Scope::new(Look::now(Namespace::BASE).global_scope().collect());
         for name in names(&scope).iter().take(100) {
             asked(name, |wanted| scope.find(wanted));
         }

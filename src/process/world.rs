@@ -30,13 +30,13 @@ impl Look {
     }
 
     /// The objects every reference is looked for in first: what the program started with, then what was made global.
-    pub(crate) fn global_scope(&self) -> Vec<Object> {
+    pub(crate) fn global_scope(&self) -> impl Iterator<Item = Object> {
         // What the host loaded along with something global may have gone with it, or was seen anew since.
         let global = self.state.global(self.namespace).filter_map(|object| match object {
             Object::Host(host) => self.host.known(host).cloned().map(Object::Host),
             Object::Module(_) => Some(object.clone()),
         });
-        self.start().cloned().map(Object::Host).chain(global).collect()
+        self.start().cloned().map(Object::Host).chain(global)
     }
 
     /// The objects that the program started with.

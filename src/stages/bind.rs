@@ -62,7 +62,7 @@ pub(crate) struct Scope {
 /// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
 /// gone meanwhile.
 pub(crate) fn scope<T>(group: &Group<Object, T>, look: &Look, wishes: &Wishes, help: &HostHelp) -> Option<Scope> {
-    let mut sources: Vec<Source> = look.global_scope().into_iter().map(Source::Object).collect();
+    let mut sources: Vec<Source> = look.global_scope().map(Source::Object).collect();
     let global = sources.len();
     for (index, member) in group.members.iter().enumerate() {
         match member {
