@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::bytes::{Cut, Field, Reader, fields};
@@ -154,7 +155,8 @@ pub(crate) fn stubs_id<'a>(libraries: impl Iterator<Item = &'a Hash>) -> Hash {
 
 /// The name of a file, for people.
 pub(crate) fn file_name(path: &Path) -> Cow<'_, [u8]> {
-    path.file_name().unwrap_or(path.as_os_str()).as_encoded_bytes().into()
+    let path = path.as_os_str().as_bytes();
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path).into()
 }
 
 /// The kinds of thread-local words, as a snapshot numbers them.

@@ -478,7 +478,7 @@ fn fits<'a>(
         return Err(Refusal::Unsuitable("its scope has too many objects".into()));
     }
     let canonical = |number: &usize| numbers.binary_search(number).ok().map(|at| at as u16);
-    fits.order = scope.order.iter().filter_map(canonical).collect();
+    fits.order.extend(scope.order.iter().filter_map(canonical));
     Ok((fits, numbers))
 }
 
