@@ -23,7 +23,7 @@ use crate::sys::{Bytes, Reservation};
 
 /// An image in memory. Dropping the last owner unmaps it.
 pub(crate) struct Mapping {
-    reservation: Arc<Reservation>,
+    reservation: Reservation,
     bias: Bias,
     parts: Vec<Part>,
     /// The largest part that is writable, where nearly all relocated words are.
@@ -145,7 +145,7 @@ impl Mapping {
         let writable = parts.iter().filter(|part| part.protection.write).map(|part| part.range.clone());
         let data = writable.max_by_key(|range| range.end - range.start).unwrap_or_default();
         let mapping = Self {
-            reservation: Arc::new(reservation),
+            reservation,
             bias,
             parts,
             data,
@@ -188,7 +188,7 @@ impl Mapping {
         let parts = [(0..split, executable), (split..end, writable)];
         Ok(Self {
             bias: Bias::between(reservation.start(), Vaddr(0)),
-            reservation: Arc::new(reservation),
+            reservation,
             parts: parts.map(|(range, protection)| Part { range, protection }).into(),
             data: split..end,
             relro: Some(Vaddr(split)..Vaddr(end)),
@@ -358,14 +358,14 @@ impl Mapping {
     }
 
     /// The `len` bytes at `vaddr`, or all that follow, of a segment that is never written.
-    pub(crate) fn constant(&self, vaddr: Vaddr, len: Option<u64>) -> Option<Bytes> {
+    pub(crate) fn constant(self: &Arc<Self>, vaddr: Vaddr, len: Option<u64>) -> Option<Bytes> {
         let part = self.parts.iter().find(|part| part.range.contains(&vaddr.0) && part.is_constant())?;
         let follows = part.range.end - vaddr.0;
         let len = len.unwrap_or(follows);
         let start = NonNull::new(self.bias.at(vaddr).0 as *mut u8).filter(|_| len <= follows && !self.writes_text)?;
         // SAFETY: that many bytes at `vaddr` are mapped readable and, being neither writable nor subject to text
         // relocations, never written; the owner keeps them mapped.
-        Some(unsafe { Bytes::new(start, len as usize, Arc::clone(&self.reservation) as _) })
+        Some(unsafe { Bytes::new(start, len as usize, Arc::clone(self) as _) })
     }
 
     /// The words of an array inside one segment, as relocation has left them.
@@ -432,7 +432,7 @@ impl Mapping {
 
 /// Tables of an image that has been mapped: out of its own memory where that is never written, else out of the file.
 pub(crate) struct MappedImage<'a> {
-    pub(crate) mapping: &'a Mapping,
+    pub(crate) mapping: &'a Arc<Mapping>,
     pub(crate) image: &'a Image,
 }
 

@@ -107,7 +107,7 @@ pub(crate) fn map(group: Planned, placed: &Placed, wishes: &Wishes) -> Result<Gr
 }
 
 /// Its program headers, where they lie in its own memory if they do and may be read there as they are.
-fn headers(image: &Image, mapping: &Mapping) -> Result<ProgramHeaders, ErrorKind> {
+fn headers(image: &Image, mapping: &Arc<Mapping>) -> Result<ProgramHeaders, ErrorKind> {
     let own = image.headers_at().filter(|at| at.start.0.is_multiple_of(align_of::<libc::Elf64_Phdr>() as u64));
     match own.and_then(|at| mapping.constant(at.start, Some(at.end.0 - at.start.0))) {
         Some(bytes) => Ok(ProgramHeaders::InPlace(bytes)),
