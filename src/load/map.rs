@@ -17,7 +17,7 @@ use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
 use crate::file::plan::Plan;
-use crate::file::relocations::Entry;
+use crate::file::relocations::{self, Entry};
 use crate::file::view::View;
 use crate::sys::{Bytes, Reservation};
 
@@ -291,8 +291,12 @@ impl Mapping {
     #[inline(always)]
     pub(crate) fn write_alike(&self, entries: &[Entry], alike: u64, value: u64) -> usize {
         // Four at a time: half of what they cost is asking about each.
-        let fours =
-            4 * entries.as_chunks().0.iter().take_while(|four: &&[_; 4]| self.write_all(four, alike, value)).count();
+        let all: &[[_; 4]] = entries.as_chunks().0;
+        let write = |(number, four): &(usize, &[_; 4])| {
+            relocations::fetch(entries, 4 * number);
+            self.write_all(four, alike, value)
+        };
+        let fours = 4 * all.iter().enumerate().take_while(write).count();
         let rest = entries[fours..].as_chunks().0;
         fours + rest.iter().take_while(|one: &&[_; 1]| self.write_all(one, alike, value)).count()
     }
