@@ -5,6 +5,7 @@ use goblin::elf::header::{
     EI_CLASS, EI_DATA, EI_OSABI, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
 };
 use goblin::elf::program_header::ProgramHeader as Raw;
+use goblin::elf::program_header::program_header64::ProgramHeader as Native;
 use goblin::elf::section_header::SectionHeader;
 pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, program_header as segment_type};
 
@@ -133,8 +134,14 @@ impl Header {
         &self,
         bytes: &[u8],
     ) -> Result<impl Iterator<Item = ProgramHeader> + use<>, ErrorKind> {
-        let context = context(self.class, self.order);
-        let raw = Raw::parse(bytes, self.table.0 as usize, self.count.into(), context).map_err(|_| {
+        let (context, count) = (context(self.class, self.order), usize::from(self.count));
+        let start = bytes.get(self.table.0 as usize..).filter(|rest| rest.len() >= count * Raw::size(context));
+        let parse = |table| match (self.class, context.le == Endian::default()) {
+            // These stand in the file as in memory.
+            (Class::Elf64, true) => Some(Native::from_bytes(table, count)),
+            _ => Some(Raw::parse(table, 0, count, context).ok()?.into_iter().map(Native::from).collect()),
+        };
+        let raw = start.and_then(parse).ok_or_else(|| {
             ErrorKind::malformed("program header table", At::File(self.table), "a table within the file", "its end")
         })?;
         let table = self.table.0;
@@ -158,15 +165,21 @@ impl Header {
             let expected = "a table of whole entries within the file";
             ErrorKind::malformed("PT_DYNAMIC", At::File(header.at), expected, format!("{:#x}", header.offset))
         })?;
-        let (class, order, word) = (self.class, self.order, self.class.word() as usize);
-        let number = move |bytes: &[u8]| match (class, order) {
-            (Class::Elf64, ByteOrder::Little) => bytes.first_chunk().map_or(0, |word| u64::from_le_bytes(*word)),
-            (Class::Elf64, ByteOrder::Big) => bytes.first_chunk().map_or(0, |word| u64::from_be_bytes(*word)),
-            (Class::Elf32, ByteOrder::Little) => bytes.first_chunk().map_or(0, |word| u32::from_le_bytes(*word).into()),
-            (Class::Elf32, ByteOrder::Big) => bytes.first_chunk().map_or(0, |word| u32::from_be_bytes(*word).into()),
+        let (class, order) = (self.class, self.order);
+        let entry = move |bytes: &[u8]| {
+            let [tag, value] = match (class, order) {
+                (Class::Elf64, ByteOrder::Little) => bytes.as_chunks().0.first_chunk()?.map(u64::from_le_bytes),
+                (Class::Elf64, ByteOrder::Big) => bytes.as_chunks().0.first_chunk()?.map(u64::from_be_bytes),
+                (Class::Elf32, ByteOrder::Little) => {
+                    bytes.as_chunks().0.first_chunk()?.map(u32::from_le_bytes).map(u64::from)
+                }
+                (Class::Elf32, ByteOrder::Big) => {
+                    bytes.as_chunks().0.first_chunk()?.map(u32::from_be_bytes).map(u64::from)
+                }
+            };
+            (tag != 0).then_some((tag, value))
         };
-        let entries = table.chunks_exact(2 * word).map(move |entry| (number(entry), number(&entry[word..])));
-        Ok(entries.take_while(|(tag, _)| *tag != 0))
+        Ok(table.chunks_exact(2 * class.word() as usize).map_while(entry))
     }
 }
 
@@ -208,7 +221,7 @@ impl Header {
 }
 
 impl ProgramHeader {
-    fn of(index: usize, at: FileOffset, raw: &Raw) -> Self {
+    fn of(index: usize, at: FileOffset, raw: &Native) -> Self {
         Self {
             index,
             at,
@@ -316,6 +329,22 @@ mod tests {
         let text = Header::read(b"#!/bin/sh\n").unwrap_err();
         assert_eq!(text.to_string(), "expected ELF magic, found \"#!/b\"");
         assert_eq!(Header::read(b"").unwrap_err().to_string(), "expected ELF magic, found an empty file");
+    }
+
+    #[test]
+    fn program_headers_that_are_copied_are_those_that_are_read_number_by_number() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        let header = Header::read(&own).unwrap();
+        let (start, context) = (header.table.0 as usize, context(header.class, header.order));
+        let raw = Raw::parse(&own, start, header.count.into(), context).unwrap();
+        let read = |(index, raw): (usize, Raw)| {
+            let at = FileOffset((start + index * Raw::size(context)) as u64);
+            ProgramHeader::of(index, at, &raw.into())
+        };
+        let all: Vec<_> = raw.into_iter().enumerate().map(read).collect();
+        assert_eq!(header.program_headers(&own).unwrap().collect::<Vec<_>>(), all);
+        // A table that the bytes end in is none.
+        assert!(header.program_headers(&own[..header.headers_end() as usize - 1]).is_err());
     }
 
     #[test]
