@@ -36,7 +36,7 @@ impl Strings for Piece<'_> {
 /// The names of the dynamic section, if one piece of the file has them all.
 #[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
 pub(super) fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
-    let (first, last) = (dynamic.names().min()?, dynamic.names().max()?);
+    let (first, last) = dynamic.names().fold((u64::MAX, 0), |(first, last), at| (at.min(first), at.max(last)));
     let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab.get()?))?;
     let size = dynamic.symbols.strsz.get().unwrap_or(follows);
     let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
