@@ -16,8 +16,8 @@ const NAMES_MAX: u64 = 1 << 20;
 /// Libraries that few objects need more of.
 const MANY: usize = 16;
 
-/// Bytes that most names have room in, with the zero behind them.
-const ROOM: usize = 20;
+/// Bytes that most names have room in, with their length before them.
+const ROOM: usize = 24;
 
 // Tags younger than the reader's constants (gABI: DT_RELR*).
 const DT_RELRSZ: u64 = 35;
@@ -259,17 +259,29 @@ pub(crate) fn is_address(tag: u64) -> bool {
     )
 }
 
-/// The names of what an object needs, one behind the other, each with a zero behind it.
+/// The names of what an object needs, one behind the other, each with its length before it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Needed(Vec<u8>);
 
 impl Needed {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.split_inclusive(|byte| *byte == 0).map(|name| &name[..name.len() - 1])
+        let mut rest = &*self.0;
+        std::iter::from_fn(move || {
+            let (len, names) = rest.split_first_chunk()?;
+            let name;
+            (name, rest) = names.split_at_checked(u32::from_ne_bytes(*len) as usize)?;
+            Some(name)
+        })
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// `name` is at most as long as all names of an object may be.
+    fn push(&mut self, name: &[u8]) {
+        self.0.extend((name.len() as u32).to_ne_bytes());
+        self.0.extend_from_slice(name);
     }
 }
 
@@ -306,10 +318,9 @@ impl Names {
         };
         let read = |what: &str, offset: u64| Ok(Box::from(&*find(what, offset)?));
         let optional = |what: &'static str, at: Stated| at.get().map(|offset| read(what, offset)).transpose();
-        let mut needed = Vec::with_capacity(ROOM * dynamic.needed.len());
+        let mut needed = Needed(Vec::with_capacity(ROOM * dynamic.needed.len()));
         for offset in &dynamic.needed {
-            needed.extend_from_slice(&find("DT_NEEDED", *offset)?);
-            needed.push(0);
+            needed.push(&find("DT_NEEDED", *offset)?);
         }
         let mut filters = Vec::with_capacity(dynamic.filters.len());
         for (auxiliary, offset) in &dynamic.filters {
@@ -317,7 +328,7 @@ impl Names {
         }
         Ok(Self {
             soname: optional("DT_SONAME", dynamic.soname)?,
-            needed: Needed(needed),
+            needed,
             filters,
             audit: optional("DT_AUDIT", dynamic.audit)?,
             depaudit: optional("DT_DEPAUDIT", dynamic.depaudit)?,
@@ -367,8 +378,10 @@ mod tests {
 
     #[test]
     fn needed_names_are_told_apart_as_they_stand() {
-        let needed = Needed(b"liba.so\0\0libb.so\0".to_vec());
-        assert_eq!(needed.iter().collect::<Vec<_>>(), [&b"liba.so"[..], b"", b"libb.so"]);
+        let mut needed = Needed::default();
+        let names = [&b"liba.so"[..], b"", b"libb.so"];
+        names.iter().for_each(|name| needed.push(name));
+        assert_eq!(needed.iter().collect::<Vec<_>>(), names);
         assert!(!needed.is_empty() && Needed::default().is_empty() && Needed::default().iter().next().is_none());
     }
 }
