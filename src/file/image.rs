@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use super::dynamic::{Dynamic, Names, Needed};
 use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
@@ -20,6 +19,9 @@ use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
 
 /// Bytes at the start of a file in which its header and program headers are, of nearly every file.
 const HEAD: usize = 1024;
+
+/// Bytes in which that is read, and after it what stands around the dynamic section and its names, of nearly every file.
+const BUFFER: usize = 2048;
 
 /// Bytes before the dynamic section that are read with it: in most libraries all that stands before it in its segment.
 const FRONT: u64 = 4096;
@@ -46,8 +48,6 @@ pub struct Image {
     shown: Option<Shown>,
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
     home: Option<Home>,
-    /// Its build id, if that was wanted before.
-    build_id: OnceLock<Option<Vec<u8>>>,
     dynamic: Option<Dynamic>,
     names: Names,
     /// Bytes of the file with the arrays of functions to run, and where they begin, if they have been read.
@@ -73,18 +73,16 @@ impl Image {
         let entries = |at: &ProgramHeader| header.dynamic_entries(&bytes, at.offset, at).and_then(Dynamic::collect);
         let dynamic = headers.dynamic.as_ref().map(entries).transpose()?;
         let view = View::new(bytes, header.class, header.order);
-        let (names, build_id) = (Names::default(), OnceLock::new());
-        let (plan, shown, home, arrays) = (None, None, None, None);
-        Box::new(Self { path, file, header, headers, plan, view, shown, home, build_id, dynamic, names, arrays })
-            .checked(None)
+        let (names, plan, shown, home, arrays) = (Names::default(), None, None, None, None);
+        Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(None)
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
     /// be, so that nothing has to be mapped or faulted in twice.
     pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, homes: &Homes<'_>) -> Result<Box<Self>, ErrorKind> {
-        let mut head = [0; HEAD];
-        let len = file.read_into(0, &mut head)?;
-        let head = &head[..len];
+        let mut buffer = [0; BUFFER];
+        let len = file.read_into(0, &mut buffer[..HEAD])?;
+        let head = &buffer[..len];
         let header = Header::read_start(head, file.size)?;
         if header.headers_end() > head.len() as u64 {
             return Self::read(path, file);
@@ -97,14 +95,8 @@ impl Image {
             return Self::read(path, file);
         };
         let Some(room) = room::in_place(&plan) else { return Self::read(path, file) };
-        let build_id = OnceLock::new();
-        let known = || {
-            // What is not in the head may be elsewhere.
-            let found = notes::build_id_in_head(&headers.notes, head, header.order)?;
-            build_id.get_or_init(|| Some(found)).as_deref()
-        };
-        let home = homes(&file, &known, room.len);
-        if build_id.get().is_some() {
+        let home = homes(&file, &|| notes::build_id(&headers.notes, head, header.order), room.len);
+        if home.is_some() {
             // Nothing else is wanted of the notes of what is going to be loaded.
             headers.notes = Vec::new();
         }
@@ -114,7 +106,7 @@ impl Image {
         let shown = pieces.and_then(|pieces| file.map_pieces(&room, pieces));
         let shown = shown.map_or_else(|| file.show(&room, home.map(|home| home.start)), Ok)?;
         let bytes = shown.bytes();
-        let mut front = None;
+        let mut arrays = None;
         let dynamic = |at: &ProgramHeader| {
             let range = at.vaddr.0..at.vaddr.0.saturating_add(at.file_size);
             let copied =
@@ -125,19 +117,24 @@ impl Image {
             // Of its page the file's content is wanted just this once: reading it costs less than a fault. And, where relocated
             // pages may be had, of what stands close before it.
             let before = headers.before(at.offset).filter(|before| home.is_some() && *before <= FRONT).unwrap_or(0);
-            let piece = file.read(at.offset - before, before as usize + at.file_size.min(DYNAMIC_MAX) as usize)?;
-            let dynamic = header.dynamic_entries(&piece, before, at).and_then(Dynamic::collect);
-            front = Some((at.offset - before, piece));
-            dynamic
+            let (start, len) = (at.offset - before, before as usize + at.file_size.min(DYNAMIC_MAX) as usize);
+            let piece: Cow<'_, [u8]> = match buffer.get_mut(..len) {
+                Some(room) => {
+                    let read = file.read_into(start, room)?;
+                    (&room[..read]).into()
+                }
+                None => file.read(start, len)?.into(),
+            };
+            let dynamic = header.dynamic_entries(&piece, before, at).and_then(Dynamic::collect)?;
+            arrays = arrays_in(start, &piece, &dynamic, &headers.segments);
+            Ok(dynamic)
         };
         let dynamic = headers.dynamic.as_ref().map(dynamic).transpose()?;
-        let arrays = front.and_then(|(start, piece)| arrays_in(start, &piece, dynamic.as_ref()?, &headers.segments));
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
-        let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file));
+        let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file, &mut buffer));
         let (shown, plan, names) = (Some(shown), Some(plan), Names::default());
-        Box::new(Self { path, file, header, headers, plan, view, shown, home, build_id, dynamic, names, arrays })
-            .checked(read)
+        Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(read)
     }
 
     /// `names`: those of the dynamic section, if they have been read.
@@ -412,7 +409,7 @@ impl Image {
     /// The build id that the linker gave it (`NT_GNU_BUILD_ID`).
     #[must_use]
     pub fn build_id(&self) -> Option<Vec<u8>> {
-        self.build_id.get_or_init(|| notes::build_id(self)).clone()
+        notes::build_id(&self.headers.notes, self.view.bytes(), self.header.order).map(<[u8]>::to_vec)
     }
 
     /// The address of its unwind records, read through `source`, if they are fit to be registered.

@@ -41,11 +41,11 @@ fn find_in<T, B: AsRef<[u8]>>(
 }
 
 /// The same for the notes of one segment, whose alignment is `align`.
-fn in_segment<T>(
-    bytes: &[u8],
+fn in_segment<'b, T>(
+    bytes: &'b [u8],
     order: ByteOrder,
     align: u64,
-    each: &mut impl FnMut(Note<'_>) -> Option<T>,
+    each: &mut impl FnMut(Note<'b>) -> Option<T>,
 ) -> Option<T> {
     let number = |at: u64| {
         let bytes = *bytes.get(usize::try_from(at).ok()?..)?.first_chunk()?;
@@ -68,23 +68,16 @@ fn in_segment<T>(
     None
 }
 
-pub(super) fn build_id(image: &Image) -> Option<Vec<u8>> {
-    find(image, build_id_of)
-}
-
-/// The build id, if it stands in the first bytes of the file.
-pub(super) fn build_id_in_head(notes: &[NoteSegment], head: &[u8], order: ByteOrder) -> Option<Vec<u8>> {
-    find_in(notes, order, |range| part(head, range), build_id_of)
+/// The build id, if it stands in `bytes`, the first ones of the file.
+pub(super) fn build_id<'b>(segments: &[NoteSegment], bytes: &'b [u8], order: ByteOrder) -> Option<&'b [u8]> {
+    segments.iter().find_map(|notes| build_id_in(part(bytes, notes.range.clone())?, order, notes.align))
 }
 
 /// The build id among the notes of one segment, whose alignment is `align`.
-#[cfg(feature = "snapshots")]
-pub(crate) fn build_id_in(bytes: &[u8], order: ByteOrder, align: u64) -> Option<Vec<u8>> {
-    in_segment(bytes, order, align, &mut build_id_of)
-}
-
-fn build_id_of(note: Note<'_>) -> Option<Vec<u8>> {
-    (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then(|| note.content.to_vec())
+pub(crate) fn build_id_in(bytes: &[u8], order: ByteOrder, align: u64) -> Option<&[u8]> {
+    in_segment(bytes, order, align, &mut |note| {
+        (note.owner == b"GNU" && note.kind == NT_GNU_BUILD_ID).then_some(note.content)
+    })
 }
 
 /// What notes say that the object opens at run time (JSON, as it stands), and whether one says that it is for Android.

@@ -8,9 +8,6 @@ use super::segments::{Segment, locate};
 use crate::addr::Vaddr;
 use crate::sys::RegularFile;
 
-/// Bytes that names are read in: those of nearly every object.
-const NAMES: usize = 1024;
-
 /// Bytes that the last name is given.
 const NAME: u64 = 128;
 
@@ -33,16 +30,20 @@ impl Strings for Piece<'_> {
     }
 }
 
-/// The names of the dynamic section, if one piece of the file has them all.
-#[inline(never)] // few open files by snapshots, and the piece would take room on the stack of all
-pub(super) fn names_in_piece(dynamic: &Dynamic, segments: &[Segment], file: &RegularFile) -> Option<Names> {
+/// The names of the dynamic section, if one piece of the file has them all that has room in `buffer`.
+#[inline(never)] // few open files by snapshots
+pub(super) fn names_in_piece(
+    dynamic: &Dynamic,
+    segments: &[Segment],
+    file: &RegularFile,
+    buffer: &mut [u8],
+) -> Option<Names> {
     let (first, last) = dynamic.names().fold((u64::MAX, 0), |(first, last), at| (at.min(first), at.max(last)));
     let (table, follows) = locate(segments, Vaddr(dynamic.symbols.strtab.get()?))?;
     let size = dynamic.symbols.strsz.get().unwrap_or(follows);
     let rest = size.checked_sub(first).filter(|_| last < size && size <= follows)?;
-    let mut piece = [0; NAMES];
     let len = (last - first).saturating_add(NAME).min(rest);
-    let piece = piece.get_mut(..usize::try_from(len).ok()?)?;
+    let piece = buffer.get_mut(..usize::try_from(len).ok()?)?;
     let read = file.read_into(table.0.checked_add(first)?, piece).ok()?;
     Names::read(dynamic, &Piece { bytes: &piece[..read], start: first, size }).ok()
 }
@@ -77,7 +78,7 @@ mod tests {
             let Some(at) = image.dynamic_header() else { continue };
             let entries = image.header().dynamic_entries(image.view().bytes(), at.offset, at);
             let dynamic = Dynamic::collect(entries.unwrap()).unwrap();
-            if let Some(names) = names_in_piece(&dynamic, image.segments(), image.file()) {
+            if let Some(names) = names_in_piece(&dynamic, image.segments(), image.file(), &mut [0; 1024]) {
                 in_one_piece += 1;
                 assert_eq!(format!("{names:?}"), format!("{:?}", image.names()), "{}", path.display());
             }

@@ -282,7 +282,7 @@ impl HostObject {
         let mut notes = self.headers().iter().filter(|header| header.p_type == libc::PT_NOTE);
         notes.find_map(|header| {
             let view = self.table(Vaddr(header.p_vaddr), Some(header.p_memsz))?;
-            crate::file::notes::build_id_in(view.bytes(), view.order, header.p_align)
+            crate::file::notes::build_id_in(view.bytes(), view.order, header.p_align).map(<[u8]>::to_vec)
         })
     }
 
