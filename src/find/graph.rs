@@ -233,7 +233,7 @@ impl<W: World> Discovery<'_, W> {
             }
             Opened::New(image) => image,
         };
-        if let Some(soname) = image.soname().filter(|soname| self.world.belongs_to_host(soname)) {
+        if let Some(soname) = image.soname().filter(|soname| *soname != name && self.world.belongs_to_host(soname)) {
             // Its own copy of the C library, by path: the process's is the one to be used.
             if let Some(object) = self.world.by_name(soname) {
                 return Ok(self.known(object));
