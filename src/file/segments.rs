@@ -102,9 +102,9 @@ impl Headers {
                     checked.segments.push(segment);
                 }
                 pt::PT_GNU_STACK => checked.stack = Some(header.flags),
-                pt::PT_DYNAMIC => checked.dynamic = Some(in_file(header, file_size)?),
-                pt::PT_INTERP => checked.interpreter = Some(Box::new(in_file(header, file_size)?)),
-                pt::PT_TLS => checked.tls = Some(Box::new(thread_local(header, file_size)?)),
+                pt::PT_DYNAMIC => checked.dynamic = Some(*in_file(header, file_size)?),
+                pt::PT_INTERP => checked.interpreter = Some(Box::new(*in_file(header, file_size)?)),
+                pt::PT_TLS => checked.tls = Some(Box::new(*thread_local(header, file_size)?)),
                 pt::PT_GNU_RELRO if header.memory_size > 0 => relro = Some(*header),
                 pt::PT_GNU_EH_FRAME => checked.eh_frame = Some(header.vaddr),
                 pt::PT_NOTE => checked.notes.extend(header.file_end().map(|end| {
@@ -205,16 +205,16 @@ impl Headers {
     }
 }
 
-fn in_file(header: &ProgramHeader, file_size: u64) -> Result<ProgramHeader, ErrorKind> {
+fn in_file(header: &ProgramHeader, file_size: u64) -> Result<&ProgramHeader, ErrorKind> {
     if header.file_end().is_none_or(|end| end > file_size) {
         let expected = format!("bytes within the file of {file_size:#x} bytes");
         return Err(header.malformed("p_offset + p_filesz", expected, header.offset.saturating_add(header.file_size)));
     }
-    Ok(*header)
+    Ok(header)
 }
 
 /// A template of thread-local storage: every thread gets a block of its size.
-fn thread_local(header: &ProgramHeader, file_size: u64) -> Result<ProgramHeader, ErrorKind> {
+fn thread_local(header: &ProgramHeader, file_size: u64) -> Result<&ProgramHeader, ErrorKind> {
     if header.file_size > header.memory_size {
         return Err(header.malformed(
             "p_filesz",
