@@ -74,7 +74,7 @@ impl Image {
         let dynamic = headers.dynamic.as_ref().map(entries).transpose()?;
         let view = View::new(bytes, header.class, header.order);
         let (names, plan, shown, home, arrays) = (Names::default(), None, None, None, None);
-        Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(None)
+        Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(false)
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
@@ -132,23 +132,21 @@ impl Image {
         let dynamic = headers.dynamic.as_ref().map(dynamic).transpose()?;
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
-        let read = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file, &mut buffer));
-        let (shown, plan, names) = (Some(shown), Some(plan), Names::default());
-        Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(read)
+        let names = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file, &mut buffer));
+        let (shown, plan, known, names) = (Some(shown), Some(plan), names.is_some(), names.unwrap_or_default());
+        Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(known)
     }
 
-    /// `names`: those of the dynamic section, if they have been read.
-    fn checked(mut self: Box<Self>, names: Option<Names>) -> Result<Box<Self>, ErrorKind> {
+    /// `known`: the names of the dynamic section have been read.
+    fn checked(mut self: Box<Self>, known: bool) -> Result<Box<Self>, ErrorKind> {
         // Tools that change names put them behind all else, where what is shown of the file may have ended.
         let strings = self.dynamic.as_ref().and_then(|dynamic| dynamic.symbols.strtab.get()).map(Vaddr);
-        if names.is_none() && strings.is_some_and(|at| self.source().table(at, None).is_none()) {
+        if !known && strings.is_some_and(|at| self.source().table(at, None).is_none()) {
             self.show_whole()?;
         }
         if let Some(dynamic) = &self.dynamic {
             self.headers.check_dynamic_place()?;
-            if let Some(names) = names {
-                self.names = names;
-            } else if dynamic.symbols.strtab.get().is_some() || !dynamic.needed.is_empty() {
+            if !known && (dynamic.symbols.strtab.get().is_some() || !dynamic.needed.is_empty()) {
                 self.names = Names::read(dynamic, &symbols::strings(&dynamic.symbols, &self.source())?)?;
             }
             self.headers.check_functions(dynamic)?;
