@@ -108,10 +108,10 @@ impl Image {
         let bytes = shown.bytes();
         let mut arrays = None;
         let dynamic = |at: &ProgramHeader| {
-            let range = at.vaddr.0..at.vaddr.0.saturating_add(at.file_size);
-            let copied =
-                Some(range).filter(|_| headers.dynamic_is_written(at, page)).and_then(|range| shown.copied(range));
-            if let Some(bytes) = copied {
+            if own
+                && headers.dynamic_is_written(at, page)
+                && let Some(bytes) = shown.copied(at.vaddr.0..at.vaddr.0.saturating_add(at.file_size))
+            {
                 return header.dynamic_entries(&bytes, 0, at).and_then(Dynamic::collect);
             }
             // Of its page the file's content is wanted just this once: reading it costs less than a fault. And, where relocated

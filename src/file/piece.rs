@@ -58,8 +58,8 @@ pub(super) fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &
         let first = locate(segments, Vaddr(at?))?.0.0.checked_sub(start)?;
         Some((first, first.checked_add(len?)?))
     };
-    let places = || arrays.into_iter().filter_map(place);
-    let (first, end) = (places().map(|place| place.0).min()?, places().map(|place| place.1).max()?);
+    let around = |(first, end): (u64, u64), place: (u64, u64)| (first.min(place.0), end.max(place.1));
+    let (first, end) = arrays.into_iter().filter_map(place).fold((u64::MAX, 0), around);
     let bytes = piece.get(usize::try_from(first).ok()?..usize::try_from(end).ok()?)?;
     Some((start + first, bytes.into()))
 }
