@@ -9,6 +9,7 @@
 
 use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, OsStr, c_char};
+use std::marker::PhantomPinned;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -30,6 +31,9 @@ pub(crate) struct Listed {
     map: UnsafeCell<LinkMap>,
     /// The node points to it.
     name: CString,
+    /// Its neighbours in the list write to it while it is dropped, until it has the lock: no reference to it, `&mut` included,
+    /// may be taken for the only way to it.
+    _shared: PhantomPinned,
 }
 
 // SAFETY: the node is reached through the list alone, whose changes are made under the lock.
@@ -64,7 +68,7 @@ impl Listed {
             next: ptr::null_mut(),
             previous: ptr::null_mut(),
         };
-        Self { map: map.into(), name }
+        Self { map: map.into(), name, _shared: PhantomPinned }
     }
 
     /// Its file, from the root on.
@@ -191,4 +195,29 @@ fn is_extended() -> bool {
         number.iter().fold(0u32, |sum, digit| sum.wrapping_mul(10).wrapping_add(u32::from(digit.wrapping_sub(b'0'))))
     });
     (numbers.next(), numbers.next()) >= (Some(2), Some(35))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::marker::PhantomData;
+
+    use super::*;
+
+    struct Of<T>(#[allow(dead_code)] PhantomData<T>);
+
+    trait Borrowed {
+        const ALONE: bool = false;
+    }
+
+    impl<T> Borrowed for Of<T> {}
+
+    /// What may be moved: to this the compiler prefers the constant above only if it is not so.
+    impl<T: Unpin> Of<T> {
+        const ALONE: bool = true;
+    }
+
+    #[test]
+    fn whoever_drops_a_module_is_not_taken_for_the_only_one_who_writes_to_its_node() {
+        assert_eq!((Of::<CString>::ALONE, Of::<Module>::ALONE), (true, false));
+    }
 }
