@@ -227,10 +227,12 @@ impl Reservation {
     pub(crate) fn at(start: Addr, len: u64) -> Result<Self, ErrorKind> {
         let taken = |errno: Errno| ErrorKind::System { call: "mmap at the session's address", errno: errno as i32 };
         let len = usize::try_from(len).ok().and_then(NonZeroUsize::new).ok_or(taken(Errno::EINVAL))?;
+        // Nothing of ours is where null points to, whatever the kernel would let this process have there.
+        let at = NonZeroUsize::new(start.0).ok_or(taken(Errno::EINVAL))?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE | MapFlags::MAP_FIXED_NOREPLACE;
         let got = fault::point("mmap")
             // SAFETY: the kernel refuses to replace a mapping; one made before Linux 4.17 takes the address for a hint.
-            .and_then(|()| unsafe { mmap_anonymous(NonZeroUsize::new(start.0), len, ProtFlags::PROT_NONE, flags) })
+            .and_then(|()| unsafe { mmap_anonymous(Some(at), len, ProtFlags::PROT_NONE, flags) })
             .map_err(taken)?;
         let map = Map { start: got, len };
         if got.as_ptr() as usize == start.0 { Ok(Self { map }) } else { Err(taken(Errno::EEXIST)) }
@@ -368,5 +370,16 @@ fn refused(call: &'static str, bytes: u64, errno: Errno) -> ErrorKind {
     match errno {
         Errno::ENOMEM => ErrorKind::NoRoom { bytes, errno: errno as i32 },
         errno => ErrorKind::System { call, errno: errno as i32 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_room_is_where_null_points_to() {
+        let refused = Reservation::at(Addr(0), page_size().bytes()).map(|room| room.start());
+        assert!(matches!(refused, Err(ErrorKind::System { errno: libc::EINVAL, .. })), "{refused:?}");
     }
 }
