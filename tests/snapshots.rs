@@ -221,6 +221,37 @@ fn what_cannot_be_shared_is_loaded_all_the_same_and_says_why() {
 }
 
 #[test]
+fn words_beyond_4_gib_are_bound_as_any_other() {
+    on_both_loaders(|loader| {
+        for name in ["far", "far_before"] {
+            assert_eq!(loader.open(name).call("finds_itself"), 1, "{name}");
+        }
+    });
+}
+
+#[test]
+fn words_beyond_4_gib_are_not_shared() {
+    on_ours(|_| {
+        let expected = [
+            ("far", "place of a word that refers to the host", "0x180000000"),
+            ("far_before", "what a word refers to in the host", "0xffffff"),
+        ];
+        for (name, what, found) in expected {
+            let library = open_in(&directory(), &fixture(name)).unwrap();
+            let (file, why) = (fixture(name), library.snapshot().to_string());
+            let expected = format!(
+                "without snapshot, cannot be shared: {}: {what}: expected less than 4 GiB from where the object begins, \
+                 found {found}",
+                file.display()
+            );
+            assert!(why.starts_with(&expected), "{why}");
+            assert_eq!(Lib::Ours(library).call("finds_itself"), 1);
+        }
+        assert!(files().is_empty());
+    });
+}
+
+#[test]
 fn what_is_never_called_need_not_be_defined_where_binding_may_wait() {
     on_ours(|_| {
         let lazily = |name: &str| {

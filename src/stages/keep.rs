@@ -192,10 +192,12 @@ impl<'a> Keeping<'a> {
         let place = word.place.0;
         if let Some(Source::Object(Object::Host(host))) = self.bound.scope.sources.get(number) {
             let provider = self.canonical(number)?;
-            let value = u32::try_from(now.wrapping_sub(host.bias.get() as u64));
-            let (Ok(place), Ok(value)) = (u32::try_from(place), value) else {
-                return unsuitable("a word that refers to the host is beyond 4 GiB of its file, or refers to what is");
+            let below = |what: &str, found: u64| {
+                let why = || format!("{what}: expected less than 4 GiB from where the object begins, found {found:#x}");
+                u32::try_from(found).map_err(|_| Refusal::unsuitable(mapped.new.image.path(), why()))
             };
+            let place = below("place of a word that refers to the host", place)?;
+            let value = below("what a word refers to in the host", now.wrapping_sub(host.bias.get() as u64))?;
             member.host.to_mut().push(HostWord { place, value, provider });
             let function = self.function(number, (Addr(now as usize), false));
             return Ok(function.map(|number| Function { provider, number }));
