@@ -24,7 +24,7 @@ pub(crate) const VERSION: u32 = 7;
 const HEADER: usize = 96;
 const SEAL_AT: usize = 64;
 
-/// Header and manifest: the widest real closure has a megabyte.
+/// Header and manifest, and zeros up to a page: the widest real closure has a megabyte.
 const MANIFEST_MAX: u64 = 1 << 28;
 
 pub(crate) type Hash = [u8; 32];
@@ -243,7 +243,8 @@ impl From<Cut> for Damage {
     }
 }
 
-/// The hash of the format and of what a snapshot fits: its name in a directory. So programs that know other formats keep their own.
+/// The hash of the format and of what a snapshot fits: its name in a directory. So programs that know other formats keep
+/// their own.
 pub(crate) fn key(scope: &[u8]) -> Hash {
     *blake3::Hasher::new_derive_key("soload snapshot 3 key")
         .update(&VERSION.to_le_bytes())
@@ -349,7 +350,7 @@ impl Header {
             && header.page.is_power_of_two()
             && header.page >= 4096
             && (HEADER as u64..MANIFEST_MAX).contains(&header.head)
-            && header.first_page() <= len
+            && header.first_page() <= len.min(MANIFEST_MAX)
             && len.is_multiple_of(header.page.into());
         if sound { Ok(header) } else { Err(Damage::Length) }
     }
@@ -413,6 +414,18 @@ mod tests {
             assert!(decode(&file[..len], &secret).is_err(), "{len} bytes");
         }
         assert_eq!(decode(&file, &[8; 32]), Err(Damage::Seal), "made in another session");
+    }
+
+    #[test]
+    fn a_header_that_states_pages_of_any_size_does_not_decide_how_much_is_read() {
+        let header = |page: u32, len: u64| {
+            let mut header = manifest().encode(4096, [0; 32], 0, &[7; 32]);
+            header[12..16].copy_from_slice(&page.to_le_bytes());
+            header[24..32].copy_from_slice(&len.to_le_bytes());
+            Header::decode(&header[..HEADER], len).map(|header| header.first_page())
+        };
+        assert_eq!(header(1 << 16, 1 << 16), Ok(1 << 16));
+        assert_eq!(header(1 << 31, 1 << 31), Err(Damage::Length));
     }
 
     #[test]
