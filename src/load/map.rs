@@ -136,7 +136,11 @@ impl Mapping {
         for block in &blocks {
             let Some((map, Some(from))) = plan.map_at(block.start).map(|map| (map, map.file)) else { break };
             let (offset, from) = (block.start.0 - start.0, from.0 + (block.start.0 - map.range.start.0));
-            reservation.copy_to_huge_page(offset, image.file(), from)?;
+            if !reservation.copy_to_huge_page(offset, image.file(), from)? {
+                let len = block.end.0 - block.start.0;
+                reservation.map_file(offset, len, map.protection, &image.file().fd, from, false)?;
+                break;
+            }
             written.iter_mut().for_each(|written| written.done(block));
         }
         for run in written.iter().flat_map(Written::runs) {

@@ -32,6 +32,3 @@ pub(crate) const DIVERGENCE_ONE_C_LIBRARY: Divergence = Divergence(
 pub(crate) const DIVERGENCE_GLOBAL_IN_NAMESPACE: Divergence = Divergence(
     "glibc refuses dlmopen with RTLD_GLOBAL, and crashes when a library in a name space opens another so; ours makes it global in that name space",
 );
-pub(crate) const DIVERGENCE_BLOCKS: Divergence = Divergence(
-    "glibc writes to private pages of the file wherever relocation does; ours reads blocks of 2 MiB, all pages of which are written to, into memory without a name, in one page if the kernel has such",
-);
