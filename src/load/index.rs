@@ -113,8 +113,12 @@ impl Index {
             for (chunk, first) in hashes.chunks(64).zip(numbers.step_by(64)) {
                 let (bits, others) = chosen.split_first()?;
                 chosen = others;
-                for bit in SetBits(*bits) {
-                    index.enter(u32::from_le_bytes(*chunk.get(bit as usize)?), first + bit)?;
+                // Slots are all over a table that is larger than the near caches.
+                let names =
+                    || SetBits(*bits).filter_map(|bit| Some((u32::from_le_bytes(*chunk.get(bit as usize)?), bit)));
+                names().for_each(|(hash, _)| index.prefetch(hash));
+                for (hash, bit) in names() {
+                    index.enter(hash, first + bit)?;
                 }
             }
         }
