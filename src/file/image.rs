@@ -456,3 +456,44 @@ impl std::fmt::Debug for Image {
         f.debug_struct("Image").field("path", &self.path).field("machine", &self.machine_name()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Addr;
+
+    /// What the dynamic section of the file says: read in pieces, as that of an object that has a home, or out of the whole.
+    fn read(path: &Path, at_home: bool) -> Result<String, String> {
+        // Where it can be is another question.
+        let home = Home { start: Addr(0), library: [0; 32] };
+        let read = RegularFile::open(path).and_then(|file| match at_home {
+            true => Image::read_in_place(path.into(), file, &|_, _, _| Some(home)),
+            false => Image::read(path.into(), file),
+        });
+        read.map(|image| format!("{:?} {:?}", image.dynamic, image.names)).map_err(|kind| kind.to_string())
+    }
+
+    #[test]
+    fn what_is_read_in_pieces_is_what_the_whole_file_says() {
+        let libraries = std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap();
+        for path in libraries.map(|entry| entry.unwrap().path()) {
+            assert_eq!(read(&path, true), read(&path, false), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn a_dynamic_section_that_has_no_room_in_the_buffer_is_read_whole() {
+        let path = Path::new(env!("SOLOAD_TEST_LIBS")).join("libcopies.so");
+        let (mut bytes, image) = (std::fs::read(&path).unwrap(), Image::open(&path).unwrap());
+        // Its data follow in the same segment: they stand for entries after the last, which nobody looks at.
+        let (at, size) = (*image.dynamic_header().unwrap(), 2 * BUFFER as u64);
+        assert!(
+            image.segments().iter().any(|data| data.contains(at.vaddr, 1) && at.vaddr.0 + size <= data.file_end().0)
+        );
+        bytes[at.at.0 as usize + 32..][..8].copy_from_slice(&size.to_le_bytes());
+        let long = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(long.path(), bytes).unwrap();
+        assert_eq!(read(long.path(), true), read(&path, true));
+        assert!(read(&path, true).is_ok());
+    }
+}
