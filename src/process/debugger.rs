@@ -7,16 +7,13 @@
 //! The chain is changed under a lock of ours. glibc only appends to it, and does so with its loader's lock held; a race
 //! between the two could cost a debugger an entry, not the process anything.
 
-use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, OsStr, c_char};
-use std::marker::PhantomPinned;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use super::hooks;
-use super::module::Module;
 use super::real::{self, Debug, LinkMap};
 use crate::addr::{Addr, Bias};
 use crate::find::graph::absolute;
@@ -26,14 +23,11 @@ const CONSISTENT: i32 = 0;
 const ADD: i32 = 1;
 const DELETE: i32 = 2;
 
-/// A module as a debugger sees it: the node of the list itself. Dropping it takes it from the list.
+/// A module as a debugger sees it. Dropping it takes it from the list.
 pub(crate) struct Listed {
-    map: UnsafeCell<LinkMap>,
-    /// The node points to it.
+    map: *mut LinkMap,
+    /// The list points to it.
     name: CString,
-    /// Its neighbours in the list write to it while it is dropped, until it has the lock: no reference to it, `&mut` included,
-    /// may be taken for the only way to it.
-    _shared: PhantomPinned,
 }
 
 // SAFETY: the node is reached through the list alone, whose changes are made under the lock.
@@ -68,7 +62,7 @@ impl Listed {
             next: ptr::null_mut(),
             previous: ptr::null_mut(),
         };
-        Self { map: map.into(), name, _shared: PhantomPinned }
+        Self { map: Box::into_raw(Box::new(map)), name }
     }
 
     /// Its file, from the root on.
@@ -78,7 +72,7 @@ impl Listed {
 
     /// The node, as `dlinfo` and `dladdr1` give it.
     pub(crate) fn map(&self) -> *mut LinkMap {
-        self.map.get()
+        self.map
     }
 }
 
@@ -86,12 +80,11 @@ impl Drop for Listed {
     fn drop(&mut self) {
         hooks::undisturbed(|| {
             let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
-            let map = self.map();
             // SAFETY: the node is ours; its neighbours are alive as long as they are in the list.
             unsafe {
-                let (next, previous) = ((*map).next, (*map).previous);
+                let (next, previous) = ((*self.map).next, (*self.map).previous);
                 match &mut *chain {
-                    Some(Chain { debug, last, .. }) if !previous.is_null() || (**debug).map == map => {
+                    Some(Chain { debug, last, .. }) if !previous.is_null() || (**debug).map == self.map => {
                         announce(*debug, DELETE);
                         match previous.is_null() {
                             true => (**debug).map = next,
@@ -106,13 +99,14 @@ impl Drop for Listed {
                     // It was never shown.
                     _ => {}
                 }
+                drop(Box::from_raw(self.map));
             }
         });
     }
 }
 
-/// Shows modules to a debugger, before their constructors run. They stay where they are: nobody moves what others share.
-pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Arc<Module>>) {
+/// Shows modules to a debugger, before their constructors run.
+pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
     hooks::undisturbed(|| {
         let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: glibc's structures are there for good; ours are changed under the lock.
@@ -124,13 +118,13 @@ pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Arc<Module>>) {
             let Some(Chain { debug, hosts, last }) = &mut *chain else { return };
             append(*hosts, *debug);
             announce(*debug, ADD);
-            for map in modules.map(|module| module.listed.map()) {
-                (*map).previous = *last;
+            for module in modules {
+                (*module.map).previous = *last;
                 match last.is_null() {
-                    true => (**debug).map = map,
-                    false => (**last).next = map,
+                    true => (**debug).map = module.map,
+                    false => (**last).next = module.map,
                 }
-                *last = map;
+                *last = module.map;
             }
             announce(*debug, CONSISTENT);
         }
@@ -195,29 +189,4 @@ fn is_extended() -> bool {
         number.iter().fold(0u32, |sum, digit| sum.wrapping_mul(10).wrapping_add(u32::from(digit.wrapping_sub(b'0'))))
     });
     (numbers.next(), numbers.next()) >= (Some(2), Some(35))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::marker::PhantomData;
-
-    use super::*;
-
-    struct Of<T>(#[allow(dead_code)] PhantomData<T>);
-
-    trait Borrowed {
-        const ALONE: bool = false;
-    }
-
-    impl<T> Borrowed for Of<T> {}
-
-    /// What may be moved: to this the compiler prefers the constant above only if it is not so.
-    impl<T: Unpin> Of<T> {
-        const ALONE: bool = true;
-    }
-
-    #[test]
-    fn whoever_drops_a_module_is_not_taken_for_the_only_one_who_writes_to_its_node() {
-        assert_eq!((Of::<CString>::ALONE, Of::<Module>::ALONE), (true, false));
-    }
 }

@@ -124,7 +124,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
     // One after another: there is never a second copy of what each consists of.
     let make = |first: Id| order.iter().filter_map(move |index| Some(newcomer(first, *index, new[*index].take()?)));
     let (modules, first) = registry::publish(fit, root, make)?;
-    debugger::show(modules.iter());
+    debugger::show(modules.iter().map(|module| &module.listed));
     let mut scope: Vec<Object> = Vec::with_capacity(known.len());
     for (index, object) in known.into_iter().enumerate() {
         scope.push(object.unwrap_or_else(|| Object::Module(Arc::clone(&modules[places[index]]))));
