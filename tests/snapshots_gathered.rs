@@ -266,6 +266,32 @@ fn a_list_of_functions_that_is_made_up_is_refused() {
     });
 }
 
+#[test]
+fn pages_that_are_not_those_of_a_librarys_segments_are_refused() {
+    on_ours(|_| {
+        let made = bytes(&Snapshot::create(fixture("gathered")).unwrap());
+        // The pages of one mapping: its number, where they begin in the file, how many bytes they are. The first come first.
+        let head = u64::from_le_bytes(made[16..24].try_into().unwrap()) as usize;
+        let first = (head.next_multiple_of(4096) as u64).to_le_bytes();
+        let at = made[..head].windows(8).position(|bytes| *bytes == first).expect("pages");
+        let (map, len) = (at - 4, at + 8);
+        let number = |at: usize| u64::from_le_bytes(made[at..at + 8].try_into().unwrap());
+        let refused = |at: usize, change: &[u8]| {
+            let mut bytes = made.clone();
+            bytes[at..at + change.len()].copy_from_slice(change);
+            let snapshot = made_up(bytes).unwrap();
+            let library = unsafe { OpenOptions::new().snapshot(&snapshot).open(fixture("gathered")) }.unwrap();
+            let expected =
+                "without snapshot, snapshot refused: damaged: it has not the pages of the library's writable segments";
+            assert_eq!(library.snapshot().to_string(), expected);
+            behaves(library);
+        };
+        refused(map, &1000u32.to_le_bytes());
+        refused(len, &(number(len) + 4096).to_le_bytes());
+        refused(len, &(number(len) - 4096).to_le_bytes());
+    });
+}
+
 /// The number of a symbol of the C library.
 fn symbol_of_libc(name: &str) -> u32 {
     use object::{Object, ObjectSymbol};

@@ -371,8 +371,8 @@ impl Shareable {
     }
 }
 
-/// What a snapshot has of a member with that plan: the pages of the mappings that are written to, and no others. Adds them
-/// to `kept`, and answers where they stand there.
+/// What a snapshot has of a member with that plan: the pages of all mappings that are written to. Adds them to `kept`, and
+/// answers where they stand there.
 fn keep_pages(stated: &Member<'_>, plan: &Plan, kept: &mut Vec<(u32, u64)>) -> Result<Range<usize>, Refusal> {
     let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
     let first = kept.len();
@@ -380,8 +380,7 @@ fn keep_pages(stated: &Member<'_>, plan: &Plan, kept: &mut Vec<(u32, u64)>) -> R
         let same = |pages: &Pages| pages.map == number && pages.len == range.end.0 - range.start.0;
         kept.push((number, stated.pages.iter().find(same).ok_or_else(senseless)?.offset));
     }
-    let all = stated.pages.len() == kept.len() - first;
-    all.then_some(first..kept.len()).ok_or_else(senseless)
+    Ok(first..kept.len())
 }
 
 fn stamp(file: &RegularFile) -> FileStamp {
