@@ -4,7 +4,7 @@
 // cc: -Wl,--no-as-needed -lresolv
 // needs: parts_right
 // build: parts_root
-// cc: -Wl,--no-as-needed -lresolv -lanl
+// cc: -Wl,--no-as-needed -lresolv -lBrokenLocale
 // needs: parts_left parts_right
 
 int parts_answer(void) { return 42; }

@@ -444,15 +444,48 @@ fn a_group_has_the_same_order_whether_parts_of_the_c_library_are_there_or_have_t
             library.close().unwrap();
             objects
         };
-        assert!(!is_mapped("libresolv.so.2") && !is_mapped("libanl.so.1"));
+        assert!(!is_mapped("libresolv.so.2") && !is_mapped("libBrokenLocale.so.1"));
         let brought = objects();
         let own = brought.iter().filter(|(_, own)| *own).count();
         assert!(own == 3 && brought.len() >= 6, "{brought:?}");
         assert!(!is_mapped("libresolv.so.2"));
-        for part in [c"libanl.so.1", c"libresolv.so.2"] {
+        for part in [c"libBrokenLocale.so.1", c"libresolv.so.2"] {
             assert!(!unsafe { libc::dlopen(part.as_ptr(), libc::RTLD_NOW) }.is_null());
         }
         assert_eq!(objects(), brought);
+    });
+}
+
+#[test]
+fn a_part_of_the_c_library_that_is_empty_by_now_is_not_loaded_for_who_needs_it() {
+    const EMPTY: [&str; 3] = ["libpthread.so.0", "libdl.so.2", "librt.so.1"];
+    on_both_loaders(|loader| {
+        let library = loader.open("empty_parts");
+        assert_eq!(library.call("calls_once"), 1);
+        assert!(EMPTY.iter().all(|part| is_mapped(part) != loader.diverges(&DIVERGENCE_EMPTY_PARTS)));
+    });
+}
+
+#[test]
+fn a_part_that_is_empty_by_now_is_there_for_who_asks_for_it() {
+    on_both_loaders(|loader| {
+        let library = loader.open("empty_parts");
+        let part = loader.try_open_bare("libpthread.so.0", With::default()).unwrap();
+        assert!(is_mapped("libpthread.so.0"));
+        // Who needs it from now on finds it.
+        library.close();
+        let library = loader.open("empty_parts");
+        assert_eq!(library.call("calls_once"), 1);
+        library.close();
+        part.close();
+    });
+}
+
+#[test]
+fn a_version_that_such_a_part_never_had_is_missing_in_the_c_library() {
+    on_both_loaders(|loader| {
+        let error = loader.try_open("empty_parts_newer").expect_err("an error");
+        assert!(error.contains("GLIBC_9.9"), "{error}");
     });
 }
 

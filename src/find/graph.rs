@@ -43,6 +43,9 @@ pub(crate) trait World {
 
     /// Whether only the host's own loader can load an object of that name: a part of the C library.
     fn belongs_to_host(&self, name: &[u8]) -> bool;
+
+    /// The object that has all that a part of the C library of that name is needed for, if there is one.
+    fn in_place_of(&self, name: &[u8]) -> Option<Self::Object>;
 }
 
 /// One member of a group: in the process already, or on its way in, at stage `T`.
@@ -214,6 +217,12 @@ impl<W: World> Discovery<'_, W> {
             return Ok(number);
         }
         if let Some(object) = self.world.by_name(name) {
+            let number = self.known(object);
+            self.called.add(name, number);
+            return Ok(number);
+        }
+        // Who asks for it by name wants that very object.
+        if let Some(object) = asker.and_then(|_| self.world.in_place_of(name)) {
             let number = self.known(object);
             self.called.add(name, number);
             return Ok(number);

@@ -22,6 +22,7 @@ use crate::arch::Machine;
 use crate::error::ErrorKind;
 use crate::file::Source;
 use crate::file::dynamic::{Names, SymbolEntries};
+use crate::file::hash;
 use crate::file::image::Image;
 use crate::file::relocations::Relocations;
 use crate::file::symbols::{self, Symbols, Wanted};
@@ -174,6 +175,12 @@ impl HostObject {
     /// Whether it is a part of the C library.
     pub(crate) fn is_part_of_libc(&self) -> bool {
         self.names.soname.as_deref().is_some_and(is_part_of_libc)
+    }
+
+    /// Whether it defines a version of that name.
+    pub(crate) fn defines_version(&self, name: &[u8]) -> bool {
+        let defines = |symbols: &Symbols| symbols.versions.defines(hash::sysv(name), name, symbols.strings());
+        self.symbols().is_some_and(defines)
     }
 
     /// Whether it was opened by the number of an open file, as those are that we have the host open for their storage. That

@@ -24,6 +24,13 @@ const PARTS: [&[u8]; 20] = [
     b"libpcprofile.so",
 ];
 
+/// Parts of which nothing is left since version 2.34: what they had is in the C library itself, with all its versions, and they
+/// are there for what was linked before.
+const EMPTY: [&[u8]; 5] = [b"libpthread.so.0", b"libdl.so.2", b"librt.so.1", b"libutil.so.1", b"libanl.so.1"];
+
+/// The first version of the C library that has all they had.
+pub(super) const SINCE: &[u8] = b"GLIBC_2.34";
+
 /// What a program replaces as a whole if it replaces `malloc` (the GNU C Library manual, "Replacing `malloc`").
 const ALLOCATOR: [&[u8]; 12] = [
     b"malloc",
@@ -43,6 +50,11 @@ const ALLOCATOR: [&[u8]; 12] = [
 /// Whether `name` is that of a part of the C library.
 pub(crate) fn is_part_of_libc(name: &[u8]) -> bool {
     PARTS.contains(&name)
+}
+
+/// Whether `name` is that of a part which is empty where the C library has [`SINCE`].
+pub(super) fn may_be_empty(name: &[u8]) -> bool {
+    EMPTY.contains(&name)
 }
 
 /// Whether `name` is that of a function of the allocator.

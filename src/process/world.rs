@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::host::{Host, HostObject};
 use super::module::{Dependency, Instance, Object};
 use super::namespace::Namespace;
-use super::parts::is_part_of_libc;
+use super::parts::{SINCE, is_part_of_libc, may_be_empty};
 use super::registry::{State, state};
 use crate::file::image::Image;
 use crate::find::graph::World;
@@ -115,5 +115,10 @@ impl World for Look {
 
     fn belongs_to_host(&self, name: &[u8]) -> bool {
         is_part_of_libc(name)
+    }
+
+    fn in_place_of(&self, name: &[u8]) -> Option<Object> {
+        let libc = if may_be_empty(name) { self.host.by_name(b"libc.so.6")? } else { return None };
+        libc.defines_version(SINCE).then(|| Object::Host(Arc::clone(libc)))
     }
 }

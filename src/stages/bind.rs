@@ -236,7 +236,7 @@ pub(crate) fn relocate(
         };
         let named = |name: &[u8]| {
             let known = || {
-                let known = look.by_name(name)?;
+                let known = look.by_name(name).or_else(|| look.in_place_of(name))?;
                 sources.iter().position(|source| matches!(source, Source::Object(object) if *object == known))
             };
             providers.get(newcomers.get(name).copied().or_else(known)?)

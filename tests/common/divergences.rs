@@ -32,3 +32,6 @@ pub(crate) const DIVERGENCE_ONE_C_LIBRARY: Divergence = Divergence(
 pub(crate) const DIVERGENCE_GLOBAL_IN_NAMESPACE: Divergence = Divergence(
     "glibc refuses dlmopen with RTLD_GLOBAL, and crashes when a library in a name space opens another so; ours makes it global in that name space",
 );
+pub(crate) const DIVERGENCE_EMPTY_PARTS: Divergence = Divergence(
+    "glibc maps libpthread.so.0 and its like, which are empty since 2.34, for whoever needs them; ours has the C library itself stand for them, unless they are there or are asked for by name",
+);

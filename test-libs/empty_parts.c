@@ -1,0 +1,28 @@
+// What was linked before version 2.34 of the C library needs parts that are empty by now: the C library itself has all they had.
+// build: empty_parts/at_link/libthreads.so -DTHREADS
+// soname: libpthread.so.0
+// versions: GLIBC_2.2.5 { global: pthread_once; local: *; };
+// build: empty_parts
+// needs: empty_parts/at_link/libthreads.so
+// cc: -Wl,--no-as-needed -l:libdl.so.2 -l:librt.so.1
+// build: empty_parts/at_link_newer/libthreads.so -DTHREADS
+// soname: libpthread.so.0
+// versions: GLIBC_9.9 { global: pthread_once; local: *; };
+// build: empty_parts_newer
+// needs: empty_parts/at_link_newer/libthreads.so
+
+#if defined THREADS
+void pthread_once(void) {}
+#else
+static int calls;
+static void once(void) { calls++; }
+
+int pthread_once(int *, void (*)(void));
+
+int calls_once(void) {
+    static int control;
+    pthread_once(&control, once);
+    pthread_once(&control, once);
+    return calls;
+}
+#endif
