@@ -16,6 +16,10 @@ pub(crate) struct Gnu<'a> {
     pub(super) chain: &'a [[u8; 4]],
 }
 
+/// A chain of which not all symbols are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLong;
+
 impl Gnu<'_> {
     /// Whether a name of that hash may be in the table: nearly all questions end here with a no.
     #[inline(always)]
@@ -69,8 +73,10 @@ impl Gnu<'_> {
 
     /// The first symbol of that hash from `start` on, in the same chain.
     #[inline(always)]
-    pub(crate) fn first(&self, start: u32, hash: u32) -> Option<u32> {
-        self.find_from(start, &Cell::new(false), hash, |_| true)
+    pub(crate) fn first(&self, start: u32, hash: u32) -> Result<Option<u32>, TooLong> {
+        let too_long = Cell::new(false);
+        let found = self.find_from(start, &too_long, hash, |_| true);
+        if found.is_none() && too_long.get() { Err(TooLong) } else { Ok(found) }
     }
 
     /// Calls `matches` with the index of each symbol of that hash from `start` on, until it answers. Gives up, and sets

@@ -8,7 +8,9 @@
 
 use std::ops::Range;
 
-use super::scope::{Own, Providers};
+use super::index::Index;
+use super::scope::{Asked, Own, Providers};
+use crate::file::gnu::TooLong;
 use crate::file::relocations::AHEAD;
 use crate::file::wanted::Name;
 
@@ -41,7 +43,8 @@ pub(super) enum Known<'a> {
 #[derive(Clone, Copy)]
 pub(super) struct First {
     rank: u32,
-    /// The rank of the object that is likely to have it, and the symbol, 0 if that is not known.
+    /// The rank of the object that is likely to have it, and the symbol, 0 if that is not known: then it is where the chain
+    /// begins, for the moment.
     likely: u32,
     symbol: u32,
 }
@@ -49,9 +52,6 @@ pub(super) struct First {
 impl First {
     /// Nobody has been found yet.
     const NOBODY: Self = Self::at(u32::MAX);
-    /// Whoever is likely, the symbol is only where the chain begins that may have it.
-    const START: u32 = u32::MAX - 1;
-
     const fn at(rank: u32) -> Self {
         Self { rank, likely: rank, symbol: 0 }
     }
@@ -149,8 +149,7 @@ impl<'a> Providers<'a> {
             Some(index) => {
                 for (hash, at) in others.names() {
                     if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) {
-                        let (likely, symbol) = index.matches(*hash).next().unwrap_or((leading, 0));
-                        *first = First { rank: leading as u32, likely: likely as u32, symbol };
+                        *first = self.first_in(index, *hash);
                     }
                 }
             }
@@ -187,32 +186,72 @@ impl<'a> Providers<'a> {
         }
     }
 
-    /// Finds the first symbol of each name's hash in the first object that can have it, and asks memory for it and its name.
+    /// Where the search for a name of that hash begins among the objects that a table is about.
+    fn first_in(&self, index: &Index, hash: u32) -> First {
+        let leading = self.leading();
+        let (likely, symbol) = index.matches(hash).next().unwrap_or((leading, 0));
+        First { rank: leading as u32, likely: likely as u32, symbol }
+    }
+
+    /// The objects that are asked by filters of their own, and not by a table over all of them.
+    fn by_filters(&self) -> &[Asked<'a>] {
+        let count = if self.index.is_some() { self.leading() } else { self.asked.len() };
+        self.asked.get(..count).unwrap_or_default()
+    }
+
+    /// Where the search for a name of that hash goes on, if the object of that rank, whose filter let it pass, has none.
+    fn after(&self, rank: usize, hash: u32) -> First {
+        let mut others = (rank + 1..).zip(self.by_filters().get(rank + 1..).unwrap_or_default());
+        let may_have = |asked: &Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
+        match (others.find(|(_, asked)| may_have(asked)), &self.index) {
+            (Some((rank, asked)), _) => {
+                asked.table.as_ref().inspect(|table| table.prefetch_bucket(hash));
+                First::from(rank)
+            }
+            (None, Some(index)) => self.first_in(index, hash),
+            (None, None) => First::NOBODY,
+        }
+    }
+
+    /// Finds the first symbol of each name's hash in the first object that has such, and asks memory for it and its name.
     fn find_first(&self, all: &mut [(u32, Known<'a>)]) {
-        for (_, known) in &mut *all {
-            if let Known::Name { name, first } = known
-                && first.symbol == 0
-                && let Some(table) = self.asked.get(first.rank()).and_then(|asked| asked.table.as_ref())
-                && let Some(start) = table.start(name.gnu_hash())
-            {
-                table.prefetch(start);
-                (first.likely, first.symbol) = (First::START, start);
+        let mut asking = Asking::NONE;
+        for (at, (_, known)) in all.iter().enumerate() {
+            let Known::Name { name, first } = known else { continue };
+            match first.likely() {
+                Some((rank, symbol)) => self.prefetch_symbol(rank, symbol),
+                None => asking.push((name.gnu_hash(), at as u8)),
             }
         }
-        for (_, known) in &mut *all {
-            let Known::Name { name, first } = known else { continue };
-            let is_start = first.likely == First::START;
-            if is_start {
-                first.likely = first.rank;
-            }
-            let Some(asked) = self.asked.get(first.likely as usize) else { continue };
-            if let Some(table) = &asked.table {
-                match is_start {
-                    true => first.symbol = table.first(first.symbol, name.gnu_hash()).unwrap_or(0),
-                    false => table.prefetch(first.symbol),
+        // Filters let others pass: whoever turns out to have no such name is not the last one to be asked.
+        while asking.count > 0 {
+            let asked = std::mem::replace(&mut asking, Asking::NONE);
+            // Who has the old hash table only is asked when its turn comes.
+            let table = |first: &First| self.by_filters().get(first.rank()).and_then(|asked| asked.table.as_ref());
+            for (hash, at) in asked.names() {
+                if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at))
+                    && let Some(table) = table(first)
+                {
+                    first.likely = table.start(*hash).inspect(|start| table.prefetch(*start)).unwrap_or(u32::MAX);
                 }
             }
-            asked.rows.prefetch(first.symbol);
+            for &(hash, at) in asked.names() {
+                let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(at)) else { continue };
+                let Some(table) = table(first) else { continue };
+                match table.first(first.likely, hash) {
+                    Ok(Some(symbol)) => (first.likely, first.symbol) = (first.rank, symbol),
+                    Ok(None) => {
+                        *first = self.after(first.rank(), hash);
+                        if first.likely().is_none() {
+                            asking.push((hash, at));
+                        }
+                    }
+                    Err(TooLong) => {}
+                }
+                if let Some((rank, symbol)) = first.likely() {
+                    self.prefetch_symbol(rank, symbol);
+                }
+            }
         }
         for (_, known) in &*all {
             if let Known::Name { first, .. } = known
@@ -223,6 +262,14 @@ impl<'a> Providers<'a> {
                 rows.prefetch_name(&symbol);
             }
         }
+    }
+
+    /// Prefetches what an object has of a symbol but its name.
+    #[inline(always)]
+    fn prefetch_symbol(&self, rank: usize, symbol: u32) {
+        let Some(asked) = self.asked.get(rank) else { return };
+        asked.table.as_ref().inspect(|table| table.prefetch(symbol));
+        asked.rows.prefetch(symbol);
     }
 
     /// What has been learnt of that symbol, if its look-up has been prepared.
@@ -242,9 +289,10 @@ mod tests {
 
     use super::*;
     use crate::addr::Bias;
+    use crate::file::image::Image;
     use crate::file::symbols::Wanted;
     use crate::load::index::Demand;
-    use crate::load::index::tests::symbols;
+    use crate::load::index::tests::{path, symbols, symbols_of};
     use crate::load::scope::{Definition, Provider, Rules};
 
     #[test]
@@ -280,6 +328,44 @@ mod tests {
             }
         }
         assert!(found > 10 && skipped >= found, "{found} found, {skipped} led past the first object");
+    }
+
+    #[test]
+    fn an_object_that_only_seems_to_have_a_name_does_not_end_the_preparation() {
+        let [libgcc, loader, libc] = ["/libgcc_s.so.1", "/ld-linux-x86-64.so.2", "/libc.so.6"].map(path);
+        // The same with a filter that lets all names pass.
+        let mut bytes = std::fs::read(&loader).unwrap();
+        let table = Image::open(loader.as_ref()).unwrap().dynamic().unwrap().symbols.gnu_hash.get().unwrap() as usize;
+        let words = u32::from_le_bytes(*bytes[table + 8..].first_chunk().unwrap()) as usize;
+        bytes[table + 16..][..8 * words].fill(0xff);
+        let loader = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&loader, bytes).unwrap();
+        let all = [libgcc.as_ref(), loader.path(), libc.as_ref()].map(symbols_of);
+        let file = PathBuf::new();
+        let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+        let rules = Rules { settled: &|_| None, own: &|_| None };
+        let all_three = all.iter().map(provider).collect();
+        let mut providers =
+            Providers::new(all_three, &[0, 1, 2], &Demand { references: 0, by: Vec::new() }, None, rules);
+        let own = providers.own(0, false);
+        let (mut led_on, mut nobodys) = (0, 0);
+        for number in (1..all[0].count()).filter(|number| !all[0].get(*number).unwrap().is_defined()) {
+            providers.expect(&own, [number].into_iter());
+            let Some(Known::Name { name, first }) = providers.prepared(number) else { panic!("{number}") };
+            match first.likely() {
+                Some((rank, symbol)) => {
+                    assert_eq!(all[rank].string(all[rank].get(symbol).unwrap().name), Some(name.text));
+                    led_on += usize::from(rank == 2);
+                }
+                // Nobody has it, and nobody is asked any more.
+                None => {
+                    assert!(all.iter().all(|one| one.find(&Wanted::reference(name, None, true)).is_none()));
+                    assert!(first.rank() >= all.len());
+                    nobodys += 1;
+                }
+            }
+        }
+        assert!(led_on > 10 && nobodys > 0, "{led_on} led on, {nobodys} of nobody");
     }
 
     #[test]

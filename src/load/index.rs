@@ -276,15 +276,25 @@ pub(crate) fn exports<'a>(mut objects: impl Iterator<Item = &'a Symbols>) -> Opt
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::file::image::Image;
     use crate::file::symbols::Wanted;
 
+    /// The file of an object that this process has.
+    pub(in crate::load) fn path(name: &str) -> String {
+        crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap().path
+    }
+
+    pub(in crate::load) fn symbols_of(file: &Path) -> Symbols {
+        let image = Image::open(file).unwrap();
+        *image.symbols(&image.source()).unwrap().unwrap()
+    }
+
     /// The tables of an object that this process has.
     pub(in crate::load) fn symbols(name: &str) -> Symbols {
-        let object = crate::maps::address_space().into_iter().find(|map| map.path.ends_with(name)).unwrap();
-        let image = Image::open(object.path.as_ref()).unwrap();
-        *image.symbols(&image.source()).unwrap().unwrap()
+        symbols_of(path(name).as_ref())
     }
 
     fn hash(name: &[u8]) -> u32 {
@@ -332,7 +342,7 @@ pub(super) mod tests {
         let (mut first, mut later) = (0, 0);
         for number in libc.count() - table.hashes().len() as u32..libc.count() {
             let hash = hash(libc.string(libc.get(number).unwrap().name).unwrap());
-            let found = table.first(table.start(hash).unwrap(), hash).unwrap();
+            let found = table.first(table.start(hash).unwrap(), hash).unwrap().unwrap();
             assert_eq!(table.is_first_of_hash(number), found == number, "{number}");
             *if found == number { &mut first } else { &mut later } += 1;
         }
