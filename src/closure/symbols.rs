@@ -345,6 +345,8 @@ pub(super) fn providers<'a>(opened: &'a [Opened], order: &'a [usize], references
     let provider =
         |object: &'a Opened| Provider { symbols: &object.symbols, bias: Bias::default(), file: &object.path };
     let rules = Rules { settled: &|_| None, own: &|_| None };
-    let demand = Demand { references, by: opened.iter().map(|object| &object.symbols).collect() };
+    // No look-up is prepared here: each asks half of the objects, on average.
+    let questions = references.saturating_mul(opened.len()) / 2;
+    let demand = Demand { questions, by: opened.iter().map(|object| &object.symbols).collect() };
     Providers::new(opened.iter().map(provider).collect(), order, &demand, None, rules)
 }

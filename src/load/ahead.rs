@@ -302,7 +302,7 @@ mod tests {
         let providers = || {
             let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
             let rules = Rules { settled: &|_| None, own: &|_| None };
-            let demand = Demand { references: 0, by: Vec::new() };
+            let demand = Demand::default();
             Providers::new(all.iter().map(provider).collect(), &[0, 1, 2], &demand, None, rules)
         };
         let (mut prepared, mut plain) = (providers(), providers());
@@ -345,8 +345,7 @@ mod tests {
         let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
         let rules = Rules { settled: &|_| None, own: &|_| None };
         let all_three = all.iter().map(provider).collect();
-        let mut providers =
-            Providers::new(all_three, &[0, 1, 2], &Demand { references: 0, by: Vec::new() }, None, rules);
+        let mut providers = Providers::new(all_three, &[0, 1, 2], &Demand::default(), None, rules);
         let own = providers.own(0, false);
         let (mut led_on, mut nobodys) = (0, 0);
         for number in (1..all[0].count()).filter(|number| !all[0].get(*number).unwrap().is_defined()) {
@@ -374,7 +373,7 @@ mod tests {
         let file = PathBuf::new();
         let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
         let rules = Rules { settled: &|_| None, own: &|_| None };
-        let demand = Demand { references: 0, by: Vec::new() };
+        let demand = Demand::default();
         let mut providers = Providers::new(all.iter().map(provider).collect(), &[0, 1], &demand, None, rules);
         let own = providers.own(0, false);
         providers.expect(&own, 1..4);
@@ -392,7 +391,7 @@ mod tests {
         let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
         let rules = Rules { settled: &|_| None, own: &|_| None };
         // Made for what the first object looks for; the second looks for other names.
-        let demand = Demand { references: usize::MAX, by: vec![&all[0]] };
+        let demand = Demand { questions: usize::MAX, by: vec![&all[0]] };
         let mut providers = Providers::new(all.iter().map(provider).collect(), &[0, 1, 2], &demand, None, rules);
         let own = providers.own(1, false);
         let (mut unknown, mut found) = (0, 0);

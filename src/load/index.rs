@@ -25,10 +25,25 @@ pub(crate) struct Index {
     wanted: Option<Filter>,
 }
 
-/// Who looks for symbols in a scope, and about how often.
+/// Who looks for symbols in a scope, and about how often an object is asked whether it has one.
+#[derive(Default)]
 pub(crate) struct Demand<'a> {
-    pub(crate) references: usize,
+    pub(crate) questions: usize,
     pub(crate) by: Vec<&'a Symbols>,
+}
+
+impl<'a> Demand<'a> {
+    /// Adds an object that refers to symbols so often, behind `before` of all the objects that are `asked`.
+    pub(crate) fn add(&mut self, symbols: &'a Symbols, references: usize, before: usize, asked: usize) {
+        // What others have is met half-way, on average; for what it has itself, all are asked that stand before it.
+        let exports = symbols.hashes().map_or(0, |hashes| hashes.len());
+        let others = if exports > 0 { (symbols.count() as usize).saturating_sub(exports) } else { references };
+        let of_others = references.min(others);
+        let own = (references - of_others).min(exports);
+        let questions = (of_others.saturating_mul(asked) / 2).saturating_add(own.saturating_mul(before));
+        self.questions = self.questions.saturating_add(questions);
+        self.by.push(symbols);
+    }
 }
 
 /// Hashes, and a few others: a bit for each.
@@ -53,6 +68,8 @@ const BLOCK: usize = 128;
 /// Bits of a slot for the number: two million exports. The widest real scope has some hundreds of thousands.
 const NUMBER_BITS: u32 = 21;
 const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
+/// Questions for each export from which on a table pays.
+const PAYS: usize = 4;
 /// Slots that are looked at for one hash. Names that are not made for it need as many as there are objects that have them.
 const PROBES_MAX: usize = 4096;
 
@@ -62,11 +79,10 @@ impl Index {
         let asked = order.get(from..)?;
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
-        // A look-up asks half of the objects on the way, mostly a word of a small table each; an export that is entered
-        // is a miss or two of the cache. What a look-up reads can be asked of memory beforehand, with a table and without.
-        // So a table pays from about four questions for each export on.
-        let questions = demand.references.saturating_mul(asked.len()) / 2;
-        if questions <= exports.saturating_mul(4) {
+        // A question is mostly a word of a small table; an export that is entered is a miss or two of the cache, and where
+        // nobody has asked the object yet, a page to be mapped. What a look-up reads can be asked of memory beforehand, with
+        // a table and without.
+        if demand.questions <= exports.saturating_mul(PAYS) {
             return None;
         }
         match Filter::of(&demand.by, exports) {
@@ -276,9 +292,9 @@ pub(crate) fn exports<'a>(mut objects: impl Iterator<Item = &'a Symbols>) -> Opt
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::*;
     use std::path::Path;
 
-    use super::*;
     use crate::file::image::Image;
     use crate::file::symbols::Wanted;
 
@@ -351,9 +367,25 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_others_have_is_asked_of_half_of_all_and_what_an_object_has_of_those_before_it() {
+        let libc = symbols("/libc.so.6");
+        let exports = libc.hashes().unwrap().len();
+        let others = libc.count() as usize - exports;
+        let questions = |references, before, asked| {
+            let mut demand = Demand::default();
+            demand.add(&libc, references, before, asked);
+            demand.questions
+        };
+        assert_eq!(questions(others, 3, 10), others * 10 / 2);
+        assert_eq!(questions(others + 100, 3, 10), others * 10 / 2 + 100 * 3);
+        assert_eq!(questions(usize::MAX, 0, 10), others * 10 / 2);
+        assert_eq!(questions(usize::MAX, 3, 10), others * 10 / 2 + exports * 3);
+    }
+
+    #[test]
     fn a_table_of_what_is_wanted_has_all_that_is_and_little_else() {
         let (libc, libgcc) = (symbols("/libc.so.6"), symbols("/libgcc_s.so.1"));
-        let demand = Demand { references: usize::MAX, by: vec![&libgcc] };
+        let demand = Demand { questions: usize::MAX, by: vec![&libgcc] };
         let file = std::path::PathBuf::new();
         let provider = |symbols| Provider { symbols, bias: crate::addr::Bias::default(), file: &file };
         let index = Index::of(&[provider(&libc), provider(&libgcc)], &[0, 1], 0, &demand).unwrap();

@@ -213,12 +213,20 @@ pub(crate) fn relocate(
     let symbols = |symbols: &Symbols| if symbols.exports_any() { symbols.count() as usize } else { usize::MAX };
     let of_member = |mapped: &Mapped| mapped.relocations.references().min(symbols(&mapped.symbols));
     let references = group.new_members().map(|(_, mapped)| of_member(mapped)).sum();
-    let demand = Demand { references, by: group.new_members().map(|(_, mapped)| &**mapped.symbols).collect() };
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
     let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
     let leading = start.map(|start| (&start.names, start.objects.len()));
+    let (mut demand, led) = (Demand::default(), leading.map_or(0, |(_, objects)| objects));
+    for (rank, number) in scope.order.iter().enumerate() {
+        if let Source::Member(index) = sources[*number]
+            && let Some(mapped) = member(index)
+        {
+            let (before, asked) = (rank.saturating_sub(led), scope.order.len().saturating_sub(led));
+            demand.add(&mapped.symbols, of_member(mapped), before, asked);
+        }
+    }
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
     let mut outcomes = Vec::with_capacity(group.order.len());
     for &index in &group.order {
