@@ -10,9 +10,17 @@
 // versions: GLIBC_9.9 { global: pthread_once; local: *; };
 // build: empty_parts_newer
 // needs: empty_parts/at_link_newer/libthreads.so
+// build: empty_parts_rival -DRIVAL
+// build: empty_parts_first -DNOTHING
+// cc: -Wl,--no-as-needed -l:libdl.so.2 -l:librt.so.1
+// needs: empty_parts_rival
 
 #if defined THREADS
 void pthread_once(void) {}
+#elif defined RIVAL
+int getdtablesize(void) { return 42; }
+#elif defined NOTHING
+int nothing(void) { return 0; }
 #else
 static int calls;
 static void once(void) { calls++; }

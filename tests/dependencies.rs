@@ -482,6 +482,11 @@ fn a_part_that_is_empty_by_now_is_there_for_who_asks_for_it() {
 }
 
 #[test]
+fn what_is_needed_after_a_part_that_is_empty_by_now_is_asked_before_the_c_library() {
+    on_both_loaders(|loader| assert_eq!(loader.open("empty_parts_first").call("getdtablesize"), 42));
+}
+
+#[test]
 fn a_version_that_such_a_part_never_had_is_missing_in_the_c_library() {
     on_both_loaders(|loader| {
         let error = loader.try_open("empty_parts_newer").expect_err("an error");

@@ -173,8 +173,17 @@ impl<W: World> Discovery<'_, W> {
             }
             Slot::New(new) => {
                 let names = new.image.take_needed();
+                let mut instead = None;
                 for name in names.iter() {
-                    self.needs(name, index)?;
+                    match self.world.in_place_of(name).filter(|_| self.world.by_name(name).is_none()) {
+                        Some(object) => instead = Some(object),
+                        None => self.needs(name, index)?,
+                    }
+                }
+                // The part would be asked in its place, in vain, and what it needs itself behind all the others.
+                if let Some(object) = instead {
+                    let number = self.known(object);
+                    self.graph.needs.push(number);
                 }
                 if let Slot::New(new) = &mut self.graph.members[index] {
                     new.image.give_needed_back(names);
@@ -217,12 +226,6 @@ impl<W: World> Discovery<'_, W> {
             return Ok(number);
         }
         if let Some(object) = self.world.by_name(name) {
-            let number = self.known(object);
-            self.called.add(name, number);
-            return Ok(number);
-        }
-        // Who asks for it by name wants that very object.
-        if let Some(object) = asker.and_then(|_| self.world.in_place_of(name)) {
             let number = self.known(object);
             self.called.add(name, number);
             return Ok(number);
