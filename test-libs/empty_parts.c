@@ -14,11 +14,21 @@
 // build: empty_parts_first -DNOTHING
 // cc: -Wl,--no-as-needed -l:libdl.so.2 -l:librt.so.1
 // needs: empty_parts_rival
+// build: empty_parts/at_link/part.so -DPART
+// build: empty_parts/part.so -DPART
+// soname: libBrokenLocale.so.1
+// build: empty_parts/late.so
+// runpath: $ORIGIN
+// needs: empty_parts/at_link/libthreads.so empty_parts/at_link/part.so
+
+#include <dlfcn.h>
 
 #if defined THREADS
 void pthread_once(void) {}
 #elif defined RIVAL
 int getdtablesize(void) { return 42; }
+#elif defined PART
+__attribute__((constructor)) static void bring_another(void) { dlopen("libpthread.so.0", RTLD_NOW); }
 #elif defined NOTHING
 int nothing(void) { return 0; }
 #else

@@ -487,6 +487,16 @@ fn what_is_needed_after_a_part_that_is_empty_by_now_is_asked_before_the_c_librar
 }
 
 #[test]
+fn a_part_that_is_empty_by_now_may_come_once_the_c_library_stands_for_it() {
+    on_both_loaders(|loader| {
+        // Another part that is needed opens it when it is brought.
+        let library = loader.open("empty_parts/late.so");
+        assert!(is_mapped("libpthread.so.0"));
+        assert_eq!(library.call("calls_once"), 1);
+    });
+}
+
+#[test]
 fn a_version_that_such_a_part_never_had_is_missing_in_the_c_library() {
     on_both_loaders(|loader| {
         let error = loader.try_open("empty_parts_newer").expect_err("an error");

@@ -243,10 +243,11 @@ pub(crate) fn relocate(
             elsewhere: elsewhere.as_deref(),
         };
         let named = |name: &[u8]| {
-            let known = || {
-                let known = look.by_name(name).or_else(|| look.in_place_of(name))?;
+            let number = |known: Object| {
                 sources.iter().position(|source| matches!(source, Source::Object(object) if *object == known))
             };
+            // The part itself may have come after something else has been found in its place.
+            let known = || look.by_name(name).and_then(number).or_else(|| look.in_place_of(name).and_then(number));
             providers.get(newcomers.get(name).copied().or_else(known)?)
         };
         let mut outcome = Outcome::default();
