@@ -411,4 +411,30 @@ mod tests {
         }
         assert!(found > 10, "{found} of {unknown}");
     }
+
+    #[test]
+    fn nor_does_it_matter_that_another_name_is_where_the_table_would_have_it() {
+        let all = ["/libc.so.6", "/libgcc_s.so.1"].map(symbols);
+        let file = PathBuf::new();
+        let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+        let rules = Rules { settled: &|_| None, own: &|_| None };
+        let demand = Demand { questions: usize::MAX, by: vec![&all[1]] };
+        let mut providers = Providers::new(all.iter().map(provider).collect(), &[0, 1], &demand, None, rules);
+        let referring = (1..all[1].count()).filter_map(|number| all[1].get(number)).find(|symbol| !symbol.is_defined());
+        let mut misled = 0;
+        for number in 1..all[0].count() {
+            let name = all[0].name(&all[0].get(number).unwrap()).unwrap();
+            let index = providers.index.as_ref().unwrap();
+            let first = providers.first_in(index, name.gnu_hash());
+            if index.knows(name.gnu_hash()) || first.likely().is_none() {
+                continue;
+            }
+            let wanted = Wanted::reference(name, None, false);
+            let found = providers.bind_from(1, &referring.unwrap(), &wanted, false, first);
+            let there = all[0].find(&Wanted::reference(name, None, false)).is_some();
+            assert_eq!(found.is_some(), there, "{}", String::from_utf8_lossy(name.text));
+            misled += usize::from(there && first.likely().is_some_and(|(rank, _)| rank == 0));
+        }
+        assert!(misled > 0);
+    }
 }

@@ -234,7 +234,9 @@ impl<'a> Providers<'a> {
         let early = || ask(self.asked.get(next..leading));
         let by_table = || self.index.as_ref().and_then(|table| table.matches(hash).find_map(ask_known));
         let is_known = self.index.as_ref().is_some_and(|index| index.knows(hash));
-        let others = || if is_known { None } else { ask(self.asked.get(next.max(leading)..)) };
+        // What a table says of a name that it is not about is of another.
+        let rest = if self.index.is_some() { leading } else { next.max(leading) };
+        let others = || if is_known { None } else { ask(self.asked.get(rest..)) };
         let (provider, index) = itself().or_else(prepared).or_else(early).or_else(by_table).or_else(others)?;
         let object = &self.all[provider];
         let symbol = object.symbols.get(index)?;
