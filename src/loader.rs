@@ -91,6 +91,9 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         let graph = graph?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
+            if wishes.no_load {
+                return Err(Error::new(name, ErrorKind::NotLoaded));
+            }
             help.bring(&graph.for_host, &look)?;
             before = graph.for_another();
             continue;

@@ -370,6 +370,19 @@ fn no_load_answers_only_for_what_is_loaded() {
 }
 
 #[test]
+fn nor_is_a_part_of_the_c_library_loaded_by_who_asks_whether_it_is() {
+    on_both_loaders(|loader| {
+        for part in ["libresolv.so.2", "libpthread.so.0"] {
+            loader.try_open_bare(part, NO_LOAD).expect_err("not loaded");
+            let first = loader.try_open_bare(part, With::default()).unwrap();
+            loader.try_open_bare(part, NO_LOAD).unwrap().close();
+            first.close();
+        }
+        loader.try_open_with("part_of_libc", NO_LOAD).expect_err("not loaded");
+    });
+}
+
+#[test]
 fn what_the_c_library_consists_of_is_never_loaded_a_second_time() {
     on_both_loaders(|loader| {
         let libc = loader.try_open_bare("libc.so.6", With::default()).unwrap();
