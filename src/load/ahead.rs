@@ -424,17 +424,23 @@ mod tests {
         let mut misled = 0;
         for number in 1..all[0].count() {
             let name = all[0].name(&all[0].get(number).unwrap()).unwrap();
+            let there = all[0].find(&Wanted::reference(name, None, false)).is_some();
+            let index = providers.index.as_mut().unwrap();
+            // The first export of all stands where this name would, as one of nearly that hash might.
+            if !there || index.knows(name.gnu_hash()) || misled == 10 || index.enter(name.gnu_hash(), 0).is_none() {
+                continue;
+            }
             let index = providers.index.as_ref().unwrap();
             let first = providers.first_in(index, name.gnu_hash());
-            if index.knows(name.gnu_hash()) || first.likely().is_none() {
+            // It may have been the one itself.
+            if first.likely().is_none_or(|(rank, symbol)| rank > 0 || symbol == number) {
                 continue;
             }
             let wanted = Wanted::reference(name, None, false);
             let found = providers.bind_from(1, &referring.unwrap(), &wanted, false, first);
-            let there = all[0].find(&Wanted::reference(name, None, false)).is_some();
-            assert_eq!(found.is_some(), there, "{}", String::from_utf8_lossy(name.text));
-            misled += usize::from(there && first.likely().is_some_and(|(rank, _)| rank == 0));
+            assert!(found.is_some(), "{}", String::from_utf8_lossy(name.text));
+            misled += 1;
         }
-        assert!(misled > 0);
+        assert_eq!(misled, 10);
     }
 }

@@ -166,7 +166,7 @@ impl Index {
         self.wanted.as_ref().is_none_or(|wanted| wanted.has(hash))
     }
 
-    fn enter(&mut self, hash: u32, number: u32) -> Option<()> {
+    pub(super) fn enter(&mut self, hash: u32, number: u32) -> Option<()> {
         let entry = part(hash) | Some(number + 1).filter(|number| *number <= NUMBER_MASK)?;
         let mut at = self.start(hash);
         for _ in 0..PROBES_MAX {
