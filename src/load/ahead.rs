@@ -285,7 +285,7 @@ impl<'a> Providers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::addr::Bias;
@@ -328,6 +328,44 @@ mod tests {
             }
         }
         assert!(found > 10 && skipped >= found, "{found} found, {skipped} led past the first object");
+    }
+
+    #[test]
+    fn an_object_with_a_chain_that_is_too_long_is_not_passed_over() {
+        // An object with more symbols than are looked at, none of which ends a chain, and a filter that lets all names pass.
+        let file = Path::new("/usr/lib/x86_64-linux-gnu/libstdc++.so.6");
+        let image = Image::open(file).unwrap();
+        let mut bytes = std::fs::read(file).unwrap();
+        let table = image.dynamic().unwrap().symbols.gnu_hash.get().unwrap() as usize;
+        let number = |at: usize| u32::from_le_bytes(*bytes[table + at..].first_chunk().unwrap()) as usize;
+        let (buckets, words) = (number(0), number(8));
+        let chains = table + 16 + 8 * words + 4 * buckets;
+        let count = symbols_of(file).hashes().unwrap().len();
+        bytes[table + 16..][..8 * words].fill(0xff);
+        bytes[chains..][..4 * count].iter_mut().step_by(4).for_each(|byte| *byte &= !1);
+        let changed = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&changed, bytes).unwrap();
+        let all = [path("/libgcc_s.so.1").as_ref(), changed.path(), path("/libc.so.6").as_ref()].map(symbols_of);
+        let file = PathBuf::new();
+        let providers = || {
+            let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+            let rules = Rules { settled: &|_| None, own: &|_| None };
+            Providers::new(all.iter().map(provider).collect(), &[0, 1, 2], &Demand::default(), None, rules)
+        };
+        let (mut prepared, mut plain) = (providers(), providers());
+        let own = prepared.own(0, false);
+        let mut given_up = 0;
+        for number in (1..all[0].count()).filter(|number| !all[0].get(*number).unwrap().is_defined()) {
+            prepared.expect(&own, [number].into_iter());
+            let Some(Known::Name { name, first }) = prepared.prepared(number) else { panic!("{number}") };
+            let symbol = all[0].get(number).unwrap();
+            let (wanted, again) = (Wanted::reference(name, None, true), Wanted::reference(name, None, true));
+            prepared.bind_from(0, &symbol, &wanted, false, first);
+            plain.bind(0, &symbol, &again, false);
+            assert_eq!(wanted.given_up.get(), again.given_up.get(), "{}", String::from_utf8_lossy(name.text));
+            given_up += usize::from(wanted.given_up.get());
+        }
+        assert!(given_up > 0);
     }
 
     #[test]
