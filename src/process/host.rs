@@ -262,6 +262,11 @@ impl HostObject {
         }
         // glibc counts its handles: that two threads may both do this is no harm.
         let made = Arc::new(dlopen(&self.name, libc::RTLD_NOW | libc::RTLD_NOLOAD)?);
+        // What has that name may have come since, and lie elsewhere.
+        // SAFETY: the handle is open.
+        if unsafe { real::bias_of(made.0) } != Some(self.bias.get()) {
+            return Err(ErrorKind::Host { message: "it is no longer loaded".into() });
+        }
         hooks::undisturbed(|| *last() = Arc::downgrade(&made));
         Ok(Some(made))
     }

@@ -8,6 +8,7 @@
 //! and `<link.h>` give them.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
@@ -83,6 +84,19 @@ pub(crate) fn find_object() -> Option<unsafe extern "C" fn(*const c_void, *mut c
     (found != 1).then(|| unsafe {
         std::mem::transmute::<usize, unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>(found)
     })
+}
+
+/// What is added to the addresses of the object that `handle` is of, which must be an open one of `dlopen`.
+///
+/// # Safety
+/// As stated.
+pub(crate) unsafe fn bias_of(handle: NonNull<c_void>) -> Option<usize> {
+    let mut map: *const LinkMap = std::ptr::null();
+    // SAFETY: `dlinfo` writes the pointer that this request is documented to give; it lasts as long as the handle.
+    unsafe {
+        let failed = dlinfo()(handle.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) != 0;
+        if failed || map.is_null() { None } else { Some((*map).bias) }
+    }
 }
 
 /// What the processor offers, as the C library knows it (`<sys/platform/x86.h>`, since 2.33): it has asked already, and

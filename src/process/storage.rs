@@ -22,7 +22,7 @@ use nix::fcntl::OFlag;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
 
-use super::real::{self, LinkMap};
+use super::real;
 use super::reserve::{self, Part};
 use super::{hooks, host};
 use crate::addr::Addr;
@@ -326,14 +326,8 @@ impl Carrier {
             Err(_) => std::ptr::null_mut(),
         };
         let handle = NonNull::new(handle).map(Handle).ok_or_else(host::last_error)?;
-        let mut map: *const LinkMap = std::ptr::null();
-        // SAFETY: `dlinfo` writes the pointer that this request is documented to give; it lasts as long as the handle.
-        let base = unsafe {
-            if real::dlinfo()(handle.0.as_ptr(), libc::RTLD_DI_LINKMAP, (&raw mut map).cast()) != 0 || map.is_null() {
-                return Err(host::last_error());
-            }
-            (*map).bias
-        };
+        // SAFETY: the handle is open.
+        let base = unsafe { real::bias_of(handle.0) }.ok_or_else(host::last_error)?;
         // SAFETY: words of the carrier, which lie in its one segment, relocated by glibc.
         let word = |at: u64| unsafe { ((base + at as usize) as *const u64).read() };
         let places = (self.descriptors_at..).step_by(16).map(|at| (word(at), word(at + 8)));
