@@ -3,7 +3,6 @@
 //! Nothing else is decided here.
 
 use std::ffi::OsStr;
-use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -77,15 +76,17 @@ pub(crate) struct Opened {
 /// Opens `name`: finds it and what it needs, and loads what is not there yet.
 pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut help = HostHelp::default();
-    let mut before = Before::default();
+    let mut before = None;
     let mut sharing = hooks::undisturbed(|| Sharing::wished(wishes));
     let mut clock = Clock::start();
     for _ in 0..ATTEMPTS_MAX {
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
             clock.stage("host");
+            // What an attempt or another process has found need not be found again.
+            let before = before.take().unwrap_or_else(|| sharing.trail(name, wishes, &look));
             let homes = |file: &_, id: BuildId<'_>, len| sharing.home(file, id, len);
-            let graph = stages::discover(name, wishes, &look, &homes, mem::take(&mut before));
+            let graph = stages::discover(name, wishes, &look, &homes, before);
             (look, graph)
         });
         let graph = graph?;
@@ -95,7 +96,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
                 return Err(Error::new(name, ErrorKind::NotLoaded));
             }
             help.bring(&graph.for_host, &look)?;
-            before = graph.for_another();
+            before = Some(graph.for_another());
             continue;
         }
         let group = match stages::admit(graph, wishes)? {
@@ -161,7 +162,7 @@ pub(crate) fn snapshot(name: &OsStr, wishes: &Wishes) -> Result<Snapshot, Error>
     for _ in 0..ATTEMPTS_MAX {
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::default());
+            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::Nothing);
             (look, graph)
         });
         let graph = graph?;
@@ -185,7 +186,7 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     let wishes = &Wishes { guard: Guard::Nothing, ..wishes.clone() };
     let (look, graph) = hooks::undisturbed(|| {
         let look = Look::now(wishes.namespace);
-        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::default());
+        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::Nothing);
         (look, graph)
     });
     let graph = graph?;

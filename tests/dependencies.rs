@@ -585,3 +585,19 @@ fn a_failed_open_of_a_group_leaves_nothing_behind() {
         }
     });
 }
+
+#[test]
+fn a_part_that_comes_and_goes_while_others_open_what_needs_it_is_asked_only_where_it_is() {
+    on_both_loaders(|loader| {
+        std::thread::scope(|scope| {
+            for _ in 0..10 {
+                scope.spawn(|| {
+                    for _ in 0..30 {
+                        let _other = loader.open("life_root");
+                        assert_eq!(loader.open("part_of_libc").call("calls_part"), 0x102);
+                    }
+                });
+            }
+        });
+    });
+}

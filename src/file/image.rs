@@ -78,8 +78,13 @@ impl Image {
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
-    /// be, so that nothing has to be mapped or faulted in twice.
-    pub(crate) fn read_in_place(path: PathBuf, file: RegularFile, homes: &Homes<'_>) -> Result<Box<Self>, ErrorKind> {
+    /// be, so that nothing has to be mapped or faulted in twice. Its names need not be read if they are known.
+    pub(crate) fn read_in_place(
+        path: PathBuf,
+        file: RegularFile,
+        names: Option<Names>,
+        homes: &Homes<'_>,
+    ) -> Result<Box<Self>, ErrorKind> {
         let mut buffer = [0; BUFFER];
         let len = file.read_into(0, &mut buffer[..HEAD])?;
         let head = &buffer[..len];
@@ -132,7 +137,8 @@ impl Image {
         let dynamic = headers.dynamic.as_ref().map(dynamic).transpose()?;
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
-        let names = home.and_then(|_| names_in_piece(dynamic.as_ref()?, &headers.segments, &file, &mut buffer));
+        let mut read = || names_in_piece(dynamic.as_ref()?, &headers.segments, &file, &mut buffer);
+        let names = names.or_else(|| home.and_then(|_| read()));
         let (shown, plan, known, names) = (Some(shown), Some(plan), names.is_some(), names.unwrap_or_default());
         Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(known)
     }
@@ -467,7 +473,7 @@ mod tests {
         // Where it can be is another question.
         let home = Home { start: Addr(0), library: [0; 32] };
         let read = RegularFile::open(path).and_then(|file| match at_home {
-            true => Image::read_in_place(path.into(), file, &|_, _, _| Some(home)),
+            true => Image::read_in_place(path.into(), file, None, &|_, _, _| Some(home)),
             false => Image::read(path.into(), file),
         });
         read.map(|image| format!("{:?} {:?}", image.dynamic, image.names)).map_err(|kind| kind.to_string())

@@ -1,4 +1,4 @@
-//! Another attempt at the same open, once the host has brought what was lacking: what is known is gone through as before.
+//! Another attempt at the same open, in this process or another one: what is known is gone through as before.
 
 use std::mem;
 use std::os::unix::ffi::OsStrExt;
@@ -6,27 +6,39 @@ use std::os::unix::ffi::OsStrExt;
 use super::graph::{Discovery, Graph, Slot, World, lacking};
 use crate::error::Error;
 
-/// What an attempt has come to that lacked parts of the C library. The next one goes by it.
-pub(crate) struct Before<O>(Option<Graph<O>>);
-
-impl<O> Default for Before<O> {
-    fn default() -> Self {
-        Self(None)
-    }
+/// What an open has come to before; the next attempt goes by it.
+pub(crate) enum Before<O> {
+    Nothing,
+    /// An attempt that lacked parts of the C library, which the host has brought since.
+    Lacked(Graph<O>),
+    /// The open of another process, which had parts that may be lacking here.
+    #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
+    Elsewhere(Graph<O>),
 }
 
 impl<O> Graph<O> {
     /// For another attempt, once the host has brought what is lacking.
     pub(crate) fn for_another(self) -> Before<O> {
-        Before(Some(self))
+        Before::Lacked(self)
     }
 }
 
 impl<O> Before<O> {
-    /// The same with what is there now; `None` if some of it is not, if what was new is there by now (as what a part needs that
-    /// the host has brought), by its file or its name, or if nothing has been found.
-    pub(super) fn now(self, world: &impl World<Object = O>) -> Option<Graph<O>> {
-        let mut graph = self.0.filter(|graph| !graph.members.is_empty())?;
+    /// The same with what is there now, and whether the host has to bring parts first; `None` if some of it is not there, if
+    /// what was new is there by now (as what a part needs that the host has brought), by its file or its name, or if nothing
+    /// has been found.
+    pub(super) fn now(self, world: &impl World<Object = O>) -> Option<(Graph<O>, bool)> {
+        let (mut graph, lacks) = match self {
+            Self::Nothing => return None,
+            Self::Lacked(graph) => (graph, false),
+            Self::Elsewhere(graph) => {
+                let lacks = !graph.for_host.is_empty();
+                (graph, lacks)
+            }
+        };
+        if graph.members.is_empty() {
+            return None;
+        }
         for member in &mut graph.members {
             match member {
                 Slot::Known(object) => *object = world.still(object)?,
@@ -40,7 +52,7 @@ impl<O> Before<O> {
                 }
             }
         }
-        Some(graph)
+        Some((graph, lacks))
     }
 }
 

@@ -110,7 +110,7 @@ pub(crate) struct Request<'a> {
 
 /// What stands for a member's number as long as the host has to bring part number `part` of those that are lacking; and the
 /// other way round.
-pub(super) fn lacking(part: usize) -> usize {
+pub(crate) fn lacking(part: usize) -> usize {
     usize::MAX - part
 }
 
@@ -129,9 +129,13 @@ pub(crate) fn discover<W: World>(
         search,
         world,
     };
-    if let Some(before) = before.now(world) {
-        discovery.again(before)?;
-        return Ok(discovery.graph);
+    match before.now(world) {
+        Some((graph, true)) => return Ok(graph),
+        Some((graph, false)) => {
+            discovery.again(graph)?;
+            return Ok(discovery.graph);
+        }
+        None => {}
     }
     search.refresh();
     discovery.name(request.name.as_bytes(), None).map_err(|(object, kind)| Error::new(object, kind))?;
@@ -354,7 +358,7 @@ impl<W: World> Discovery<'_, W> {
     /// Reads a file where it is going to be mapped, unless it is wanted in another way.
     fn read(&self, path: &Path, file: RegularFile) -> Result<Box<Image>, ErrorKind> {
         if self.request.guard == Guard::Nothing && !self.request.huge_pages {
-            return Image::read_in_place(path.to_owned(), file, self.request.homes);
+            return Image::read_in_place(path.to_owned(), file, None, self.request.homes);
         }
         self.read_guarded(path, file)
     }

@@ -189,6 +189,15 @@ impl Object {
         }
     }
 
+    /// What it calls itself.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn soname(&self) -> Option<&[u8]> {
+        match self {
+            Self::Host(object) => object.names.soname.as_deref(),
+            Self::Module(module) => module.soname.as_deref(),
+        }
+    }
+
     /// Its symbols, if they can be read.
     #[inline]
     pub(crate) fn symbols(&self) -> Option<&Symbols> {

@@ -16,19 +16,21 @@ use nix::sys::stat::Mode;
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use super::arena::{Seed, Slots, Wanted};
+use super::files::SnapshotFile;
 use super::manifest::{FileStamp, Hash};
 use super::opened::{Opened, encode};
 use super::refusal::Refusal;
+use super::trail::TRAIL;
 use crate::addr::Addr;
-use crate::error::{Error, Escaped, shown};
+use crate::error::shown;
 use crate::sys;
 
 const SEED: &str = "seed";
 const REGISTRY: &str = "registry";
-const ENDING: &str = ".snapshot";
+pub(super) const ENDING: &str = ".snapshot";
 
 /// Bytes of snapshots in one directory, after which the oldest ones go.
-const LIMIT: u64 = 1 << 30;
+pub(super) const LIMIT: u64 = 1 << 30;
 
 /// How long to wait for others that write.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -37,8 +39,8 @@ const REGISTRY_MAX: u64 = 1 << 22;
 
 /// The directory, open and checked.
 pub(crate) struct Folder {
-    path: PathBuf,
-    directory: File,
+    pub(super) path: PathBuf,
+    pub(super) directory: File,
     pub(crate) seed: Seed,
     slots: Slots,
 }
@@ -122,7 +124,7 @@ impl Folder {
     }
 
     /// The snapshot of that name, if there is one.
-    fn named(&self, name: &str) -> Result<Option<Opened>, Refusal> {
+    pub(super) fn named(&self, name: &str) -> Result<Option<Opened>, Refusal> {
         let Some(key) = key_of(name) else { return Ok(None) };
         self.find(&key, |scope| super::key(scope) == key)
     }
@@ -162,14 +164,14 @@ impl Folder {
         self.remove(&name(key));
     }
 
-    fn remove(&self, name: &str) {
+    pub(super) fn remove(&self, name: &str) {
         // If it is still there, the next one to look finds it as wanting as we did.
         let _ = unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir);
     }
 
     /// Removes the oldest snapshots until all together have at most `bytes`. Answers what was removed.
-    fn make_room(&self, bytes: u64) -> Vec<SnapshotFile> {
-        let mut files = self.files();
+    pub(super) fn make_room(&self, bytes: u64) -> Vec<SnapshotFile> {
+        let mut files = self.files(&[ENDING, TRAIL]);
         files.sort_by_key(|file| file.made);
         let mut total: u64 = files.iter().map(|file| file.bytes).sum();
         let mut removed = Vec::new();
@@ -184,8 +186,8 @@ impl Folder {
         removed
     }
 
-    /// All snapshots, by name.
-    fn files(&self) -> Vec<SnapshotFile> {
+    /// All files whose names have one of the `endings`, by name.
+    pub(super) fn files(&self, endings: &[&str]) -> Vec<SnapshotFile> {
         // Through the open directory, not by its path, which may lead elsewhere by now.
         let entries = std::fs::read_dir(format!("/proc/self/fd/{}", self.directory.as_raw_fd()));
         let mut files: Vec<SnapshotFile> = entries
@@ -193,7 +195,11 @@ impl Folder {
             .flatten()
             .flatten()
             .filter_map(|entry| {
-                let name = entry.file_name().into_string().ok().filter(|name| name.ends_with(ENDING))?;
+                let name = entry
+                    .file_name()
+                    .into_string()
+                    .ok()
+                    .filter(|name| endings.iter().any(|ending| name.ends_with(ending)))?;
                 let meta = entry.metadata().ok()?;
                 let made = (meta.mtime(), meta.mtime_nsec());
                 Some(SnapshotFile { name, bytes: meta.len(), made })
@@ -208,7 +214,7 @@ fn name(key: &Hash) -> String {
     format!("{}{ENDING}", blake3::Hash::from_bytes(*key).to_hex())
 }
 
-fn refused(path: &Path, error: impl Into<std::io::Error>) -> Refusal {
+pub(super) fn refused(path: &Path, error: impl Into<std::io::Error>) -> Refusal {
     let text = crate::error::errno_text(error.into().raw_os_error().unwrap_or(libc::EIO));
     Refusal::Folder(format!("{}: {text}", shown(path)))
 }
@@ -238,7 +244,7 @@ fn directory(path: &Path) -> Result<File, Refusal> {
 }
 
 /// File `name` of the directory, if it is there: a regular one, of root or the user, that nobody else can write.
-fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<(File, Metadata)>, Refusal> {
+pub(super) fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<(File, Metadata)>, Refusal> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let path = path.join(name);
     let file = match openat(directory, name, flags, Mode::empty()) {
@@ -258,7 +264,7 @@ fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<(File, Meta
 }
 
 /// Refuses what belongs to somebody else, or has one of the permissions `forbidden`.
-fn check_owner(meta: &Metadata, path: &Path, forbidden: u32) -> Result<(), Refusal> {
+pub(super) fn check_owner(meta: &Metadata, path: &Path, forbidden: u32) -> Result<(), Refusal> {
     let wrong = |what: &str, expected: &str, found: String| {
         Err(Refusal::Folder(format!("{}: {what}: expected {expected}, found {found}", shown(path))))
     };
@@ -273,7 +279,7 @@ fn check_owner(meta: &Metadata, path: &Path, forbidden: u32) -> Result<(), Refus
 }
 
 /// Holds off all others that write to the directory.
-fn lock(directory: &File, path: &Path) -> Result<Flock<File>, Refusal> {
+pub(super) fn lock(directory: &File, path: &Path) -> Result<Flock<File>, Refusal> {
     // A description of its own: a lock belongs to one, and the directory's may be shared with a child.
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let mut own = File::from(openat(directory, ".", flags, Mode::empty()).map_err(|errno| refused(path, errno))?);
@@ -294,7 +300,7 @@ fn lock(directory: &File, path: &Path) -> Result<Flock<File>, Refusal> {
 }
 
 /// Writes a file that is there as a whole or not at all.
-fn write(directory: &File, path: &Path, name: &str, content: &[u8]) -> Result<(), Refusal> {
+pub(super) fn write(directory: &File, path: &Path, name: &str, content: &[u8]) -> Result<(), Refusal> {
     let wrong = |error: std::io::Error| refused(&path.join(name), error);
     let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
     let fd = openat(directory, ".", flags, Mode::S_IRUSR).map_err(|errno| wrong(errno.into()))?;
@@ -338,7 +344,7 @@ fn read(file: &File, len: u64) -> std::io::Result<Vec<u8>> {
 }
 
 /// Begins a new session: what the one before has left is of no use any more.
-fn new_seed(directory: &File, path: &Path) -> Result<Seed, Refusal> {
+pub(super) fn new_seed(directory: &File, path: &Path) -> Result<Seed, Refusal> {
     let seed = sys::random().map_err(|errno| refused(path, errno))?;
     let folder = Folder {
         path: path.to_owned(),
@@ -355,140 +361,9 @@ fn new_seed(directory: &File, path: &Path) -> Result<Seed, Refusal> {
 
 impl Folder {
     fn clear(&self) {
-        self.files().iter().for_each(|file| self.remove(&file.name));
+        self.files(&[ENDING, TRAIL]).iter().for_each(|file| self.remove(&file.name));
         self.remove(REGISTRY);
         self.remove(SEED);
-    }
-}
-
-/// A directory of snapshots, to be looked at and tidied up. Loading uses it by [`crate::OpenOptions::snapshots`].
-///
-/// A directory belongs to one user and one session: it has the *seed*, a random number that the addresses of all
-/// libraries follow from. Whoever can read it knows the addresses of the libraries in every process that uses it.
-///
-/// ```
-/// let directory = std::env::temp_dir().join(format!("soload-doc-snapshots-{}", std::process::id()));
-/// let snapshots = soload::Snapshots::open(&directory)?;
-/// assert!(snapshots.files().is_empty());
-/// snapshots.rotate()?; // New addresses from here on.
-/// # std::fs::remove_dir_all(&directory).unwrap();
-/// # Ok::<(), soload::Error>(())
-/// ```
-pub struct Snapshots(Folder);
-
-/// A snapshot in a directory.
-///
-/// ```
-/// # let directory = std::env::temp_dir().join(format!("soload-doc-files-{}", std::process::id()));
-/// for file in soload::Snapshots::open(&directory)?.files() {
-///     println!("{} {}", file.bytes, file.name);
-/// }
-/// # std::fs::remove_dir_all(&directory).unwrap();
-/// # Ok::<(), soload::Error>(())
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SnapshotFile {
-    /// Its name in the directory: the hash of what it fits.
-    pub name: String,
-    /// How long it is.
-    pub bytes: u64,
-    /// When it was made: seconds since 1970, and nanoseconds.
-    pub made: (i64, i64),
-}
-
-impl Snapshots {
-    /// Opens the directory at `path`; makes it, if it is not there, with a new seed.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Snapshot`]: the directory is a link, belongs to somebody else than root or the user, can be written
-    /// by others, or cannot be read or made.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        Folder::open(path).map(Self).map_err(|refusal| Error::new(path, refusal.kind()))
-    }
-
-    /// The directory that is used where none is named: `$XDG_RUNTIME_DIR/soload`, or `/run/user/UID/soload`; `None` where
-    /// neither parent is there. Both are in memory, and gone when the user's session ends.
-    ///
-    /// ```
-    /// if let Some(directory) = soload::Snapshots::default_directory() {
-    ///     assert!(directory.ends_with("soload"));
-    /// }
-    /// ```
-    #[must_use]
-    pub fn default_directory() -> Option<PathBuf> {
-        let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-        let parent = named.unwrap_or_else(|| format!("/run/user/{}", sys::effective_user()).into());
-        parent.is_dir().then(|| parent.join("soload"))
-    }
-
-    /// All snapshots, by name.
-    #[must_use]
-    pub fn files(&self) -> Vec<SnapshotFile> {
-        self.0.files()
-    }
-
-    /// Checks one snapshot: owner and permissions, header, list of words, and the hash of all its pages. Answers the
-    /// libraries that it has pages of.
-    ///
-    /// ```
-    /// # let directory = std::env::temp_dir().join(format!("soload-doc-verify-{}", std::process::id()));
-    /// let snapshots = soload::Snapshots::open(&directory)?;
-    /// assert!(snapshots.verify("no-such").is_err());
-    /// # std::fs::remove_dir_all(&directory).unwrap();
-    /// # Ok::<(), soload::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Snapshot`]: what is wrong with it.
-    pub fn verify(&self, name: &str) -> Result<Vec<PathBuf>, Error> {
-        let error = |refusal: Refusal| Error::new(self.0.path.join(name), refusal.kind());
-        let no_such = || Refusal::Folder(format!("{}: there is no such snapshot", Escaped(name.as_bytes())));
-        let opened = self.0.named(name).and_then(|found| found.ok_or_else(no_such)).map_err(error)?;
-        opened.verify_pages().map_err(error)?;
-        Ok(opened.libraries())
-    }
-
-    /// What a snapshot has pages of, and their bytes, its header and list being sound.
-    ///
-    /// ```
-    /// # let directory = std::env::temp_dir().join(format!("soload-doc-libraries-{}", std::process::id()));
-    /// let snapshots = soload::Snapshots::open(&directory)?;
-    /// assert_eq!(snapshots.libraries("no-such"), None);
-    /// # std::fs::remove_dir_all(&directory).unwrap();
-    /// # Ok::<(), soload::Error>(())
-    /// ```
-    #[must_use]
-    pub fn libraries(&self, name: &str) -> Option<Vec<PathBuf>> {
-        Some(self.0.named(name).ok()??.libraries())
-    }
-
-    /// Removes the oldest snapshots until the rest has at most `bytes`; answers those that were removed. Processes that
-    /// use them keep their pages.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Snapshot`]: another process keeps the directory locked.
-    pub fn purge(&self, bytes: u64) -> Result<Vec<SnapshotFile>, Error> {
-        let error = |refusal: Refusal| Error::new(&self.0.path, refusal.kind());
-        let _lock = lock(&self.0.directory, &self.0.path).map_err(error)?;
-        Ok(self.0.make_room(bytes))
-    }
-
-    /// Begins a new session: a new seed, and so new addresses, for all processes that start from here on. All snapshots
-    /// go. Processes that run keep what they have.
-    ///
-    /// # Errors
-    /// [`crate::ErrorKind::Snapshot`]: the directory is locked, or cannot be written.
-    pub fn rotate(&self) -> Result<(), Error> {
-        let error = |refusal: Refusal| Error::new(&self.0.path, refusal.kind());
-        let _lock = lock(&self.0.directory, &self.0.path).map_err(error)?;
-        new_seed(&self.0.directory, &self.0.path).map_err(error)?;
-        Ok(())
-    }
-}
-
-impl std::fmt::Debug for Snapshots {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Snapshots").field(&self.0.path).finish()
     }
 }
 

@@ -18,9 +18,15 @@
 //! every page, which is what mapping saves, and protect from nobody but the owner of file and directory, who may as well
 //! change the program. `soload snapshot verify` hashes them, and so does whoever makes them. No address that the loader
 //! calls is taken from a snapshot: it names a relocation or symbol, and the library's file says the rest.
+//!
+//! # Trails
+//! With pages at hand, a wide load mostly consists of finding files. A directory has a *trail* for each open that has used a
+//! snapshot: the files it came to and who needs whom. It is sealed with the session's secret, too, and says nothing of what
+//! is in a file.
 
 mod arena;
 mod bytes;
+mod files;
 mod folder;
 mod manifest;
 mod memory;
@@ -28,11 +34,12 @@ mod opened;
 mod refusal;
 mod remaining;
 mod scope;
+mod trail;
 
 pub(crate) use arena::{Seed, Wanted, slots_for};
 pub(crate) use bytes::List;
+pub use files::{SnapshotFile, Snapshots};
 pub(crate) use folder::Folder;
-pub use folder::{SnapshotFile, Snapshots};
 pub(crate) use manifest::key;
 pub(crate) use manifest::{
     AS_IT_IS, FUNCTIONS_MAX, FileStamp, Function, HostWord, IDLE, IN_PLACE, ImportWord, LOADER, Manifest, Member,
@@ -43,3 +50,4 @@ pub(crate) use opened::{Opened, content_hash, encode};
 pub use refusal::{Refusal, SnapshotUse};
 pub use remaining::{Fixup, Remaining};
 pub(crate) use scope::{Fits, Provider, content_id, file_name, kind_number, kind_of, library_id, object_id, stubs_id};
+pub(crate) use trail::{END, Found, OpenTrail, Trail, trail_key};

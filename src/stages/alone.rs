@@ -1,11 +1,14 @@
 //! Built without snapshots: every process relocates for itself.
 
+use std::ffi::OsStr;
+
 use super::bind::{self, Bound, Noted, Scope};
 use super::enter::Planned;
 use super::help::HostHelp;
 use super::map::Mapped;
 use crate::error::Error;
 use crate::file::{BuildId, Home};
+use crate::find::again::Before;
 use crate::load::group::Group;
 use crate::load::map::Place;
 use crate::loader::Wishes;
@@ -39,6 +42,10 @@ impl Placed {
 impl Sharing {
     pub(crate) fn wished(_wishes: &Wishes) -> Self {
         Self
+    }
+
+    pub(crate) fn trail(&mut self, _name: &OsStr, _wishes: &Wishes, _look: &Look) -> Before<Object> {
+        Before::Nothing
     }
 
     pub(crate) fn home(&self, _file: &RegularFile, _build_id: BuildId<'_>, _len: u64) -> Option<Home> {

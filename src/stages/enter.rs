@@ -1,7 +1,6 @@
 //! Entering: what an open comes down to, and whether it may be.
 
 use std::ffi::OsStr;
-use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,6 +14,8 @@ use crate::file::plan::Plan;
 use crate::find::again::Before;
 use crate::find::graph::{self, Graph, New, Request};
 use crate::find::{Asker, Search, Settings};
+#[cfg(feature = "snapshots")]
+use crate::guard::Guard;
 use crate::load::group::{Group, Slot};
 use crate::loader::{Opened, Wishes};
 use crate::process::host::HostObject;
@@ -95,9 +96,9 @@ pub(crate) fn discover(
     wishes: &Wishes,
     look: &Look,
     homes: &Homes<'_>,
-    mut before: Before<Object>,
+    before: Before<Object>,
 ) -> Result<Graph<Object>, Error> {
-    let program = program(look, name.as_bytes());
+    let (program, mut before) = (program(look, name.as_bytes()), Some(before));
     with_asker(wishes.caller.as_ref(), look, &program, &mut |caller| {
         let request = Request {
             name,
@@ -108,7 +109,7 @@ pub(crate) fn discover(
             huge_pages: wishes.huge_pages,
             homes,
         };
-        graph::discover(&request, search(), look, mem::take(&mut before))
+        graph::discover(&request, search(), look, before.take().unwrap_or(Before::Nothing))
     })
 }
 
@@ -117,6 +118,23 @@ pub(crate) fn directories(module: &Arc<Module>, look: &Look) -> Result<Vec<PathB
     let (program, object) = (program(look, b""), Object::Module(Arc::clone(module)));
     with_asker(Some(&object), look, &program, &mut |asker| search().directories(asker))
         .map_err(|kind| Error::new(module.path(), kind))
+}
+
+/// `ld.so.cache` as it is, if that alone says which files an open of `name` comes to: nobody who asks names directories of
+/// its own.
+#[cfg(feature = "snapshots")]
+pub(super) fn cache_alone(name: &OsStr, wishes: &Wishes, look: &Look) -> Option<sys::Stamp> {
+    fn asks_elsewhere(asker: &Asker<'_>) -> bool {
+        let own = asker.rpath.is_some() || asker.runpath.is_some() || asker.nodeflib;
+        own || asker.loaded_by.is_some_and(asks_elsewhere)
+    }
+    let (search, program) = (search(), program(look, name.as_bytes()));
+    let elsewhere = with_asker(wishes.caller.as_ref(), look, &program, &mut |asker| asks_elsewhere(asker));
+    let directories = elsewhere || !wishes.search_dirs.is_empty() || !search.settings().library_path.is_empty();
+    let plainly = wishes.guard == Guard::Nothing && !wishes.huge_pages && !wishes.no_load;
+    search.refresh();
+    Some(()).filter(|()| plainly && !directories && !name.as_bytes().contains(&b'$'))?;
+    sys::stamp(&search.settings().cache)
 }
 
 /// Where the C library's own loader will find the part of it that is called `name`, if that is certain: the cache says so,

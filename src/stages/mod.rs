@@ -17,6 +17,8 @@ mod sharing;
 #[cfg(not(feature = "snapshots"))]
 #[path = "alone.rs"]
 mod sharing;
+#[cfg(feature = "snapshots")]
+mod trail;
 
 pub(crate) use bind::scope;
 pub(crate) use enter::{Admitted, admit, directories, discover, reopen};

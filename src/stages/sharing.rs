@@ -14,11 +14,13 @@ use super::gather;
 use super::help::HostHelp;
 use super::keep;
 use super::map::{Mapped, map};
+use super::trail::{Way, stamp};
 use crate::addr::{Addr, Vaddr};
 use crate::error::{Error, ErrorKind, shown};
 use crate::file::image::Image;
 use crate::file::plan::Plan;
 use crate::file::{BuildId, Home};
+use crate::find::again::Before;
 use crate::load::group::{Group, Slot};
 use crate::load::map::{Kept, Place};
 use crate::loader::Wishes;
@@ -53,6 +55,7 @@ pub(crate) struct Sharing {
     outcome: SnapshotUse,
     /// The key of the last one that was made for it.
     made: Option<[u8; 32]>,
+    way: Way,
 }
 
 enum From {
@@ -89,7 +92,7 @@ pub(super) struct Shareable {
     index: usize,
     pub(super) wanted: Wanted,
     /// Where it lies, once that is known: mostly when it is opened.
-    home: Option<Addr>,
+    pub(super) home: Option<Addr>,
     pub(super) stamp: FileStamp,
     /// Which of the pages of all members are its own.
     kept: Range<usize>,
@@ -135,7 +138,15 @@ impl Sharing {
             Ok(source) => (source, SnapshotUse::Unasked),
             Err(refusal) => (From::Nowhere, SnapshotUse::Refused(refusal)),
         };
-        Self { source, outcome, made: None }
+        Self { source, outcome, made: None, way: Way::Begins }
+    }
+
+    /// What another process has found that opened `name`, for the first attempt to go by.
+    pub(crate) fn trail(&mut self, name: &OsStr, wishes: &Wishes, look: &Look) -> Before<Object> {
+        let (From::Folder(folder), Way::Begins) = (&self.source, &self.way) else { return Before::Nothing };
+        let (before, way) = Way::begun(folder, name, wishes, look);
+        self.way = way;
+        before
     }
 
     /// Where a file will be, if it gets the place that it has in all processes of the session.
@@ -250,6 +261,9 @@ impl Sharing {
         for (member, start) in members.iter_mut().zip(&places) {
             member.home = Some(*start);
         }
+        if let (From::Folder(folder), Some(_)) = (&self.source, &opened) {
+            self.way.leave(folder, group, &members, look);
+        }
         let (stubs, kept) = (Addr(fits.stubs as usize), kept.unwrap_or_default());
         Ok(Some(Deal { fits: settled, stubs, numbers, members, opened, kept }))
     }
@@ -340,7 +354,8 @@ pub(crate) fn create(
     let path = group.new_members().next().map_or(PathBuf::new(), |(_, (new, _))| new.image.path().to_owned());
     let refused = |refusal: Refusal| Error::new(path.clone(), refusal.kind());
     let seed = sys::random().map_err(|errno| Error::new(path.clone(), errno_kind(errno as i32)))?;
-    let mut sharing = Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: None };
+    let mut sharing =
+        Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: None, way: Way::Settled };
     let placed = Placed(hooks::undisturbed(|| sharing.try_place(&group, &scope, look, help)).map_err(refused)?);
     let group = map(group, &placed, wishes)?;
     let Placed(Some(deal)) = placed else { return Err(refused(Refusal::Place("nothing has to be loaded".into()))) };
@@ -356,7 +371,7 @@ fn errno_kind(errno: i32) -> ErrorKind {
 }
 
 impl Shareable {
-    fn of(index: usize, image: &Image, plan: &Plan) -> Result<Self, Refusal> {
+    pub(super) fn of(index: usize, image: &Image, plan: &Plan) -> Result<Self, Refusal> {
         if image.has_text_relocations() {
             return Err(Refusal::unsuitable(image.path(), "it has text relocations"));
         }
@@ -381,19 +396,6 @@ fn keep_pages(stated: &Member<'_>, plan: &Plan, kept: &mut Vec<(u32, u64)>) -> R
         kept.push((number, stated.pages.iter().find(same).ok_or_else(senseless)?.offset));
     }
     Ok(first..kept.len())
-}
-
-fn stamp(file: &RegularFile) -> FileStamp {
-    let (content, anything) = (file.changed.content, file.changed.anything);
-    FileStamp {
-        device: file.identity.device,
-        inode: file.identity.inode,
-        size: file.size,
-        modified: content.0,
-        modified_nanos: content.1,
-        changed: anything.0,
-        changed_nanos: anything.1,
-    }
 }
 
 fn image(group: &Planned, index: usize) -> Option<&Image> {

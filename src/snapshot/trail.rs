@@ -1,0 +1,154 @@
+//! A *trail*: which files an open came to, and who needs whom, for others that open the same.
+//!
+//! Who follows one searches nothing: it opens each file, and goes on if it is the very file that the trail is about. What
+//! is in a file it reads there. A trail is a file of the directory, sealed as snapshots are; whatever is wrong with it,
+//! everything is found as always.
+
+use std::borrow::Cow;
+use std::fs::{File, Metadata};
+use std::os::unix::fs::FileExt;
+
+use super::bytes::{Cut, Field, List, Reader, fields};
+use super::folder::{Folder, check_owner, lock, owned, write};
+use super::manifest::{FileStamp, Hash};
+use super::refusal::Refusal;
+use crate::sys::Zeros;
+
+/// How the names of trails end.
+pub(super) const TRAIL: &str = ".trail";
+
+const MAGIC: [u8; 8] = *b"soload\0T";
+const VERSION: u32 = 1;
+/// The seal, which comes first: the keyed hash of the trail's own key and of all that follows.
+const SEAL: usize = size_of::<Hash>();
+
+/// Bytes of one: the widest real open has some forty kilobytes.
+const TRAIL_MAX: u64 = 1 << 22;
+
+/// What discovery went by, and what it found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Trail<'a> {
+    /// `ld.so.cache` as it was.
+    pub(crate) cache: FileStamp,
+    /// What was there already, or had to be brought by the host: each by a name that means it.
+    pub(crate) there: Vec<Cow<'a, [u8]>>,
+    /// What had to be loaded, breadth first.
+    pub(crate) found: List<'a, Found<'a>>,
+    /// The numbers of what each of them needs, and [`END`]: of what was found, and from their count on of what was there.
+    pub(crate) needs: List<'a, u16>,
+}
+fields!(Trail, Trail<'a> {
+    cache: FileStamp,
+    there: Vec<Cow<'a, [u8]>>,
+    found: List<'a, Found<'a>>,
+    needs: List<'a, u16>,
+});
+
+/// What ends the numbers of what one file needs.
+pub(crate) const END: u16 = u16::MAX;
+
+/// A file that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Found<'a> {
+    pub(crate) path: Cow<'a, [u8]>,
+    pub(crate) file: FileStamp,
+    /// What it calls itself; empty if it does not.
+    pub(crate) soname: Cow<'a, [u8]>,
+    /// The names it was asked for by, but for that one.
+    pub(crate) names: List<'a, Cow<'a, [u8]>>,
+    /// 1 if `ld.so.cache` has the path, in that subdirectory; 0 if it was asked for by its path.
+    pub(crate) cached: u8,
+    pub(crate) level: Cow<'a, [u8]>,
+    /// Which library it is, where it has its place in the session, and how many bytes that has.
+    pub(crate) library: Hash,
+    pub(crate) start: u64,
+    pub(crate) len: u64,
+}
+fields!(Found, Found<'a> {
+    path: Cow<'a, [u8]>,
+    file: FileStamp,
+    soname: Cow<'a, [u8]>,
+    names: List<'a, Cow<'a, [u8]>>,
+    cached: u8,
+    level: Cow<'a, [u8]>,
+    library: Hash,
+    start: u64,
+    len: u64,
+});
+
+/// What the trail of an open is called: by the name that is opened, and the paths of what the program started with.
+pub(crate) fn trail_key<'a>(name: &[u8], start: impl Iterator<Item = &'a [u8]>) -> Hash {
+    const KEY: &Hash = b"soload snapshot: which trail....";
+    let mut text = Vec::with_capacity(1024);
+    VERSION.put(&mut text);
+    Cow::from(name).put(&mut text);
+    start.for_each(|path| Cow::from(path).put(&mut text));
+    *blake3::keyed_hash(KEY, &text).as_bytes()
+}
+
+/// A trail, copied out of its file: what is checked is what is used.
+pub(crate) struct OpenTrail(Zeros<u8>);
+
+impl OpenTrail {
+    fn read(file: &File, meta: &Metadata, key: &Hash, secret: &Hash) -> Option<Self> {
+        let len = Some(meta.len()).filter(|len| *len <= TRAIL_MAX)?;
+        let mut bytes = Zeros::in_pages(len as usize).ok()?;
+        file.read_exact_at(&mut bytes, 0).ok()?;
+        let (stated, rest) = bytes.split_first_chunk::<SEAL>()?;
+        // Compared in constant time, as the type does.
+        (seal(key, rest, secret) == blake3::Hash::from_bytes(*stated)).then_some(Self(bytes))
+    }
+
+    /// What it says; `None` if that does not make sense.
+    pub(crate) fn trail(&self) -> Option<Trail<'_>> {
+        let mut reader = Reader::new(self.0.get(SEAL..)?);
+        let known = reader.read() == Ok(MAGIC) && reader.read() == Ok(VERSION);
+        let trail: Trail<'_> = reader.read().ok().filter(|_| known)?;
+        reader.end().ok()?;
+        Some(trail)
+    }
+}
+
+impl Trail<'_> {
+    fn encode(&self, key: &Hash, secret: &Hash) -> Vec<u8> {
+        let mut bytes = vec![0; SEAL];
+        MAGIC.put(&mut bytes);
+        VERSION.put(&mut bytes);
+        self.put(&mut bytes);
+        let (stated, rest) = bytes.split_at_mut(SEAL);
+        stated.copy_from_slice(seal(key, rest, secret).as_bytes());
+        bytes
+    }
+}
+
+impl Folder {
+    /// The trail of that key, if there is one that is whole.
+    pub(crate) fn trail(&self, key: &Hash) -> Option<OpenTrail> {
+        let name = name(key);
+        let (file, meta) = owned(&self.directory, &self.path, &name).ok()??;
+        check_owner(&meta, &self.path, 0o333).ok()?;
+        OpenTrail::read(&file, &meta, key, &self.seed.secret())
+    }
+
+    /// Puts a trail in place of what is there. Nothing depends on it.
+    pub(crate) fn leave(&self, key: &Hash, trail: &Trail<'_>) -> Result<(), Refusal> {
+        let bytes = trail.encode(key, &self.seed.secret());
+        if bytes.len() as u64 > TRAIL_MAX {
+            return Ok(());
+        }
+        let _lock = lock(&self.directory, &self.path)?;
+        let name = name(key);
+        self.remove(&name);
+        self.make_room(super::folder::LIMIT.saturating_sub(bytes.len() as u64));
+        write(&self.directory, &self.path, &name, &bytes)
+    }
+}
+
+/// One that stands where another should is none.
+fn seal(key: &Hash, rest: &[u8], secret: &Hash) -> blake3::Hash {
+    blake3::Hasher::new_keyed(secret).update(key).update(rest).finalize()
+}
+
+fn name(key: &Hash) -> String {
+    format!("{}{TRAIL}", blake3::Hash::from_bytes(*key).to_hex())
+}

@@ -1,0 +1,439 @@
+//! Trails: what an open has found is left for others, and who opens the same goes by it instead of searching.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::enter::{Planned, cache_alone};
+use super::sharing::Shareable;
+use crate::addr::Addr;
+use crate::file::dynamic::Names;
+use crate::file::image::Image;
+use crate::file::{BuildId, Home};
+use crate::find::Rule;
+use crate::find::again::Before;
+use crate::find::graph::{Graph, New, World, lacking};
+use crate::find::needs::Needs;
+use crate::load::group::Slot;
+use crate::loader::Wishes;
+use crate::process::module::Object;
+use crate::process::world::Look;
+use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, trail_key};
+use crate::sys::{RegularFile, Stamp};
+
+/// Whether an open goes by a trail.
+pub(super) enum Way {
+    /// That is to be seen.
+    Begins,
+    /// It does, or leaves none.
+    Settled,
+    /// It does not, and leaves one: under that key, `ld.so.cache` being as it was.
+    Leaves { key: [u8; 32], cache: FileStamp },
+}
+
+impl Way {
+    /// What another process has found that opened `name`, and how this one goes on.
+    pub(super) fn begun(folder: &Folder, name: &OsStr, wishes: &Wishes, look: &Look) -> (Before<Object>, Self) {
+        let cache = cache_alone(name, wishes, look).filter(|_| look.by_name(name.as_bytes()).is_none());
+        let Some(cache) = cache.map(file_stamp) else { return (Before::Nothing, Self::Settled) };
+        // What the program has loaded at its start is asked for its names first.
+        let start = look.start().skip(1).map(|object| object.path().as_os_str().as_bytes());
+        let key = trail_key(name.as_bytes(), start);
+        let left = folder.trail(&key);
+        match left.as_ref().and_then(OpenTrail::trail).filter(|trail| trail.cache == cache) {
+            // It was left where others were there before: they will come again.
+            Some(trail) if !fits(&trail, look) => (Before::Nothing, Self::Settled),
+            trail => match trail.and_then(|trail| follow(&trail, look)) {
+                Some(before) => (before, Self::Settled),
+                None => (Before::Nothing, Self::Leaves { key, cache }),
+            },
+        }
+    }
+
+    /// Leaves a trail, if there is none and others could go by it: once.
+    pub(super) fn leave(&mut self, folder: &Folder, group: &Planned, members: &[Shareable], look: &Look) {
+        if let Self::Leaves { key, cache } = std::mem::replace(self, Self::Settled) {
+            // If not by us, one is left by the next.
+            let _ = of(group, members, cache, look).map(|trail| folder.leave(&key, &trail));
+        }
+    }
+}
+
+/// Whether everything is there, or can be brought, that was there when `trail` was left.
+fn fits(trail: &Trail<'_>, look: &Look) -> bool {
+    trail.there.iter().all(|name| look.by_name(name).is_some() || look.belongs_to_host(name))
+}
+
+/// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then. Whether somebody
+/// has loaded any of it is asked by whoever goes by that.
+fn follow(trail: &Trail<'_>, look: &Look) -> Option<Before<Object>> {
+    // All are opened before one is read: one call many times in a row finds what the kernel needs for it in the caches.
+    let files: Vec<RegularFile> = trail.found.iter().map(|found| open(&found)).collect::<Option<_>>()?;
+    let count = files.len();
+    if count == 0 {
+        return None;
+    }
+    let mut members = Vec::with_capacity(count + trail.there.len());
+    for (found, file) in trail.found.iter().zip(files) {
+        members.push(Slot::New(Box::new(read(&found, file)?)));
+    }
+    let (mut there, mut for_host) = (Vec::with_capacity(trail.there.len()), Vec::new());
+    for name in &trail.there {
+        if let Some(object) = look.by_name(name) {
+            there.push(members.len());
+            members.push(Slot::Known(object));
+        } else {
+            // What is the host's to bring is brought once.
+            let name = OsStr::from_bytes(name);
+            let part = for_host.iter().position(|part| part == name);
+            there.push(lacking(part.unwrap_or_else(|| {
+                for_host.push(PathBuf::from(name));
+                for_host.len() - 1
+            })));
+        }
+    }
+    let mut needs = Needs::default();
+    for number in trail.needs.iter() {
+        match usize::from(number) {
+            _ if number == END => needs.end(),
+            number if number < count => needs.push(number),
+            number => needs.push(*there.get(number - count)?),
+        }
+    }
+    (needs.len() == count).then(|| Before::Elsewhere(Graph { members, needs, for_host }))
+}
+
+/// The file that was found, if it is still the same.
+fn open(found: &Found<'_>) -> Option<RegularFile> {
+    RegularFile::open(path(found)).ok().filter(|file| stamp(file) == found.file)
+}
+
+fn path<'a>(found: &'a Found<'_>) -> &'a Path {
+    Path::new(OsStr::from_bytes(&found.path))
+}
+
+fn read(found: &Found<'_>, file: RegularFile) -> Option<New> {
+    let home = Home { start: Addr(found.start as usize), library: found.library };
+    let home = |_: &_, _: BuildId<'_>, len| (len == found.len).then_some(home);
+    // What it needs is known by now, and what has search paths of its own is on no trail.
+    let soname = Some(&*found.soname).filter(|name| !name.is_empty()).map(Into::into);
+    let names = Names { soname, ..Names::default() };
+    let image = Image::read_in_place(path(found).to_owned(), file, Some(names), &home).ok()?;
+    image.check_loadable().ok()?;
+    let level = Some(&*found.level).filter(|level| !level.is_empty());
+    let level = level.map(|level| String::from_utf8_lossy(level).into_owned());
+    let rule = if found.cached == 1 { Rule::Cache { level } } else { Rule::AsGiven };
+    let names = found.names.iter().map(Into::into).collect();
+    Some(New { image, rule, lost: Vec::new(), names, origin: None, loaded_by: None })
+}
+
+/// The trail of an open that has found `group`, its places being known; `None` if others may find something else: what each
+/// name means must follow from `ld.so.cache` alone, or the name be a path; and from what is on the trail, so that who follows
+/// sees it if it means something else by then. One file is found as fast without.
+fn of<'a>(group: &'a Planned, members: &[Shareable], cache: FileStamp, look: &Look) -> Option<Trail<'a>> {
+    if members.len() < 2 {
+        return None;
+    }
+    let mut found = Vec::with_capacity(members.len());
+    for ((_, (new, _)), member) in group.new_members().zip(members) {
+        found.push(step(new, member)?);
+    }
+    let mut called = BTreeSet::new();
+    for (_, (new, _)) in group.new_members() {
+        called.extend(new.names.iter().map(|name| &**name).chain(new.image.soname()));
+    }
+    let follows = |name: &[u8]| called.contains(name) || look.by_name(name).is_some() || look.belongs_to_host(name);
+    if !group.new_members().all(|(_, (new, _))| new.image.needed().all(follows)) {
+        return None;
+    }
+    // The numbers of all members as the trail has them.
+    let (mut numbers, mut new, mut there) = (Vec::with_capacity(group.members.len()), 0, Vec::new());
+    for member in &group.members {
+        let number = match member {
+            Slot::New(_) => {
+                new += 1;
+                new - 1
+            }
+            Slot::Known(object) => {
+                there.push(object.soname().filter(|name| look.by_name(name).as_ref() == Some(object))?.into());
+                found.len() + there.len() - 1
+            }
+        };
+        numbers.push(u16::try_from(number).ok().filter(|number| *number != END)?);
+    }
+    let mut needs = Vec::new();
+    for (index, _) in group.new_members() {
+        needs.extend(group.needs.of(index).iter().map(|number| numbers[*number]).chain([END]));
+    }
+    Some(Trail { cache, there, found: found.into(), needs: needs.into() })
+}
+
+/// How a member was found, if others find it so, too.
+fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
+    let (path, soname) = (new.image.path(), new.image.soname());
+    let has_paths = new.image.rpath().or(new.image.runpath()).is_some();
+    let has_tokens = new.image.needed().any(|name| name.contains(&b'$'));
+    if !new.lost.is_empty() || !path.is_absolute() || has_paths || has_tokens || soname == Some(b"") {
+        return None;
+    }
+    // Another name may lead here by another path, of which nothing would be known.
+    let is_path = |name: &[u8]| match name.contains(&b'/') {
+        true => path.as_os_str().as_bytes() == name,
+        false => path.file_name().is_some_and(|file| file.as_bytes() == name),
+    };
+    if !new.names.iter().all(|name| is_path(name)) {
+        return None;
+    }
+    let (cached, level) = match &new.rule {
+        Rule::AsGiven => (0, ""),
+        Rule::Cache { level } => (1, level.as_deref().unwrap_or_default()),
+        _ => return None,
+    };
+    Some(Found {
+        path: path.as_os_str().as_bytes().into(),
+        file: member.stamp,
+        soname: soname.unwrap_or_default().into(),
+        names: new.names.iter().map(|name| Cow::from(&**name)).collect::<Vec<_>>().into(),
+        cached,
+        level: level.as_bytes().into(),
+        library: member.wanted.id,
+        start: member.home?.0 as u64,
+        len: member.wanted.len,
+    })
+}
+
+/// What the system says of a file.
+pub(super) fn stamp(file: &RegularFile) -> FileStamp {
+    file_stamp((file.identity, file.size, file.changed))
+}
+
+fn file_stamp((identity, size, changed): Stamp) -> FileStamp {
+    let ((modified, modified_nanos), (changed, changed_nanos)) = (changed.content, changed.anything);
+    let (device, inode) = (identity.device, identity.inode);
+    FileStamp { device, inode, size, modified, modified_nanos, changed, changed_nanos }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::file::plan::Plan;
+    use crate::loader;
+    use crate::process::module::Module;
+    use crate::process::namespace::Namespace;
+    use crate::process::registry;
+    use crate::stages::Wish;
+
+    fn library(name: &str) -> std::path::PathBuf {
+        Path::new(env!("SOLOAD_TEST_LIBS")).join(name)
+    }
+
+    /// Opens, and answers the paths of all that this brings together, or the error; closes.
+    fn objects(path: &Path, wishes: &Wishes) -> Result<Vec<String>, String> {
+        let opened = loader::open(path.as_os_str(), wishes).map_err(|error| error.to_string())?;
+        let paths = opened.scope.iter().map(|object| object.path().display().to_string()).collect();
+        if let Object::Module(module) = opened.object {
+            drop(registry::release(module));
+        }
+        Ok(paths)
+    }
+
+    /// What is said of a file on a trail.
+    fn found(folder: &mut Folder, path: &Path) -> Found<'static> {
+        let image = Image::open(path).unwrap();
+        let plan = Plan::of_segments(image.segments(), image.relro(), crate::sys::page_size()).unwrap();
+        let Shareable { wanted, stamp, .. } = Shareable::of(0, &image, &plan).unwrap();
+        Found {
+            path: path.as_os_str().as_bytes().to_vec().into(),
+            file: stamp,
+            soname: image.soname().unwrap_or_default().to_vec().into(),
+            names: vec![path.as_os_str().as_bytes().to_vec().into()].into(),
+            cached: 0,
+            level: (&b""[..]).into(),
+            library: wanted.id,
+            start: folder.place(&[wanted]).unwrap()[0].0 as u64,
+            len: wanted.len,
+        }
+    }
+
+    fn names(names: &[&'static [u8]]) -> Vec<Cow<'static, [u8]>> {
+        names.iter().map(|name| Cow::from(*name)).collect()
+    }
+
+    /// Has the file of that number need these.
+    fn needs(trail: &mut Trail<'_>, of: usize, numbers: Vec<u16>) {
+        let all = std::mem::take(trail.needs.to_mut());
+        let mut all: Vec<Vec<u16>> = all.split_inclusive(|number| *number == END).map(<[u16]>::to_vec).collect();
+        all.resize(all.len().max(of + 1), vec![END]);
+        all[of] = [numbers, vec![END]].concat();
+        trail.needs = all.concat().into();
+    }
+
+    /// A trail that is wrong in one way.
+    type Wrong = (&'static str, fn(&mut Trail<'_>));
+
+    /// Of a trail of two steps, the first of which needs the second, and both something that is there.
+    const WRONG: &[Wrong] = &[
+        ("nothing at all", |trail| {
+            *trail = Trail { found: Vec::new().into(), there: Vec::new(), needs: Vec::new().into(), ..trail.clone() }
+        }),
+        ("no files, and something that is there", |trail| trail.found = Vec::new().into()),
+        ("what is there is something unknown", |trail| trail.there = names(&[b"libno-such.so"])),
+        ("what is there has odd names", |trail| trail.there = names(&[b"", b"\0", b"\xff/\xff", b"$ORIGIN"])),
+        ("what is there is there five thousand times", |trail| trail.there = vec![Cow::from(&b"libc.so.6"[..]); 5000]),
+        ("what the host has to bring does not exist", |trail| trail.there = names(&[b"libnss_hesiod.so.2"])),
+        ("what the host has to bring exists", |trail| trail.there = names(&[b"libm.so.6"])),
+        ("the host has to bring much", |trail| trail.there = names(&[b"libm.so.6", b"libresolv.so.2", b"libm.so.6"])),
+        ("a number one too high", |trail| needs(trail, 0, vec![1, 3])),
+        ("the highest number", |trail| needs(trail, 1, vec![END - 1])),
+        ("steps that need themselves", |trail| {
+            needs(trail, 0, vec![0, 0, 1]);
+            needs(trail, 1, vec![1, 1]);
+        }),
+        ("steps that need each other", |trail| needs(trail, 1, vec![0, 1, 2, 0])),
+        ("a step that nobody needs", |trail| needs(trail, 0, vec![2])),
+        ("a step that needs nothing", |trail| needs(trail, 1, Vec::new())),
+        ("a need sixty thousand times", |trail| needs(trail, 0, vec![1; 60_000])),
+        ("the first file twice", |trail| {
+            let first = trail.found.to_mut()[0].clone();
+            trail.found.to_mut()[1] = first;
+        }),
+        ("the second file twice", |trail| {
+            let second = trail.found.to_mut()[1].clone();
+            trail.found.to_mut().push(second);
+            needs(trail, 0, vec![1, 2, 3]);
+            needs(trail, 1, Vec::new());
+            needs(trail, 2, Vec::new());
+        }),
+        ("one file five thousand times", |trail| {
+            let second = trail.found.to_mut()[1].clone();
+            trail.found.to_mut().extend(std::iter::repeat_n(second, 4998));
+            needs(trail, 4999, Vec::new());
+            needs(trail, 0, (1..5000).collect());
+        }),
+        ("no path", |trail| trail.found.to_mut()[1].path = (&b""[..]).into()),
+        ("a path with a zero", |trail| trail.found.to_mut()[1].path.to_mut().insert(3, 0)),
+        ("an odd path", |trail| trail.found.to_mut()[1].path = (&b"\xff\xfe"[..]).into()),
+        ("a path that is too long", |trail| trail.found.to_mut()[1].path = vec![b'/'; 70_000].into()),
+        ("a directory", |trail| trail.found.to_mut()[1].path = (&b"/"[..]).into()),
+        ("a device", |trail| trail.found.to_mut()[1].path = (&b"/dev/zero"[..]).into()),
+        ("this program", |trail| other(trail, "/proc/self/exe")),
+        ("a file that is not ELF", |trail| other(trail, concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))),
+        ("an empty file", |trail| other(trail, "/proc/self/environ")),
+        ("the C library", |trail| {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let libc = maps.lines().find(|line| line.ends_with("/libc.so.6")).unwrap();
+            other(trail, &libc[libc.find('/').unwrap()..]);
+        }),
+        ("a stamp of zeros", |trail| trail.found.to_mut()[0].file = FileStamp { size: 0, ..trail.cache }),
+        ("the name of the C library", |trail| trail.found.to_mut()[1].soname = (&b"libc.so.6"[..]).into()),
+        ("odd names", |trail| {
+            trail.found.to_mut()[1].soname = vec![0, 255, b'/', b'$'].into();
+            trail.found.to_mut()[1].names = names(&[b"", b"\0", b"\xff", b"/", b"$ORIGIN/x"]).into();
+        }),
+        ("ten thousand names", |trail| {
+            trail.found.to_mut()[1].names =
+                (0..10_000).map(|n| n.to_string().into_bytes().into()).collect::<Vec<_>>().into();
+        }),
+        ("names that both have", |trail| {
+            trail.found.to_mut().iter_mut().for_each(|step| step.soname = (&b"libsame.so"[..]).into());
+        }),
+        ("an odd rule", |trail| {
+            trail.found.to_mut()[1].cached = 255;
+            trail.found.to_mut()[0].level = vec![255; 100].into();
+            trail.found.to_mut()[0].cached = 1;
+        }),
+        ("a place at zero", |trail| trail.found.to_mut()[0].start = 0),
+        ("a place in the first page", |trail| trail.found.to_mut()[0].start = 1),
+        ("a place that is not aligned", |trail| trail.found.to_mut()[0].start += 8),
+        ("a place at the end", |trail| trail.found.to_mut()[0].start = u64::MAX),
+        ("a place at the last page", |trail| trail.found.to_mut()[0].start = u64::MAX - 4095),
+        ("a place of the kernel's", |trail| trail.found.to_mut()[0].start = 0xffff_8000_0000_0000),
+        ("a place that is taken", |trail| trail.found.to_mut()[0].start = (taken as *const () as u64) & !4095),
+        ("a place for both", |trail| {
+            let first = trail.found.to_mut()[0].start;
+            trail.found.to_mut()[1].start = first;
+        }),
+        ("places that overlap", |trail| {
+            let first = trail.found.to_mut()[0].start;
+            trail.found.to_mut()[1].start = first + 4096;
+        }),
+        ("no length", |trail| trail.found.to_mut()[0].len = 0),
+        ("the greatest length", |trail| trail.found.to_mut()[0].len = u64::MAX),
+        ("another library", |trail| trail.found.to_mut()[0].library = [7; 32]),
+        ("the other's library", |trail| {
+            let library = trail.found.to_mut()[1].library;
+            trail.found.to_mut()[0].library = library;
+        }),
+    ];
+
+    fn taken() {}
+
+    /// Has the second step lead to another file, which has that stamp.
+    fn other(trail: &mut Trail<'_>, path: &str) {
+        let step = &mut trail.found.to_mut()[1];
+        step.path = path.as_bytes().to_vec().into();
+        step.file = stamp(&RegularFile::open(Path::new(path)).unwrap());
+        step.soname = (&b""[..]).into();
+    }
+
+    #[test]
+    fn a_trail_that_is_sealed_and_makes_no_sense_is_not_gone_by_or_does_no_harm() {
+        const CHILD: &str = "SOLOAD_TEST_TRAIL";
+        if std::env::var_os(CHILD).is_none() {
+            // A process of its own, in which no other test opens anything.
+            let name = "stages::trail::tests::a_trail_that_is_sealed_and_makes_no_sense_is_not_gone_by_or_does_no_harm";
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args([name, "--exact", "--nocapture", "--test-threads=1"])
+                .env(CHILD, "1")
+                .env_remove("LD_LIBRARY_PATH")
+                .output()
+                .unwrap();
+            let output = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success(), "{}\n{output}{}", child.status, String::from_utf8_lossy(&child.stderr));
+            assert!(output.contains("1 passed"), "the child ran the test: {output}");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let wishes = Wishes { sharing: Wish::Folder(directory.path().to_owned()), ..Wishes::default() };
+        let (first, second) = (library("librelr.so"), library("libbss.so"));
+        let plainly = objects(&first, &wishes).unwrap();
+        let mut folder = Folder::open(directory.path()).unwrap();
+        let look = Look::now(Namespace::BASE);
+        let name = first.as_os_str();
+        let start = look.start().skip(1).map(|object| object.path().as_os_str().as_bytes());
+        let key = trail_key(name.as_bytes(), start);
+        let made = Trail {
+            cache: cache_alone(name, &wishes, &look).map(file_stamp).unwrap(),
+            there: names(&[b"libc.so.6"]),
+            found: vec![found(&mut folder, &first), found(&mut folder, &second)].into(),
+            needs: vec![1, 2, END, 2, END].into(),
+        };
+        let taught = [&plainly[..1], &[second.display().to_string()], &plainly[1..]].concat();
+        folder.leave(&key, &made).unwrap();
+        // It is gone by, though no file says that the one needs the other; not by who has just made a snapshot.
+        assert_eq!(objects(&first, &wishes).unwrap(), plainly);
+        folder.leave(&key, &made).unwrap();
+        assert_eq!(objects(&first, &wishes).unwrap(), taught);
+
+        for (what, wrong) in WRONG {
+            let mut trail = made.clone();
+            wrong(&mut trail);
+            for _ in 0..2 {
+                folder.leave(&key, &trail).unwrap();
+                let found = objects(&first, &wishes);
+                assert_eq!(found.as_ref().map(|found| &found[0]), Ok(&plainly[0]), "{what}");
+                assert_eq!(registry::state().modules().map(Module::path).count(), 0, "{what}");
+            }
+            // Whatever came of it, one that is right is gone by, and without one it is found.
+            folder.leave(&key, &made).unwrap();
+            assert_eq!(objects(&first, &wishes).unwrap(), taught, "after {what}");
+            std::fs::remove_file(directory.path().join(format!("{}.trail", blake3::Hash::from_bytes(key).to_hex())))
+                .unwrap();
+            assert_eq!(objects(&first, &wishes).unwrap(), plainly, "after {what}");
+        }
+    }
+}
