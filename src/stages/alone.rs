@@ -60,6 +60,10 @@ impl Sharing {
         false
     }
 
+    pub(crate) fn distrusts(&mut self, _error: &Error) -> bool {
+        false
+    }
+
     pub(crate) fn relocate(
         &mut self,
         group: Group<Object, Box<Mapped>>,

@@ -282,6 +282,15 @@ impl Sharing {
         shared
     }
 
+    /// Whether sealing may succeed without the snapshot that it failed with: some of what that says is only seen there.
+    pub(crate) fn distrusts(&mut self, error: &Error) -> bool {
+        let used = matches!(self.outcome, SnapshotUse::Used { .. });
+        if used {
+            self.refuse(Refusal::snapshot(error));
+        }
+        used
+    }
+
     /// Writes the words of `group`: those that a snapshot leaves, or all. `None`: to be begun anew, because a snapshot was
     /// refused, or has just been made.
     pub(crate) fn relocate(
@@ -491,4 +500,52 @@ fn has_no_exports(object: &Object) -> bool {
 fn host_id(host: &HostObject) -> Result<[u8; 32], Refusal> {
     let id = host.build_id().ok_or_else(|| Refusal::unsuitable(host.path(), "it has no build id"))?;
     Ok(object_id(&id, host.layout()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+    use crate::loader;
+    use crate::process::registry;
+    use crate::snapshot::{ThreadLocalWord, encode};
+
+    #[test]
+    fn what_only_sealing_finds_senseless_is_loaded_without_the_snapshot() {
+        let directory = tempfile::tempdir().unwrap();
+        let wishes = Wishes { sharing: Wish::Folder(directory.path().to_owned()), ..Wishes::default() };
+        let path = Path::new(env!("SOLOAD_TEST_LIBS")).join("libbss.so");
+        let outcome = || {
+            let opened = loader::open(path.as_os_str(), &wishes).unwrap();
+            let Object::Module(module) = opened.object else { panic!("a library of our own") };
+            drop(registry::release(module));
+            opened.sharing
+        };
+        assert_eq!(outcome(), SnapshotUse::Used { made: true });
+        assert_eq!(outcome(), SnapshotUse::Used { made: false });
+
+        // Sealed as it must be, it says of a library without thread-local storage where that is.
+        let folder = Folder::open(directory.path()).unwrap();
+        let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let key = names.filter_map(|name| Some(name.to_str()?.strip_suffix(".snapshot")?.to_owned())).next().unwrap();
+        let key = *blake3::Hash::from_hex(key).unwrap().as_bytes();
+        let opened = folder.find(&key, |_| true).unwrap().unwrap();
+        let (mut manifest, own) = (opened.manifest().unwrap(), opened.fits().unwrap().members[0]);
+        let image = Image::open(&path).unwrap();
+        let plan = Plan::of_segments(image.segments(), image.relro(), sys::page_size()).unwrap();
+        let place = writable(&plan).next().unwrap().1.start.0;
+        let word = ThreadLocalWord { place, offset: 0, provider: own, kind: 2 };
+        manifest.members.to_mut()[0].thread_local = vec![word].into();
+        let first = opened.header.first_page();
+        let mut pages = vec![0; (opened.header.len - first) as usize];
+        opened.file.read_exact_at(&mut pages, first).unwrap();
+        manifest.pages_from(0, first);
+        folder.keep(&key, &encode(manifest, opened.header.page, &pages, &folder.seed.secret())).unwrap();
+        match outcome() {
+            SnapshotUse::Refused(Refusal::Snapshot(why)) => assert!(why.contains("thread-local"), "{why}"),
+            other => panic!("{other}"),
+        }
+    }
 }
