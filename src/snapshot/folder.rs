@@ -71,6 +71,15 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Holds off all others that write to the directory, if its session still goes on: what would be written is of it.
+    pub(super) fn lock(&self) -> Result<Flock<File>, Refusal> {
+        let lock = lock(&self.directory, &self.path)?;
+        match read_seed(&self.directory, &self.path)? {
+            Some(seed) if seed.0 == self.seed.0 => Ok(lock),
+            _ => Err(Refusal::Folder(format!("{}: its session has ended", shown(&self.path)))),
+        }
+    }
+
     fn read_slots(&mut self) -> Result<u64, Refusal> {
         let mut records = Vec::new();
         if let Some((file, meta)) = owned(&self.directory, &self.path, REGISTRY)? {
@@ -87,7 +96,7 @@ impl Folder {
         if let Some(places) = self.places(wanted) {
             return Ok(places);
         }
-        let _lock = lock(&self.directory, &self.path)?;
+        let _lock = self.lock()?;
         let len = self.read_slots()?;
         let records = self.slots.assign(wanted, &self.seed);
         let path = self.path.join(REGISTRY);
@@ -131,7 +140,7 @@ impl Folder {
 
     /// Puts a snapshot under its key in place of what is there.
     pub(crate) fn keep(&self, key: &Hash, snapshot: &[u8]) -> Result<(), Refusal> {
-        let _lock = lock(&self.directory, &self.path)?;
+        let _lock = self.lock()?;
         self.remove(&name(key));
         self.make_room(LIMIT.saturating_sub(snapshot.len() as u64));
         if snapshot.len() as u64 > LIMIT {
@@ -369,4 +378,25 @@ impl Folder {
 
 fn key_of(name: &str) -> Option<Hash> {
     blake3::Hash::from_hex(name.strip_suffix(ENDING)?).ok().map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Snapshots;
+
+    #[test]
+    fn nothing_is_written_for_a_session_that_has_ended() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut folder = Folder::open(directory.path()).unwrap();
+        let wanted = [Wanted { id: [1; 32], len: 4096, align: 4096 }];
+        folder.keep(&[7; 32], b"pages").unwrap();
+        Snapshots::open(directory.path()).unwrap().rotate().unwrap();
+        let ended = Refusal::Folder(format!("{}: its session has ended", directory.path().display()));
+        assert_eq!(folder.keep(&[7; 32], b"pages"), Err(ended.clone()));
+        assert_eq!(folder.place(&wanted), Err(ended));
+        let left: Vec<_> =
+            std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["seed"]);
+    }
 }

@@ -9,7 +9,7 @@ use std::fs::{File, Metadata};
 use std::os::unix::fs::FileExt;
 
 use super::bytes::{Cut, Field, List, Reader, fields};
-use super::folder::{Folder, check_owner, lock, owned, write};
+use super::folder::{Folder, check_owner, owned, write};
 use super::manifest::{FileStamp, Hash};
 use super::refusal::Refusal;
 use crate::sys::Zeros;
@@ -136,7 +136,7 @@ impl Folder {
         if bytes.len() as u64 > TRAIL_MAX {
             return Ok(());
         }
-        let _lock = lock(&self.directory, &self.path)?;
+        let _lock = self.lock()?;
         let name = name(key);
         self.remove(&name);
         self.make_room(super::folder::LIMIT.saturating_sub(bytes.len() as u64));
