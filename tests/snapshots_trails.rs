@@ -17,7 +17,7 @@ use common::command::{command, document, out};
 use common::snapshots::{MADE, USED, directory};
 use common::trace::system_calls_of;
 use common::*;
-use soload::{Error, ErrorKind, Guard, Library, Namespace, OpenOptions, SnapshotUse, Snapshots};
+use soload::{Error, ErrorKind, Guard, Library, Namespace, OpenOptions, Snapshots};
 
 /// Makes a library that needs others by their paths, or puts another one in its place. What it answers it adds up when
 /// it begins, of its own number and of what those answer that must have begun before.
@@ -355,11 +355,13 @@ fn a_second_name_that_leads_elsewhere_now_is_followed_there() {
 #[test]
 fn a_name_that_led_to_what_was_there_and_leads_elsewhere_now_is_followed_there() {
     on_ours(|_| {
-        let leaf = make("leaf", 0, &[]);
-        let (one, two) = (make("one", 1, &[&leaf]), make("two", 2, &[&leaf]));
+        let (one, two) = (make("one", 1, &[]), make("two", 2, &[]));
         let link = beside("link");
         symlink(&one, &link).unwrap();
-        let root = make("root", 10, &[&link]);
+        let more = make("more", 0, &[]);
+        let root = make("root", 10, &[&link, &more]);
+        // Linked by the path of the link, which another name of its own would have kept from being so.
+        make_with("one", 1, &[], &["-Wl,-soname,libone.so"]);
         let there = open(&one);
         for _ in 0..3 {
             assert_eq!(answer_of(&root), 11);
@@ -644,7 +646,6 @@ fn a_trail_without_the_registry_that_its_addresses_are_from_does_no_harm() {
             open(&make("other", 3, &[]));
             let library = open(&root);
             assert_eq!((told(&library), answer(&library)), (told_plainly_of_open(&root), ANSWER));
-            assert!(matches!(library.snapshot(), SnapshotUse::Used { .. }), "{}", library.snapshot());
         }
     });
 }
