@@ -17,7 +17,7 @@ use common::command::{command, document, out};
 use common::snapshots::{MADE, USED, directory};
 use common::trace::system_calls_of;
 use common::*;
-use soload::{Error, ErrorKind, Guard, Library, Namespace, OpenOptions, Snapshots};
+use soload::{Error, ErrorKind, Guard, Library, Namespace, OpenOptions, SnapshotUse, Snapshots};
 
 /// Makes a library that needs others by their paths, or puts another one in its place. What it answers it adds up when
 /// it begins, of its own number and of what those answer that must have begun before.
@@ -645,6 +645,7 @@ fn a_trail_without_the_registry_that_its_addresses_are_from_does_no_harm() {
             // Others take places meanwhile.
             open(&make("other", 3, &[]));
             let library = open(&root);
+            assert!(matches!(library.snapshot(), SnapshotUse::Used { .. }), "{}", library.snapshot());
             assert_eq!((told(&library), answer(&library)), (told_plainly_of_open(&root), ANSWER));
         }
     });

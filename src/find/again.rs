@@ -28,13 +28,11 @@ impl<O> Before<O> {
     /// what was new is there by now (as what a part needs that the host has brought), by its file or its name, or if nothing
     /// has been found.
     pub(super) fn now(self, world: &impl World<Object = O>) -> Option<(Graph<O>, bool)> {
-        let (mut graph, lacks) = match self {
+        let mut graph = match self {
             Self::Nothing => return None,
-            Self::Lacked(graph) => (graph, false),
-            Self::Elsewhere(graph) => {
-                let lacks = !graph.for_host.is_empty();
-                (graph, lacks)
-            }
+            // It is gone through once they are there.
+            Self::Elsewhere(graph) if !graph.for_host.is_empty() => return Some((graph, true)),
+            Self::Elsewhere(graph) | Self::Lacked(graph) => graph,
         };
         if graph.members.is_empty() {
             return None;
@@ -52,7 +50,7 @@ impl<O> Before<O> {
                 }
             }
         }
-        Some((graph, lacks))
+        Some((graph, false))
     }
 }
 

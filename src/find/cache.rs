@@ -112,6 +112,17 @@ impl Cache {
         best.map(|(_, hit)| hit)
     }
 
+    /// Whether no entry of that name is for some processors only.
+    #[cfg(feature = "snapshots")]
+    pub(super) fn is_for_all(&self, name: &[u8], flags: u32) -> bool {
+        let for_all = |index: usize| {
+            let entry = self.entries.start + index * self.entries.size;
+            let others = u32_at(self.order, &self.bytes, entry) != Some(flags);
+            others || self.entries.size < ENTRY || u64_at(self.order, &self.bytes, entry + 16) == Some(0)
+        };
+        self.equal(name).is_some_and(|mut entries| entries.all(for_all))
+    }
+
     /// The indices of all entries called `name`. The table is in descending order of [`compare`].
     fn equal(&self, name: &[u8]) -> Option<std::ops::Range<usize>> {
         let order = |index: usize| Some(compare(name, self.key(index)?));

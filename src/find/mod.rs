@@ -150,6 +150,14 @@ impl Search {
         hit.filter(|_| settings.library_path.is_empty()).map(|hit| OsStr::from_bytes(hit.path).into())
     }
 
+    /// Whether the cache has the same file of that name for all processors.
+    #[cfg(feature = "snapshots")]
+    pub(crate) fn cached_for_all(&self, name: &[u8]) -> bool {
+        let settings = &self.settings;
+        let cache = self.memory().cache.get(&settings.cache, &settings.root, settings.order);
+        cache.is_ok_and(|cache| cache.is_for_all(name, settings.cache_flags))
+    }
+
     /// The directories that a name without a slash is looked for in when `asker` needs it, in order. Each ends with a
     /// slash, except for the working directory, which is empty.
     pub(crate) fn directories(&self, asker: &Asker<'_>) -> Result<Vec<PathBuf>, ErrorKind> {

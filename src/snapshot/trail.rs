@@ -28,8 +28,6 @@ const TRAIL_MAX: u64 = 1 << 22;
 /// What discovery went by, and what it found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trail<'a> {
-    /// `ld.so.cache` as it was.
-    pub(crate) cache: FileStamp,
     /// What was there already, or had to be brought by the host: each by a name that means it.
     pub(crate) there: Vec<Cow<'a, [u8]>>,
     /// What had to be loaded, breadth first.
@@ -38,7 +36,6 @@ pub(crate) struct Trail<'a> {
     pub(crate) needs: List<'a, u16>,
 }
 fields!(Trail, Trail<'a> {
-    cache: FileStamp,
     there: Vec<Cow<'a, [u8]>>,
     found: List<'a, Found<'a>>,
     needs: List<'a, u16>,
@@ -56,13 +53,10 @@ pub(crate) struct Found<'a> {
     pub(crate) soname: Cow<'a, [u8]>,
     /// The names it was asked for by, but for that one.
     pub(crate) names: List<'a, Cow<'a, [u8]>>,
-    /// 1 if `ld.so.cache` has the path, in that subdirectory; 0 if it was asked for by its path.
+    /// 1 if `ld.so.cache` has the path, 0 if it was asked for by that.
     pub(crate) cached: u8,
-    pub(crate) level: Cow<'a, [u8]>,
-    /// Which library it is, where it has its place in the session, and how many bytes that has.
+    /// Which library it is.
     pub(crate) library: Hash,
-    pub(crate) start: u64,
-    pub(crate) len: u64,
 }
 fields!(Found, Found<'a> {
     path: Cow<'a, [u8]>,
@@ -70,18 +64,17 @@ fields!(Found, Found<'a> {
     soname: Cow<'a, [u8]>,
     names: List<'a, Cow<'a, [u8]>>,
     cached: u8,
-    level: Cow<'a, [u8]>,
     library: Hash,
-    start: u64,
-    len: u64,
 });
 
-/// What the trail of an open is called: by the name that is opened, and the paths of what the program started with.
-pub(crate) fn trail_key<'a>(name: &[u8], start: impl Iterator<Item = &'a [u8]>) -> Hash {
+/// What the trail of an open is called: by the name that is opened, `ld.so.cache`, and the paths of what the program started
+/// with.
+pub(crate) fn trail_key<'a>(name: &[u8], cache: &FileStamp, start: impl Iterator<Item = &'a [u8]>) -> Hash {
     const KEY: &Hash = b"soload snapshot: which trail....";
     let mut text = Vec::with_capacity(1024);
     VERSION.put(&mut text);
     Cow::from(name).put(&mut text);
+    cache.put(&mut text);
     start.for_each(|path| Cow::from(path).put(&mut text));
     *blake3::keyed_hash(KEY, &text).as_bytes()
 }
@@ -128,6 +121,11 @@ impl Folder {
         let (file, meta) = owned(&self.directory, &self.path, &name).ok()??;
         check_owner(&meta, &self.path, 0o333).ok()?;
         OpenTrail::read(&file, &meta, key, &self.seed.secret())
+    }
+
+    /// Removes one that leads nowhere any more.
+    pub(crate) fn forget_trail(&self, key: &Hash) {
+        self.remove(&name(key));
     }
 
     /// Puts a trail in place of what is there. Nothing depends on it.

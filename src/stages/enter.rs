@@ -137,6 +137,12 @@ pub(super) fn cache_alone(name: &OsStr, wishes: &Wishes, look: &Look) -> Option<
     sys::stamp(&search.settings().cache)
 }
 
+/// Whether `ld.so.cache` has one file of that name for all processors.
+#[cfg(feature = "snapshots")]
+pub(super) fn cached_for_all(name: &[u8]) -> bool {
+    search().cached_for_all(name)
+}
+
 /// Where the C library's own loader will find the part of it that is called `name`, if that is certain: the cache says so,
 /// the C library itself came from that directory, and nothing is asked before the cache. Told where, that loader need not map
 /// the cache for each part anew.

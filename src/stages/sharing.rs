@@ -152,17 +152,18 @@ impl Sharing {
     /// Where a file will be, if it gets the place that it has in all processes of the session.
     pub(crate) fn home(&self, file: &RegularFile, build_id: BuildId<'_>, len: u64) -> Option<Home> {
         let library = || library_id(build_id(), &stamp(file));
-        match &self.source {
+        let (library, start) = match &self.source {
             From::Folder(folder) => {
                 let library = library();
-                folder.slot(&Wanted { id: library, len, align: 1 }).map(|start| Home { start, library })
+                (library, folder.slot(&Wanted { id: library, len, align: 1 }))
             }
             From::Memory(_, places) => {
                 let library = library();
-                places.get(&library).map(|start| Home { start: *start, library })
+                (library, places.get(&library).copied())
             }
-            From::Nowhere | From::New(_) => None,
-        }
+            From::Nowhere | From::New(_) => return None,
+        };
+        start.map(|start| Home { start, library })
     }
 
     /// Decides where `group` shall lie, and whether its pages come from a snapshot.
@@ -362,7 +363,8 @@ pub(crate) fn create(
 ) -> Result<Snapshot, Error> {
     let path = group.new_members().next().map_or(PathBuf::new(), |(_, (new, _))| new.image.path().to_owned());
     let refused = |refusal: Refusal| Error::new(path.clone(), refusal.kind());
-    let seed = sys::random().map_err(|errno| Error::new(path.clone(), errno_kind(errno as i32)))?;
+    let no_seed = |errno| ErrorKind::System { call: "getrandom", errno };
+    let seed = sys::random().map_err(|errno| Error::new(path.clone(), no_seed(errno as i32)))?;
     let mut sharing =
         Sharing { source: From::New(Seed(seed)), outcome: SnapshotUse::Unasked, made: None, way: Way::Settled };
     let placed = Placed(hooks::undisturbed(|| sharing.try_place(&group, &scope, look, help)).map_err(refused)?);
@@ -373,10 +375,6 @@ pub(crate) fn create(
         keep::snapshot(&bound, &deal, &Snapshot::secret()).map_err(refused)
     })?;
     Snapshot::seal(&snapshot.1).map_err(|kind| Error::new(path.clone(), kind))
-}
-
-fn errno_kind(errno: i32) -> ErrorKind {
-    ErrorKind::System { call: "getrandom", errno }
 }
 
 impl Shareable {
@@ -460,6 +458,7 @@ fn fits<'a>(
         stubs: 0,
     };
     let mut numbers = Vec::with_capacity(scope.sources.len());
+    let has_no_exports = |object: &Object| object.symbols().is_some_and(|symbols| !symbols.exports_any());
     for (number, source) in scope.sources.iter().enumerate() {
         let (path, id, start) = match source {
             Source::Object(object @ Object::Host(host)) => {
@@ -490,10 +489,6 @@ fn fits<'a>(
     let canonical = |number: &usize| numbers.binary_search(number).ok().map(|at| at as u16);
     fits.order.extend(scope.order.iter().filter_map(canonical));
     Ok((fits, numbers))
-}
-
-fn has_no_exports(object: &Object) -> bool {
-    object.symbols().is_some_and(|symbols| !symbols.exports_any())
 }
 
 /// Which object of the host it is: by what is in memory, whatever its path leads to by now.

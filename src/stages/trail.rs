@@ -6,9 +6,8 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::enter::{Planned, cache_alone};
+use super::enter::{Planned, cache_alone, cached_for_all};
 use super::sharing::Shareable;
-use crate::addr::Addr;
 use crate::file::dynamic::Names;
 use crate::file::image::Image;
 use crate::file::{BuildId, Home};
@@ -20,7 +19,7 @@ use crate::load::group::Slot;
 use crate::loader::Wishes;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, trail_key};
+use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, Wanted, trail_key};
 use crate::sys::{RegularFile, Stamp};
 
 /// Whether an open goes by a trail.
@@ -29,8 +28,8 @@ pub(super) enum Way {
     Begins,
     /// It does, or leaves none.
     Settled,
-    /// It does not, and leaves one: under that key, `ld.so.cache` being as it was.
-    Leaves { key: [u8; 32], cache: FileStamp },
+    /// It does not, and leaves one: under that key, where there may be one already that leads nowhere any more.
+    Leaves { key: [u8; 32], stale: bool },
 }
 
 impl Way {
@@ -40,35 +39,42 @@ impl Way {
         let Some(cache) = cache.map(file_stamp) else { return (Before::Nothing, Self::Settled) };
         // What the program has loaded at its start is asked for its names first.
         let start = look.start().skip(1).map(|object| object.path().as_os_str().as_bytes());
-        let key = trail_key(name.as_bytes(), start);
+        let key = trail_key(name.as_bytes(), &cache, start);
         let left = folder.trail(&key);
-        match left.as_ref().and_then(OpenTrail::trail).filter(|trail| trail.cache == cache) {
-            // It was left where others were there before: they will come again.
+        match left.as_ref().and_then(OpenTrail::trail) {
+            // It was left where others had been opened before: they will come again.
             Some(trail) if !fits(&trail, look) => (Before::Nothing, Self::Settled),
-            trail => match trail.and_then(|trail| follow(&trail, look)) {
+            trail => match trail.and_then(|trail| follow(&trail, folder, look)) {
                 Some(before) => (before, Self::Settled),
-                None => (Before::Nothing, Self::Leaves { key, cache }),
+                None => (Before::Nothing, Self::Leaves { key, stale: left.is_some() }),
             },
         }
     }
 
     /// Leaves a trail, if there is none and others could go by it: once.
     pub(super) fn leave(&mut self, folder: &Folder, group: &Planned, members: &[Shareable], look: &Look) {
-        if let Self::Leaves { key, cache } = std::mem::replace(self, Self::Settled) {
+        let Self::Leaves { key, stale } = std::mem::replace(self, Self::Settled) else { return };
+        match of(group, members, look) {
             // If not by us, one is left by the next.
-            let _ = of(group, members, cache, look).map(|trail| folder.leave(&key, &trail));
+            Some(trail) => drop(folder.leave(&key, &trail)),
+            None if stale => folder.forget_trail(&key),
+            None => {}
         }
     }
 }
 
-/// Whether everything is there, or can be brought, that was there when `trail` was left.
+/// Whether everything is there, or can be brought, that was there when `trail` was left, and nothing that was found then.
 fn fits(trail: &Trail<'_>, look: &Look) -> bool {
-    trail.there.iter().all(|name| look.by_name(name).is_some() || look.belongs_to_host(name))
+    let is_there = |name: &[u8]| look.by_name(name).is_some();
+    let is_found = |found: Found<'_>| {
+        !found.soname.is_empty() && is_there(&found.soname) || found.names.iter().any(|name| is_there(&name))
+    };
+    trail.there.iter().all(|name| is_there(name) || look.belongs_to_host(name)) && !trail.found.iter().any(is_found)
 }
 
 /// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then. Whether somebody
-/// has loaded any of it is asked by whoever goes by that.
-fn follow(trail: &Trail<'_>, look: &Look) -> Option<Before<Object>> {
+/// has loaded one of the files is asked by whoever goes by that.
+fn follow(trail: &Trail<'_>, folder: &Folder, look: &Look) -> Option<Before<Object>> {
     // All are opened before one is read: one call many times in a row finds what the kernel needs for it in the caches.
     let files: Vec<RegularFile> = trail.found.iter().map(|found| open(&found)).collect::<Option<_>>()?;
     let count = files.len();
@@ -77,7 +83,7 @@ fn follow(trail: &Trail<'_>, look: &Look) -> Option<Before<Object>> {
     }
     let mut members = Vec::with_capacity(count + trail.there.len());
     for (found, file) in trail.found.iter().zip(files) {
-        members.push(Slot::New(Box::new(read(&found, file)?)));
+        members.push(Slot::New(Box::new(read(&found, file, folder)?)));
     }
     let (mut there, mut for_host) = (Vec::with_capacity(trail.there.len()), Vec::new());
     for name in &trail.there {
@@ -114,60 +120,73 @@ fn path<'a>(found: &'a Found<'_>) -> &'a Path {
     Path::new(OsStr::from_bytes(&found.path))
 }
 
-fn read(found: &Found<'_>, file: RegularFile) -> Option<New> {
-    let home = Home { start: Addr(found.start as usize), library: found.library };
-    let home = |_: &_, _: BuildId<'_>, len| (len == found.len).then_some(home);
+fn read(found: &Found<'_>, file: RegularFile, folder: &Folder) -> Option<New> {
+    let library = found.library;
+    let home = |_: &_, _: BuildId<'_>, len| {
+        folder.slot(&Wanted { id: library, len, align: 1 }).map(|start| Home { start, library })
+    };
     // What it needs is known by now, and what has search paths of its own is on no trail.
     let soname = Some(&*found.soname).filter(|name| !name.is_empty()).map(Into::into);
     let names = Names { soname, ..Names::default() };
     let image = Image::read_in_place(path(found).to_owned(), file, Some(names), &home).ok()?;
     image.check_loadable().ok()?;
-    let level = Some(&*found.level).filter(|level| !level.is_empty());
-    let level = level.map(|level| String::from_utf8_lossy(level).into_owned());
-    let rule = if found.cached == 1 { Rule::Cache { level } } else { Rule::AsGiven };
+    let rule = if found.cached == 1 { Rule::Cache { level: None } } else { Rule::AsGiven };
     let names = found.names.iter().map(Into::into).collect();
     Some(New { image, rule, lost: Vec::new(), names, origin: None, loaded_by: None })
 }
 
-/// The trail of an open that has found `group`, its places being known; `None` if others may find something else: what each
-/// name means must follow from `ld.so.cache` alone, or the name be a path; and from what is on the trail, so that who follows
-/// sees it if it means something else by then. One file is found as fast without.
-fn of<'a>(group: &'a Planned, members: &[Shareable], cache: FileStamp, look: &Look) -> Option<Trail<'a>> {
+/// The trail of an open that has found `group`; `None` if others may find something else: what each name means must follow
+/// from `ld.so.cache` alone, or the name be a path; and from what is on the trail, so that who follows sees it if it means
+/// something else by then. One file is found as fast without.
+fn of<'a>(group: &'a Planned, members: &[Shareable], look: &Look) -> Option<Trail<'a>> {
     if members.len() < 2 {
         return None;
     }
-    let mut found = Vec::with_capacity(members.len());
+    let (mut found, mut called) = (Vec::with_capacity(members.len()), BTreeSet::new());
     for ((_, (new, _)), member) in group.new_members().zip(members) {
         found.push(step(new, member)?);
-    }
-    let mut called = BTreeSet::new();
-    for (_, (new, _)) in group.new_members() {
         called.extend(new.names.iter().map(|name| &**name).chain(new.image.soname()));
     }
-    let follows = |name: &[u8]| called.contains(name) || look.by_name(name).is_some() || look.belongs_to_host(name);
-    if !group.new_members().all(|(_, (new, _))| new.image.needed().all(follows)) {
-        return None;
+    // By which name each of the others was needed.
+    let others = group.members.iter().enumerate().filter_map(|(index, member)| match member {
+        Slot::Known(object) => Some((index, object)),
+        Slot::New(_) => None,
+    });
+    let others: Vec<(usize, &Object)> = others.collect();
+    let mut needed_as: Vec<Option<&[u8]>> = vec![None; group.members.len()];
+    for name in group.new_members().flat_map(|(_, (new, _))| new.image.needed()).filter(|name| !called.contains(name)) {
+        let Some(object) = look.by_name(name) else {
+            // Another object stands for it, or it leads to one by its file.
+            look.in_place_of(name)?;
+            continue;
+        };
+        let (index, _) = others.iter().find(|(_, other)| **other == object)?;
+        if *needed_as[*index].get_or_insert(name) != name {
+            return None;
+        }
     }
     // The numbers of all members as the trail has them.
-    let (mut numbers, mut new, mut there) = (Vec::with_capacity(group.members.len()), 0, Vec::new());
-    for member in &group.members {
-        let number = match member {
-            Slot::New(_) => {
-                new += 1;
-                new - 1
-            }
-            Slot::Known(object) => {
-                there.push(object.soname().filter(|name| look.by_name(name).as_ref() == Some(object))?.into());
-                found.len() + there.len() - 1
-            }
-        };
-        numbers.push(u16::try_from(number).ok().filter(|number| *number != END)?);
+    let (mut numbers, mut there, mut needs) = (vec![None; group.members.len()], Vec::new(), Vec::new());
+    for (number, (index, _)) in group.new_members().enumerate() {
+        numbers[index] = Some(number);
     }
-    let mut needs = Vec::new();
     for (index, _) in group.new_members() {
-        needs.extend(group.needs.of(index).iter().map(|number| numbers[*number]).chain([END]));
+        for need in group.needs.of(index) {
+            let number = match (numbers[*need], &group.members[*need]) {
+                (Some(number), _) => number,
+                (None, Slot::Known(object)) => {
+                    let own = || object.soname().filter(|name| look.by_name(name).as_ref() == Some(object));
+                    there.push(needed_as[*need].or_else(own)?.into());
+                    found.len() + there.len() - 1
+                }
+                (None, Slot::New(_)) => return None,
+            };
+            numbers[*need] = Some(number);
+            needs.push(u16::try_from(number).ok().filter(|number| *number != END)?);
+        }
+        needs.push(END);
     }
-    Some(Trail { cache, there, found: found.into(), needs: needs.into() })
+    Some(Trail { there, found: found.into(), needs: needs.into() })
 }
 
 /// How a member was found, if others find it so, too.
@@ -186,9 +205,9 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
     if !new.names.iter().all(|name| is_path(name)) {
         return None;
     }
-    let (cached, level) = match &new.rule {
-        Rule::AsGiven => (0, ""),
-        Rule::Cache { level } => (1, level.as_deref().unwrap_or_default()),
+    let cached = match &new.rule {
+        Rule::AsGiven => 0,
+        Rule::Cache { level: None } if cached_for_all(path.file_name()?.as_bytes()) => 1,
         _ => return None,
     };
     Some(Found {
@@ -197,10 +216,7 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
         soname: soname.unwrap_or_default().into(),
         names: new.names.iter().map(|name| Cow::from(&**name)).collect::<Vec<_>>().into(),
         cached,
-        level: level.as_bytes().into(),
         library: member.wanted.id,
-        start: member.home?.0 as u64,
-        len: member.wanted.len,
     })
 }
 
@@ -242,7 +258,7 @@ mod tests {
     }
 
     /// What is said of a file on a trail.
-    fn found(folder: &mut Folder, path: &Path) -> Found<'static> {
+    fn found(path: &Path) -> Found<'static> {
         let image = Image::open(path).unwrap();
         let plan = Plan::of_segments(image.segments(), image.relro(), crate::sys::page_size()).unwrap();
         let Shareable { wanted, stamp, .. } = Shareable::of(0, &image, &plan).unwrap();
@@ -252,10 +268,7 @@ mod tests {
             soname: image.soname().unwrap_or_default().to_vec().into(),
             names: vec![path.as_os_str().as_bytes().to_vec().into()].into(),
             cached: 0,
-            level: (&b""[..]).into(),
             library: wanted.id,
-            start: folder.place(&[wanted]).unwrap()[0].0 as u64,
-            len: wanted.len,
         }
     }
 
@@ -278,7 +291,7 @@ mod tests {
     /// Of a trail of two steps, the first of which needs the second, and both something that is there.
     const WRONG: &[Wrong] = &[
         ("nothing at all", |trail| {
-            *trail = Trail { found: Vec::new().into(), there: Vec::new(), needs: Vec::new().into(), ..trail.clone() }
+            *trail = Trail { found: Vec::new().into(), there: Vec::new(), needs: Vec::new().into() }
         }),
         ("no files, and something that is there", |trail| trail.found = Vec::new().into()),
         ("what is there is something unknown", |trail| trail.there = names(&[b"libno-such.so"])),
@@ -328,7 +341,7 @@ mod tests {
             let libc = maps.lines().find(|line| line.ends_with("/libc.so.6")).unwrap();
             other(trail, &libc[libc.find('/').unwrap()..]);
         }),
-        ("a stamp of zeros", |trail| trail.found.to_mut()[0].file = FileStamp { size: 0, ..trail.cache }),
+        ("a stamp of zeros", |trail| trail.found.to_mut()[0].file = FileStamp { size: 0, ..first_stamp(trail) }),
         ("the name of the C library", |trail| trail.found.to_mut()[1].soname = (&b"libc.so.6"[..]).into()),
         ("odd names", |trail| {
             trail.found.to_mut()[1].soname = vec![0, 255, b'/', b'$'].into();
@@ -343,26 +356,8 @@ mod tests {
         }),
         ("an odd rule", |trail| {
             trail.found.to_mut()[1].cached = 255;
-            trail.found.to_mut()[0].level = vec![255; 100].into();
             trail.found.to_mut()[0].cached = 1;
         }),
-        ("a place at zero", |trail| trail.found.to_mut()[0].start = 0),
-        ("a place in the first page", |trail| trail.found.to_mut()[0].start = 1),
-        ("a place that is not aligned", |trail| trail.found.to_mut()[0].start += 8),
-        ("a place at the end", |trail| trail.found.to_mut()[0].start = u64::MAX),
-        ("a place at the last page", |trail| trail.found.to_mut()[0].start = u64::MAX - 4095),
-        ("a place of the kernel's", |trail| trail.found.to_mut()[0].start = 0xffff_8000_0000_0000),
-        ("a place that is taken", |trail| trail.found.to_mut()[0].start = (taken as *const () as u64) & !4095),
-        ("a place for both", |trail| {
-            let first = trail.found.to_mut()[0].start;
-            trail.found.to_mut()[1].start = first;
-        }),
-        ("places that overlap", |trail| {
-            let first = trail.found.to_mut()[0].start;
-            trail.found.to_mut()[1].start = first + 4096;
-        }),
-        ("no length", |trail| trail.found.to_mut()[0].len = 0),
-        ("the greatest length", |trail| trail.found.to_mut()[0].len = u64::MAX),
         ("another library", |trail| trail.found.to_mut()[0].library = [7; 32]),
         ("the other's library", |trail| {
             let library = trail.found.to_mut()[1].library;
@@ -370,7 +365,9 @@ mod tests {
         }),
     ];
 
-    fn taken() {}
+    fn first_stamp(trail: &Trail<'_>) -> FileStamp {
+        trail.found.iter().next().unwrap().file
+    }
 
     /// Has the second step lead to another file, which has that stamp.
     fn other(trail: &mut Trail<'_>, path: &str) {
@@ -401,15 +398,15 @@ mod tests {
         let wishes = Wishes { sharing: Wish::Folder(directory.path().to_owned()), ..Wishes::default() };
         let (first, second) = (library("librelr.so"), library("libbss.so"));
         let plainly = objects(&first, &wishes).unwrap();
-        let mut folder = Folder::open(directory.path()).unwrap();
+        let folder = Folder::open(directory.path()).unwrap();
         let look = Look::now(Namespace::BASE);
         let name = first.as_os_str();
         let start = look.start().skip(1).map(|object| object.path().as_os_str().as_bytes());
-        let key = trail_key(name.as_bytes(), start);
+        let cache = cache_alone(name, &wishes, &look).map(file_stamp).unwrap();
+        let key = trail_key(name.as_bytes(), &cache, start);
         let made = Trail {
-            cache: cache_alone(name, &wishes, &look).map(file_stamp).unwrap(),
             there: names(&[b"libc.so.6"]),
-            found: vec![found(&mut folder, &first), found(&mut folder, &second)].into(),
+            found: vec![found(&first), found(&second)].into(),
             needs: vec![1, 2, END, 2, END].into(),
         };
         let taught = [&plainly[..1], &[second.display().to_string()], &plainly[1..]].concat();
