@@ -81,6 +81,15 @@ fn code_is_shared_by_all_workers_and_relocated_pages_by_none() {
 }
 
 #[test]
+fn a_load_without_snapshots_is_shown_as_one_whatever_the_environment_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_soload"));
+    command.args(["share", "-n", "2", "--with", "soload", "--"]).arg(fixture("demo"));
+    assert!(command.env("SOLOAD_SNAPSHOTS", folder.path()).stdout(Stdio::null()).status().unwrap().success());
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nobody has looked there for snapshots");
+}
+
+#[test]
 fn forks_share_what_relocation_has_written_until_they_write_themselves() {
     let library = fixture("serve");
     let run = |options: &[&str]| {

@@ -231,8 +231,11 @@ fn by_soload(
     let seen: Arc<Mutex<Vec<Copied>>> = Arc::default();
     let notes = Arc::clone(&seen);
     let mut options = loading.options();
-    if let Some(snapshot) = snapshot {
-        options.snapshot(snapshot);
+    match snapshot {
+        Some(snapshot) => _ = options.snapshot(snapshot),
+        // What is shown beside that is a load without, whatever the environment says.
+        None if loading.snapshots.is_none() => _ = options.private(true),
+        None => {}
     }
     options.before_constructors(move |path, bias| {
         if let (Ok(mut notes), Ok(pages)) = (notes.lock(), memory::copied_pages(path, bias, |_| true)) {
