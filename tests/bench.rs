@@ -84,6 +84,15 @@ fn a_library_that_is_missing_is_named_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_library_that_no_loader_loads_is_an_error() {
+    let library = fixture("undefined_variable");
+    let document = document(1, ["bench", "--json", "--cold", "--rounds", "1", library.to_str().unwrap()]);
+    let loaders = document["libraries"][0]["reports"][0]["loaders"].as_object().unwrap();
+    let is_said = |measured: &Value| measured["error"].as_str().is_some_and(|error| error.contains("undefined"));
+    assert!(["dlopen", "soload"].iter().all(|name| is_said(&loaders[*name])), "{loaders:?}");
+}
+
+#[test]
 fn a_fork_is_measured_of_a_process_that_may_fork() {
     let loaders = |name: &str| {
         let library = fixture(name);
