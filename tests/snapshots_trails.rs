@@ -375,6 +375,71 @@ fn a_name_that_led_to_what_was_there_and_leads_elsewhere_now_is_followed_there()
 }
 
 #[test]
+fn a_name_by_which_something_was_opened_and_that_leads_elsewhere_now_is_followed_there() {
+    on_ours(|_| {
+        let called = |name: &str, number: i32| {
+            let flags = [format!("-Wl,--defsym=link_answer={name}_answer"), format!("-Wl,-soname,{name}.so")];
+            make_with(name, number, &[], &flags.each_ref().map(|flag| &**flag))
+        };
+        let (one, two) = (called("one", 1), called("two", 2));
+        // It needs `link` by its path.
+        let (link, leaf) = (make("link", 0, &[]), make("leaf", 0, &[]));
+        let root = make("root", 10, &[&link, &leaf]);
+        let lead = |to: &Path| {
+            fs::remove_file(&link).unwrap();
+            symlink(to, &link).unwrap();
+        };
+        lead(&one);
+        // By that name it is there when the trail is left.
+        let there = open(&link);
+        for _ in 0..3 {
+            assert_eq!(answer_of(&root), 11);
+        }
+        drop(there);
+        lead(&two);
+        // Who makes a snapshot does not go by the trail.
+        for _ in 0..2 {
+            let _there = open(&one);
+            assert_eq!(answer_of(&root), 12);
+        }
+    });
+}
+
+#[test]
+fn a_library_that_has_search_paths_goes_by_no_trail_of_those_who_have_none() {
+    on_ours(|_| {
+        let source = scratch().join("asks.c");
+        let text = "#include <dlfcn.h>\nint finds_own(void) { void *it = dlopen(\"libssl.so.3\", RTLD_NOW); \
+                    return it ? dlsym(it, \"own_answer\") != 0 : -1; }\n";
+        fs::write(&source, text).unwrap();
+        let folder = scratch().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::rename(make("own", 3, &[]), folder.join("libssl.so.3")).unwrap();
+        let asks = |flags: &[&str]| {
+            let library = scratch().join("asks.so");
+            let mut compiler = Command::new("cc");
+            compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).args(flags);
+            assert!(compiler.status().unwrap().success());
+            let mut command = command();
+            let output = command.arg("call").arg(&library).arg("finds_own").env("SOLOAD_SNAPSHOTS", directory());
+            String::from_utf8(output.output().unwrap().stdout).unwrap().trim().to_owned()
+        };
+        let plainly = asks(&[]);
+        if plainly == "-1" {
+            eprintln!("DID NOT RUN: needs package libssl3");
+            assert!(std::env::var_os("CI").is_none());
+            return;
+        }
+        assert_eq!([plainly, asks(&[])], ["0", "0"]);
+        assert!(!trails().is_empty(), "there is a trail of that name");
+        for tag in ["--enable-new-dtags", "--disable-new-dtags"] {
+            assert_eq!(asks(&[&format!("-Wl,{tag},-rpath,{}", folder.display())]), "1", "{tag}");
+        }
+        assert_eq!(asks(&[]), "0");
+    });
+}
+
+#[test]
 fn an_open_that_fails_where_a_trail_is_fails_as_it_does_without() {
     on_ours(|_| {
         let fails_alike = |root: &Path, what: &str| {
@@ -668,7 +733,8 @@ fn trails_count_into_what_a_directory_may_have_and_go_with_the_rest() {
                 let path = entry.path();
                 path.extension().is_some_and(|ending| ending == "snapshot" || ending == "trail")
             });
-            of_ours.map(|entry| entry.metadata().unwrap().len()).sum()
+            // In whole pages, as they take them.
+            of_ours.map(|entry| entry.metadata().unwrap().len().next_multiple_of(4096)).sum()
         };
         let all = bytes();
         assert!(all > snapshots.files().iter().map(|file| file.bytes).sum());

@@ -24,14 +24,11 @@ impl<O> Graph<O> {
 }
 
 impl<O> Before<O> {
-    /// The same with what is there now, and whether the host has to bring parts first; `None` if some of it is not there, if
-    /// what was new is there by now (as what a part needs that the host has brought), by its file or its name, or if nothing
-    /// has been found.
-    pub(super) fn now(self, world: &impl World<Object = O>) -> Option<(Graph<O>, bool)> {
+    /// The same with what is there now; `None` if some of it is not, if what was new is there by now (as what a part needs that
+    /// the host has brought), by its file or its name, or if nothing has been found.
+    pub(super) fn now(self, world: &impl World<Object = O>) -> Option<Graph<O>> {
         let mut graph = match self {
             Self::Nothing => return None,
-            // It is gone through once they are there.
-            Self::Elsewhere(graph) if !graph.for_host.is_empty() => return Some((graph, true)),
             Self::Elsewhere(graph) | Self::Lacked(graph) => graph,
         };
         if graph.members.is_empty() {
@@ -50,7 +47,7 @@ impl<O> Before<O> {
                 }
             }
         }
-        Some((graph, false))
+        Some(graph)
     }
 }
 

@@ -129,13 +129,14 @@ pub(crate) fn discover<W: World>(
         search,
         world,
     };
-    match before.now(world) {
-        Some((graph, true)) => return Ok(graph),
-        Some((graph, false)) => {
-            discovery.again(graph)?;
-            return Ok(discovery.graph);
-        }
-        None => {}
+    let before = match before {
+        // It is gone through once the host has brought what is lacking.
+        Before::Elsewhere(graph) if !graph.for_host.is_empty() => return Ok(graph),
+        before => before.now(world),
+    };
+    if let Some(before) = before {
+        discovery.again(before)?;
+        return Ok(discovery.graph);
     }
     search.refresh();
     discovery.name(request.name.as_bytes(), None).map_err(|(object, kind)| Error::new(object, kind))?;

@@ -182,13 +182,15 @@ impl Folder {
     pub(super) fn make_room(&self, bytes: u64) -> Vec<SnapshotFile> {
         let mut files = self.files(&[ENDING, TRAIL]);
         files.sort_by_key(|file| file.made);
-        let mut total: u64 = files.iter().map(|file| file.bytes).sum();
+        // Small ones take a page, too.
+        let room = |file: &SnapshotFile| file.bytes.next_multiple_of(4096);
+        let mut total: u64 = files.iter().map(room).sum();
         let mut removed = Vec::new();
         for file in files {
             if total <= bytes {
                 break;
             }
-            total -= file.bytes;
+            total -= room(&file);
             self.remove(&file.name);
             removed.push(file);
         }

@@ -69,7 +69,8 @@ fn fits(trail: &Trail<'_>, look: &Look) -> bool {
     let is_found = |found: Found<'_>| {
         !found.soname.is_empty() && is_there(&found.soname) || found.names.iter().any(|name| is_there(&name))
     };
-    trail.there.iter().all(|name| is_there(name) || look.belongs_to_host(name)) && !trail.found.iter().any(is_found)
+    let is_brought = |name: &[u8]| look.belongs_to_host(name) && look.in_place_of(name).is_none();
+    trail.there.iter().all(|name| is_there(name) || is_brought(name)) && !trail.found.iter().any(is_found)
 }
 
 /// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then. Whether somebody
@@ -197,25 +198,26 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
     if !new.lost.is_empty() || !path.is_absolute() || has_paths || has_tokens || soname == Some(b"") {
         return None;
     }
-    // Another name may lead here by another path, of which nothing would be known.
-    let is_path = |name: &[u8]| match name.contains(&b'/') {
-        true => path.as_os_str().as_bytes() == name,
-        false => path.file_name().is_some_and(|file| file.as_bytes() == name),
-    };
-    if !new.names.iter().all(|name| is_path(name)) {
-        return None;
-    }
+    let file_name = path.file_name()?.as_bytes();
     let cached = match &new.rule {
-        Rule::AsGiven => 0,
-        Rule::Cache { level: None } if cached_for_all(path.file_name()?.as_bytes()) => 1,
+        Rule::AsGiven => false,
+        Rule::Cache { level: None } if cached_for_all(file_name) => true,
         _ => return None,
     };
+    // Another name may lead here by another path, of which nothing would be known.
+    let leads_here = |name: &[u8]| match name.contains(&b'/') {
+        true => path.as_os_str().as_bytes() == name,
+        false => cached && file_name == name,
+    };
+    if !new.names.iter().all(|name| leads_here(name)) {
+        return None;
+    }
     Some(Found {
         path: path.as_os_str().as_bytes().into(),
         file: member.stamp,
         soname: soname.unwrap_or_default().into(),
         names: new.names.iter().map(|name| Cow::from(&**name)).collect::<Vec<_>>().into(),
-        cached,
+        cached: u8::from(cached),
         library: member.wanted.id,
     })
 }
