@@ -609,4 +609,19 @@ pub(super) mod tests {
             }
         }
     }
+
+    #[cfg(feature = "snapshots")]
+    #[test]
+    fn what_some_processors_get_another_file_of_is_not_for_all() {
+        let writer = Writer::default()
+            .plain("a", "/lib/a")
+            .plain("b", "/lib/b")
+            .named("b", "/lib/glibc-hwcaps/x86-64-v3/b", "x86-64-v3", 3)
+            .plain("c", "/lib/c")
+            .entry("c", "/lib32/c", 0x3, 1 << 3)
+            .entry("d", "/lib/haswell/d", X86_64, 1 << 3);
+        let cache = Cache::parse(writer.write().into(), ByteOrder::Little).unwrap();
+        let is_for_all = ["a", "b", "c", "d", "e"].map(|name| cache.is_for_all(name.as_bytes(), X86_64));
+        assert_eq!(is_for_all, [true, false, true, false, false]);
+    }
 }

@@ -151,3 +151,35 @@ fn seal(key: &Hash, rest: &[u8], secret: &Hash) -> blake3::Hash {
 fn name(key: &Hash) -> String {
     format!("{}{TRAIL}", blake3::Hash::from_bytes(*key).to_hex())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_trail_is_called_by_depends_on_the_name_the_cache_and_what_the_program_started_with() {
+        let cache = |changed_nanos| FileStamp {
+            device: 1,
+            inode: 2,
+            size: 3,
+            modified: 4,
+            modified_nanos: 5,
+            changed: 6,
+            changed_nanos,
+        };
+        let key = |name: &str, nanos, start: &[&str]| {
+            trail_key(name.as_bytes(), &cache(nanos), start.iter().map(|path| path.as_bytes()))
+        };
+        let plain = key("liba.so", 7, &["/lib/libc.so.6", "/lib/libm.so.6"]);
+        assert_eq!(plain, key("liba.so", 7, &["/lib/libc.so.6", "/lib/libm.so.6"]));
+        for other in [
+            key("libb.so", 7, &["/lib/libc.so.6", "/lib/libm.so.6"]),
+            key("liba.so", 8, &["/lib/libc.so.6", "/lib/libm.so.6"]),
+            key("liba.so", 7, &["/lib/libm.so.6", "/lib/libc.so.6"]),
+            key("liba.so", 7, &["/lib/libc.so.6"]),
+            key("liba.so", 7, &["/lib/libc.so.6/lib/libm.so.6"]),
+        ] {
+            assert_ne!(plain, other);
+        }
+    }
+}
