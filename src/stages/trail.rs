@@ -240,10 +240,12 @@ mod tests {
     use super::*;
     use crate::file::plan::Plan;
     use crate::loader;
+    use crate::maps;
     use crate::process::module::Module;
     use crate::process::namespace::Namespace;
     use crate::process::registry;
     use crate::stages::Wish;
+    use crate::sys::fault;
 
     fn library(name: &str) -> std::path::PathBuf {
         Path::new(env!("SOLOAD_TEST_LIBS")).join(name)
@@ -417,6 +419,23 @@ mod tests {
         assert_eq!(objects(&first, &wishes).unwrap(), plainly);
         folder.leave(&key, &made).unwrap();
         assert_eq!(objects(&first, &wishes).unwrap(), taught);
+
+        // Whichever system call fails on the way, nothing stays.
+        let before = maps::address_space();
+        let mut calls = 0;
+        loop {
+            folder.leave(&key, &made).unwrap();
+            fault::SUCCEED.set(Some(calls));
+            let found = objects(&first, &wishes);
+            fault::SUCCEED.set(None);
+            maps::assert_same_address_space(&before, &format!("call {calls} failing"));
+            calls += 1;
+            if found.as_ref() == Ok(&taught) {
+                break;
+            }
+            assert!(found.as_ref().is_ok_and(|found| *found == plainly) || found.is_err(), "{found:?}");
+        }
+        assert!(calls > 10, "{calls} calls were walked");
 
         for (what, wrong) in WRONG {
             let mut trail = made.clone();
