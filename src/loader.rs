@@ -84,7 +84,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
             let look = Look::now(wishes.namespace);
             clock.stage("host");
             // What an attempt or another process has found need not be found again.
-            let before = before.take().unwrap_or_else(|| sharing.trail(name, wishes, &look));
+            let before = before.take().or_else(|| sharing.trail(name, wishes, &look));
             let homes = |file: &_, id: BuildId<'_>, len| sharing.home(file, id, len);
             let graph = stages::discover(name, wishes, &look, &homes, before);
             (look, graph)
@@ -96,7 +96,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
                 return Err(Error::new(name, ErrorKind::NotLoaded));
             }
             help.bring(&graph.for_host, &look)?;
-            before = Some(graph.for_another());
+            before = Some(Before::Lacked(graph));
             continue;
         }
         let group = match stages::admit(graph, wishes)? {
@@ -165,7 +165,7 @@ pub(crate) fn snapshot(name: &OsStr, wishes: &Wishes) -> Result<Snapshot, Error>
     for _ in 0..ATTEMPTS_MAX {
         let (look, graph) = hooks::undisturbed(|| {
             let look = Look::now(wishes.namespace);
-            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::Nothing);
+            let graph = stages::discover(name, wishes, &look, &|_, _, _| None, None);
             (look, graph)
         });
         let graph = graph?;
@@ -189,7 +189,7 @@ pub(crate) fn files(name: &OsStr, wishes: &Wishes) -> Result<Vec<PathBuf>, Error
     let wishes = &Wishes { guard: Guard::Nothing, ..wishes.clone() };
     let (look, graph) = hooks::undisturbed(|| {
         let look = Look::now(wishes.namespace);
-        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, Before::Nothing);
+        let graph = stages::discover(name, wishes, &look, &|_, _, _| None, None);
         (look, graph)
     });
     let graph = graph?;
@@ -234,7 +234,6 @@ impl Clock {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::process::Command;
 
     use super::*;
     use crate::maps;
@@ -277,19 +276,9 @@ mod tests {
 
     #[test]
     fn whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before() {
-        const CHILD: &str = "SOLOAD_TEST_WALK";
-        if std::env::var_os(CHILD).is_none() {
-            // A process of its own, with nothing else going on in its address space.
-            let name =
-                "loader::tests::whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before";
-            let child = Command::new(std::env::current_exe().unwrap())
-                .args([name, "--exact", "--nocapture", "--test-threads=1"])
-                .env(CHILD, "1")
-                .output()
-                .unwrap();
-            let output = String::from_utf8_lossy(&child.stdout);
-            assert!(child.status.success(), "{}\n{output}{}", child.status, String::from_utf8_lossy(&child.stderr));
-            assert!(output.contains("1 passed"), "the child ran the test: {output}");
+        let name =
+            "loader::tests::whichever_system_call_fails_the_open_fails_cleanly_and_the_address_space_is_as_before";
+        if !fault::alone(name) {
             return;
         }
         let walk = |library: &str, wishes: &Wishes| {

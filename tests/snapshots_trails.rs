@@ -405,25 +405,29 @@ fn a_name_by_which_something_was_opened_and_that_leads_elsewhere_now_is_followed
     });
 }
 
+/// What `finds_own` answers of a library that opens `name`: whether that has `own_answer`, or -1 if there is none.
+fn asks(library: &Path, name: &str, flags: &[&str]) -> String {
+    let text = format!(
+        "#include <dlfcn.h>\nint finds_own(void) {{ void *it = dlopen(\"{name}\", RTLD_NOW); \
+         return it ? dlsym(it, \"own_answer\") != 0 : -1; }}\n"
+    );
+    let source = scratch().join("asks.c");
+    fs::write(&source, text).unwrap();
+    let mut compiler = Command::new("cc");
+    assert!(compiler.args(["-shared", "-fPIC", "-o"]).arg(library).arg(source).args(flags).status().unwrap().success());
+    let mut command = command();
+    let output =
+        command.arg("call").arg(library).arg("finds_own").env("SOLOAD_SNAPSHOTS", directory()).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 #[test]
 fn a_library_that_has_search_paths_goes_by_no_trail_of_those_who_have_none() {
     on_ours(|_| {
-        let source = scratch().join("asks.c");
-        let text = "#include <dlfcn.h>\nint finds_own(void) { void *it = dlopen(\"libssl.so.3\", RTLD_NOW); \
-                    return it ? dlsym(it, \"own_answer\") != 0 : -1; }\n";
-        fs::write(&source, text).unwrap();
         let folder = scratch().join("folder");
         fs::create_dir(&folder).unwrap();
         fs::rename(make("own", 3, &[]), folder.join("libssl.so.3")).unwrap();
-        let asks = |flags: &[&str]| {
-            let library = scratch().join("asks.so");
-            let mut compiler = Command::new("cc");
-            compiler.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).args(flags);
-            assert!(compiler.status().unwrap().success());
-            let mut command = command();
-            let output = command.arg("call").arg(&library).arg("finds_own").env("SOLOAD_SNAPSHOTS", directory());
-            String::from_utf8(output.output().unwrap().stdout).unwrap().trim().to_owned()
-        };
+        let asks = |flags: &[&str]| asks(&scratch().join("asks.so"), "libssl.so.3", flags);
         let plainly = asks(&[]);
         if plainly == "-1" {
             eprintln!("DID NOT RUN: needs package libssl3");
@@ -435,7 +439,58 @@ fn a_library_that_has_search_paths_goes_by_no_trail_of_those_who_have_none() {
         for tag in ["--enable-new-dtags", "--disable-new-dtags"] {
             assert_eq!(asks(&[&format!("-Wl,{tag},-rpath,{}", folder.display())]), "1", "{tag}");
         }
+        // Nor where the system has them.
+        assert_eq!(asks(&["-Wl,-z,nodefaultlib"]), "-1");
         assert_eq!(asks(&[]), "0");
+    });
+}
+
+#[test]
+fn what_a_name_with_tokens_leads_to_is_each_ones_own() {
+    on_ours(|_| {
+        let leaf = make("leaf", 0, &[]);
+        let [own, other] = ["own", "other"].map(|name| {
+            let folder = scratch().join(format!("{name} folder"));
+            fs::create_dir(&folder).unwrap();
+            fs::rename(make(name, 3, &[&leaf]), folder.join("target.so")).unwrap();
+            folder.join("asks.so")
+        });
+        for _ in 0..2 {
+            assert_eq!([&own, &other].map(|library| asks(library, "$ORIGIN/target.so", &[])), ["1", "0"]);
+        }
+    });
+}
+
+#[test]
+fn a_trail_that_leads_nowhere_any_more_goes_if_none_can_be_left() {
+    on_ours(|_| {
+        let root = closure();
+        let trail = settled(&root);
+        make_with("leaf", 1, &[], &["-Wl,-rpath,/nowhere"]);
+        assert_eq!([answer_of(&root), answer_of(&root)], [ANSWER; 2]);
+        assert!(!trail.exists());
+    });
+}
+
+#[test]
+fn who_cannot_go_by_a_trail_opens_no_file_for_it() {
+    on_ours(|_| {
+        let root = closure();
+        let trail = settled(&root);
+        // In a process where part of it is there already.
+        let opens = || {
+            let calls = system_calls_of(|| {
+                let _there = open(&beside("leaf"));
+                assert_eq!(answer_of(&root), ANSWER);
+            });
+            calls.iter().filter(|call| call.number == libc::SYS_openat).count()
+        };
+        // The first makes the snapshots for that.
+        opens();
+        let with = opens();
+        fs::remove_file(&trail).unwrap();
+        let without = opens();
+        assert!(with <= without, "{with} files, {without} without a trail");
     });
 }
 

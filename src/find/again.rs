@@ -8,7 +8,6 @@ use crate::error::Error;
 
 /// What an open has come to before; the next attempt goes by it.
 pub(crate) enum Before<O> {
-    Nothing,
     /// An attempt that lacked parts of the C library, which the host has brought since.
     Lacked(Graph<O>),
     /// The open of another process, which had parts that may be lacking here.
@@ -16,21 +15,11 @@ pub(crate) enum Before<O> {
     Elsewhere(Graph<O>),
 }
 
-impl<O> Graph<O> {
-    /// For another attempt, once the host has brought what is lacking.
-    pub(crate) fn for_another(self) -> Before<O> {
-        Before::Lacked(self)
-    }
-}
-
 impl<O> Before<O> {
     /// The same with what is there now; `None` if some of it is not, if what was new is there by now (as what a part needs that
     /// the host has brought), by its file or its name, or if nothing has been found.
     pub(super) fn now(self, world: &impl World<Object = O>) -> Option<Graph<O>> {
-        let mut graph = match self {
-            Self::Nothing => return None,
-            Self::Elsewhere(graph) | Self::Lacked(graph) => graph,
-        };
+        let (Self::Lacked(mut graph) | Self::Elsewhere(mut graph)) = self;
         if graph.members.is_empty() {
             return None;
         }

@@ -91,8 +91,7 @@ impl Cache {
                 continue;
             }
             let Some(path) = self.entry_string(entry + 8) else { continue };
-            // Old entries have no such field.
-            let hwcap = if self.entries.size == ENTRY { u64_at(self.order, &self.bytes, entry + 16)? } else { 0 };
+            let hwcap = self.hwcap(entry)?;
             if hwcap >> 32 & !LEVEL_MASK != NAMED >> 32 {
                 // ldconfig puts the named ones first: whatever fitted among them is better than this.
                 if best.is_some() {
@@ -117,10 +116,14 @@ impl Cache {
     pub(super) fn is_for_all(&self, name: &[u8], flags: u32) -> bool {
         let for_all = |index: usize| {
             let entry = self.entries.start + index * self.entries.size;
-            let others = u32_at(self.order, &self.bytes, entry) != Some(flags);
-            others || self.entries.size < ENTRY || u64_at(self.order, &self.bytes, entry + 16) == Some(0)
+            u32_at(self.order, &self.bytes, entry) != Some(flags) || self.hwcap(entry) == Some(0)
         };
         self.equal(name).is_some_and(|mut entries| entries.all(for_all))
+    }
+
+    /// Which processors an entry is for; 0 for all. Old entries have no such field.
+    fn hwcap(&self, entry: usize) -> Option<u64> {
+        if self.entries.size == ENTRY { u64_at(self.order, &self.bytes, entry + 16) } else { Some(0) }
     }
 
     /// The indices of all entries called `name`. The table is in descending order of [`compare`].

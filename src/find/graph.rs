@@ -119,7 +119,7 @@ pub(crate) fn discover<W: World>(
     request: &Request<'_>,
     search: &Search,
     world: &W,
-    before: Before<W::Object>,
+    before: Option<Before<W::Object>>,
 ) -> Result<Graph<W::Object>, Error> {
     let mut discovery = Discovery {
         graph: Graph { members: Vec::new(), needs: Needs::default(), for_host: Vec::new() },
@@ -131,8 +131,8 @@ pub(crate) fn discover<W: World>(
     };
     let before = match before {
         // It is gone through once the host has brought what is lacking.
-        Before::Elsewhere(graph) if !graph.for_host.is_empty() => return Ok(graph),
-        before => before.now(world),
+        Some(Before::Elsewhere(graph)) if !graph.for_host.is_empty() => return Ok(graph),
+        before => before.and_then(|before| before.now(world)),
     };
     if let Some(before) = before {
         discovery.again(before)?;

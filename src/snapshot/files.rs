@@ -108,8 +108,8 @@ impl Snapshots {
         Some(self.0.named(name).ok()??.libraries())
     }
 
-    /// Removes the oldest snapshots until the rest has at most `bytes`; answers those that were removed. Processes that
-    /// use them keep their pages.
+    /// Removes the oldest snapshots until the rest has at most `bytes`, trails included, which go likewise; answers the
+    /// snapshots that were removed. Processes that use them keep their pages.
     ///
     /// # Errors
     /// [`crate::ErrorKind::Snapshot`]: another process keeps the directory locked.

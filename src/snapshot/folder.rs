@@ -122,14 +122,19 @@ impl Folder {
 
     /// The snapshot of that key, if there is one. `is_it` says whether what it fits is what has that key.
     pub(crate) fn find(&self, key: &Hash, is_it: impl FnOnce(&[u8]) -> bool) -> Result<Option<Opened>, Refusal> {
-        let name = name(key);
-        let Some((file, meta)) = owned(&self.directory, &self.path, &name)? else { return Ok(None) };
-        check_owner(&meta, &self.path.join(name), 0o333)?;
+        let Some((file, meta)) = self.whole(&name(key, ENDING))? else { return Ok(None) };
         let opened = Opened::read(file, meta.len(), &self.seed.secret())?;
         match is_it(&opened.manifest()?.scope) {
             true => Ok(Some(opened)),
             false => Err(Refusal::snapshot("it has the name of another one")),
         }
+    }
+
+    /// File `name`, if it is there: one that nobody writes to any more.
+    pub(super) fn whole(&self, name: &str) -> Result<Option<(File, Metadata)>, Refusal> {
+        let found = owned(&self.directory, &self.path, name)?;
+        found.iter().try_for_each(|(_, meta)| check_owner(meta, &self.path.join(name), 0o333))?;
+        Ok(found)
     }
 
     /// The snapshot of that name, if there is one.
@@ -141,12 +146,12 @@ impl Folder {
     /// Puts a snapshot under its key in place of what is there.
     pub(crate) fn keep(&self, key: &Hash, snapshot: &[u8]) -> Result<(), Refusal> {
         let _lock = self.lock()?;
-        self.remove(&name(key));
+        self.remove(&name(key, ENDING));
         self.make_room(LIMIT.saturating_sub(snapshot.len() as u64));
         if snapshot.len() as u64 > LIMIT {
             return Err(Refusal::Folder(format!("{}: a snapshot larger than all may be together", shown(&self.path))));
         }
-        write(&self.directory, &self.path, &name(key), snapshot)
+        write(&self.directory, &self.path, &name(key, ENDING), snapshot)
     }
 
     /// Puts a snapshot in place of itself, with what the system says of its files now.
@@ -163,14 +168,14 @@ impl Folder {
         let first = opened.header.first_page();
         let mut pages = vec![0; (opened.header.len - first) as usize];
         let read = opened.file.read_exact_at(&mut pages, first);
-        read.map_err(|error| refused(&self.path.join(name(key)), error))?;
+        read.map_err(|error| refused(&self.path.join(name(key, ENDING)), error))?;
         manifest.pages_from(0, first);
         self.keep(key, &encode(manifest, opened.header.page, &pages, &self.seed.secret()))
     }
 
     /// Removes what is of no use any more.
     pub(crate) fn forget(&self, key: &Hash) {
-        self.remove(&name(key));
+        self.remove(&name(key, ENDING));
     }
 
     pub(super) fn remove(&self, name: &str) {
@@ -221,11 +226,11 @@ impl Folder {
     }
 }
 
-fn name(key: &Hash) -> String {
-    format!("{}{ENDING}", blake3::Hash::from_bytes(*key).to_hex())
+pub(super) fn name(key: &Hash, ending: &str) -> String {
+    format!("{}{ending}", blake3::Hash::from_bytes(*key).to_hex())
 }
 
-pub(super) fn refused(path: &Path, error: impl Into<std::io::Error>) -> Refusal {
+fn refused(path: &Path, error: impl Into<std::io::Error>) -> Refusal {
     let text = crate::error::errno_text(error.into().raw_os_error().unwrap_or(libc::EIO));
     Refusal::Folder(format!("{}: {text}", shown(path)))
 }
@@ -255,7 +260,7 @@ fn directory(path: &Path) -> Result<File, Refusal> {
 }
 
 /// File `name` of the directory, if it is there: a regular one, of root or the user, that nobody else can write.
-pub(super) fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<(File, Metadata)>, Refusal> {
+fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<(File, Metadata)>, Refusal> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let path = path.join(name);
     let file = match openat(directory, name, flags, Mode::empty()) {
@@ -275,7 +280,7 @@ pub(super) fn owned(directory: &File, path: &Path, name: &str) -> Result<Option<
 }
 
 /// Refuses what belongs to somebody else, or has one of the permissions `forbidden`.
-pub(super) fn check_owner(meta: &Metadata, path: &Path, forbidden: u32) -> Result<(), Refusal> {
+fn check_owner(meta: &Metadata, path: &Path, forbidden: u32) -> Result<(), Refusal> {
     let wrong = |what: &str, expected: &str, found: String| {
         Err(Refusal::Folder(format!("{}: {what}: expected {expected}, found {found}", shown(path))))
     };

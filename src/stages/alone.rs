@@ -44,8 +44,8 @@ impl Sharing {
         Self
     }
 
-    pub(crate) fn trail(&mut self, _name: &OsStr, _wishes: &Wishes, _look: &Look) -> Before<Object> {
-        Before::Nothing
+    pub(crate) fn trail(&mut self, _name: &OsStr, _wishes: &Wishes, _look: &Look) -> Option<Before<Object>> {
+        None
     }
 
     pub(crate) fn home(&self, _file: &RegularFile, _build_id: BuildId<'_>, _len: u64) -> Option<Home> {

@@ -96,9 +96,9 @@ pub(crate) fn discover(
     wishes: &Wishes,
     look: &Look,
     homes: &Homes<'_>,
-    before: Before<Object>,
+    mut before: Option<Before<Object>>,
 ) -> Result<Graph<Object>, Error> {
-    let (program, mut before) = (program(look, name.as_bytes()), Some(before));
+    let program = program(look, name.as_bytes());
     with_asker(wishes.caller.as_ref(), look, &program, &mut |caller| {
         let request = Request {
             name,
@@ -109,7 +109,7 @@ pub(crate) fn discover(
             huge_pages: wishes.huge_pages,
             homes,
         };
-        graph::discover(&request, search(), look, before.take().unwrap_or(Before::Nothing))
+        graph::discover(&request, search(), look, before.take())
     })
 }
 

@@ -92,7 +92,7 @@ pub(super) struct Shareable {
     index: usize,
     pub(super) wanted: Wanted,
     /// Where it lies, once that is known: mostly when it is opened.
-    pub(super) home: Option<Addr>,
+    home: Option<Addr>,
     pub(super) stamp: FileStamp,
     /// Which of the pages of all members are its own.
     kept: Range<usize>,
@@ -142,8 +142,8 @@ impl Sharing {
     }
 
     /// What another process has found that opened `name`, for the first attempt to go by.
-    pub(crate) fn trail(&mut self, name: &OsStr, wishes: &Wishes, look: &Look) -> Before<Object> {
-        let (From::Folder(folder), Way::Begins) = (&self.source, &self.way) else { return Before::Nothing };
+    pub(crate) fn trail(&mut self, name: &OsStr, wishes: &Wishes, look: &Look) -> Option<Before<Object>> {
+        let (From::Folder(folder), Way::Begins) = (&self.source, &self.way) else { return None };
         let (before, way) = Way::begun(folder, name, wishes, look);
         self.way = way;
         before
@@ -151,17 +151,14 @@ impl Sharing {
 
     /// Where a file will be, if it gets the place that it has in all processes of the session.
     pub(crate) fn home(&self, file: &RegularFile, build_id: BuildId<'_>, len: u64) -> Option<Home> {
-        let library = || library_id(build_id(), &stamp(file));
-        let (library, start) = match &self.source {
-            From::Folder(folder) => {
-                let library = library();
-                (library, folder.slot(&Wanted { id: library, len, align: 1 }))
-            }
-            From::Memory(_, places) => {
-                let library = library();
-                (library, places.get(&library).copied())
-            }
+        let library = match self.source {
+            From::Folder(_) | From::Memory(..) => library_id(build_id(), &stamp(file)),
             From::Nowhere | From::New(_) => return None,
+        };
+        let start = match &self.source {
+            From::Folder(folder) => folder.slot(&Wanted { id: library, len, align: 1 }),
+            From::Memory(_, places) => places.get(&library).copied(),
+            From::Nowhere | From::New(_) => None,
         };
         start.map(|start| Home { start, library })
     }
