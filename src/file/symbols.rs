@@ -1,5 +1,7 @@
 //! The dynamic symbol table of one object, and looking a name up in it the way glibc's `do_lookup_x` does.
 
+use std::cmp::Reverse;
+
 use super::Source;
 use super::dynamic::SymbolEntries;
 use super::gnu::Gnu;
@@ -370,12 +372,13 @@ impl Symbols {
         let all = (0..self.count()).filter_map(|index| Some((index, self.get(index)?)));
         let covers = |symbol: &Symbol| {
             let within = vaddr.wrapping_sub(symbol.value);
-            symbol.value <= vaddr && (within < symbol.size || within == 0 || symbol.size == 0)
+            symbol.value <= vaddr && (within < symbol.size || within == 0)
         };
         let fits = |symbol: &Symbol| {
             symbol.is_exported() && !symbol.is_tls() && !symbol.is_absolute() && covers(symbol) && symbol.value != 0
         };
-        all.filter(|(_, symbol)| fits(symbol)).max_by_key(|(_, symbol)| symbol.value)
+        // The first of several at one place.
+        all.filter(|(_, symbol)| fits(symbol)).min_by_key(|(_, symbol)| Reverse(symbol.value))
     }
 
     /// Where entry number `index` stands in memory.
