@@ -92,9 +92,6 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         let graph = graph?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
-            if wishes.no_load {
-                return Err(Error::new(name, ErrorKind::NotLoaded));
-            }
             help.bring(&graph.for_host, &look)?;
             before = Some(Before::Lacked(graph));
             continue;
@@ -144,7 +141,11 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
             published.modules.iter().for_each(|module| look(module.path(), module.mapping.bias()));
         }
         registry::wait_until_initialised(&published.rests_on);
-        published.modules.iter().for_each(|module| hooks::initialise(module));
+        stages::initialise(&published.order, &published.scope);
+        // As in glibc, not before: what a constructor opens is not bound to it.
+        if wishes.global {
+            registry::make_global(wishes.namespace, published.scope.iter().cloned());
+        }
         clock.stage("constructors");
         let (object, scope) = (Object::Module(published.root), Scope::new(published.scope));
         return Ok(Opened { object, scope, pin: None, stages: clock.stages, sharing: sharing.outcome() });

@@ -5,6 +5,11 @@
 // needs: life_leaf
 // build: life_right -DNAME=right
 // needs: life_leaf
+// build: life_first -DNAME=first -Wl,-z,initfirst
+// needs: life_leaf
+// build: life_late -DNAME=late
+// needs: life_leaf life_hook
+// build: life_asks -DNAME=asks -DASKS
 // build: life_root -DNAME=root
 // needs: life_left life_right
 
@@ -13,4 +18,8 @@
 #define NAME_TEXT(x) TEXT(x)
 IN_AND_OUT(NAME_TEXT(NAME))
 
+#if defined ASKS
+int is_constructed(void);
+int asks(void) { return is_constructed(); }
+#endif
 int present(void) { return 1; }

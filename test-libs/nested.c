@@ -6,6 +6,8 @@
 // build: nested/plugin_rpath.so
 // rpath: $ORIGIN/inner
 // build: nested/plugin_nowhere.so
+// build: nested/plugin_own.so -DOWN
+// build: nested/plugin_symbolic.so -DOWN -Wl,-Bsymbolic
 // build: nested/plugin_bare.so
 // runpath:
 // build: nested/needs_plugin.so -DNEEDS
@@ -41,6 +43,11 @@ void *plugin_version(void *handle, const char *name, const char *version) {
 int plugin_close(void *handle) { return dlclose(handle); }
 const char *plugin_error(void) { return dlerror(); }
 int plugin_own(void) { return 1; }
+int one_of_two(void) { return 2; }
+int other_of_two(void) __attribute__((alias("one_of_two")));
+#if defined OWN
+int soload_test_of_the_program(void) { return 12; } // as the program has one
+#endif
 
 const char *file_of_plugin(void) {
     Dl_info info;
@@ -49,6 +56,10 @@ const char *file_of_plugin(void) {
 const char *name_of_function(void) {
     Dl_info info;
     return dladdr((char *)plugin_own + 1, &info) && info.dli_saddr == (void *)plugin_own ? info.dli_sname : 0;
+}
+const char *name_of_two(void) {
+    Dl_info info;
+    return dladdr((void *)one_of_two, &info) ? info.dli_sname : 0;
 }
 int entry_is_right(void) {
     Dl_info info;

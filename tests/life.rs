@@ -31,6 +31,15 @@ fn constructors_run_after_those_of_what_is_needed_and_destructors_in_reverse() {
 }
 
 #[test]
+fn a_library_that_asks_to_be_initialised_first_is_so_before_what_it_needs() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        loader.open("life_first").close();
+        assert_eq!(said(&journal), "first+ leaf+ first- leaf-");
+    });
+}
+
+#[test]
 fn init_runs_before_the_array_which_runs_by_priority_and_fini_mirrors_it() {
     on_both_loaders(|loader| {
         let journal = loader.open("journal");
@@ -236,6 +245,21 @@ fn destructors_of_what_is_still_loaded_run_at_exit_in_reverse() {
 }
 
 #[test]
+fn destructors_of_libraries_that_have_nothing_to_do_with_each_other_run_at_exit_in_the_order_of_opening() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_prints", 1);
+        for library in ["life_leaf", "life_hook", "life_root"] {
+            loader.open(library).leak();
+        }
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("hook- root- left- right- leaf- "), "{loader:?}: {output}");
+    }
+}
+
+#[test]
 fn a_handle_that_is_still_in_scope_at_exit_is_no_obstacle() {
     let outputs = on_both_loaders(|loader| {
         let journal = loader.open("journal");
@@ -312,6 +336,35 @@ fn a_constructor_can_open_another_library() {
         assert!(said(&journal).ends_with("root+ hook-"), "the inner one has a handle of its own");
         inner.close();
         assert!(said(&journal).ends_with("hook- root- left- right- leaf-"));
+    });
+}
+
+#[test]
+fn what_a_constructor_opens_is_initialised_with_all_that_it_needs_though_its_turn_would_come_later() {
+    for (inner, expected) in [("life_left", "hook+ leaf+ left+ late+"), ("life_leaf", "hook+ leaf+ late+")] {
+        on_both_loaders(|loader| {
+            let journal = loader.open("journal");
+            *FROM_CONSTRUCTOR.lock().unwrap() = Some((loader, inner));
+            journal.write("journal_hook", open_from_constructor as extern "C" fn());
+            let _outer = loader.open("life_late");
+            assert_eq!(said(&journal), expected);
+        });
+    }
+}
+
+#[test]
+fn a_library_is_global_once_its_constructors_have_run() {
+    extern "C" fn open_too_early() {
+        let Some((loader, name)) = FROM_CONSTRUCTOR.lock().unwrap().take() else { return };
+        loader.try_open(name).expect_err("it wants what is not global yet");
+    }
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        *FROM_CONSTRUCTOR.lock().unwrap() = Some((loader, "life_asks"));
+        journal.write("journal_hook", open_too_early as extern "C" fn());
+        let _hook = loader.open_with("life_hook", GLOBAL);
+        assert!(FROM_CONSTRUCTOR.lock().unwrap().is_none());
+        assert_eq!(loader.open("life_asks").call("asks"), 1);
     });
 }
 

@@ -7,7 +7,7 @@ mod common;
 mod drop_in;
 
 use std::backtrace::Backtrace;
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
@@ -28,7 +28,11 @@ struct Handle(usize);
 
 impl Plugin {
     fn open(loader: Loader, name: &str) -> Self {
-        let library = loader.open(name);
+        Self::open_with(loader, name, With::default())
+    }
+
+    fn open_with(loader: Loader, name: &str, with: With) -> Self {
+        let library = loader.open_with(name, with);
         let error = unsafe { std::mem::transmute::<usize, Error>(library.address("plugin_error")) };
         Self(library, error)
     }
@@ -217,6 +221,81 @@ fn the_default_scope_of_a_library_is_the_programs_and_then_its_own() {
         assert!(plugin.error().unwrap().contains("inner_answer"));
         loader.this().try_address("plugin_own").expect_err("local to the plugin");
     });
+}
+
+#[test]
+fn a_library_that_asks_for_its_own_symbol_does_not_stay_for_that() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert_ne!(plugin.symbol(DEFAULT, c"plugin_own"), 0);
+        drop(plugin);
+        assert!(!is_mapped("plugin.so"));
+    });
+}
+
+#[test]
+fn the_default_scope_of_a_library_that_is_bound_to_itself_first_begins_there() {
+    on_both_loaders(|loader| {
+        let answer = |plugin: &Plugin| call(plugin.symbol(DEFAULT, c"soload_test_of_the_program"));
+        assert_eq!(answer(&Plugin::open(loader, "nested/plugin_own.so")), 11);
+        assert_eq!(answer(&Plugin::open(loader, "nested/plugin_symbolic.so")), 12);
+        assert_eq!(answer(&Plugin::open_with(loader, "nested/plugin_own.so", DEEP_BIND)), 12);
+    });
+}
+
+#[test]
+fn objects_are_gone_through_in_the_order_in_which_they_were_found() {
+    unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, names: *mut c_void) -> c_int {
+        let name = unsafe { CStr::from_ptr((*info).dlpi_name) }.to_string_lossy();
+        let file = name.rsplit('/').next().filter(|file| file.starts_with("liblife"));
+        unsafe { &mut *names.cast::<Vec<String>>() }.extend(file.map(String::from));
+        0
+    }
+    on_both_loaders(|loader| {
+        let (_root, mut names) = (loader.open("life_root"), Vec::<String>::new());
+        let noted = (&raw mut names).cast();
+        match loader {
+            Loader::Ours => unsafe { soload::dl::dl_iterate_phdr(Some(note), noted) },
+            Loader::Host => unsafe { libc::dl_iterate_phdr(Some(note), noted) },
+        };
+        assert_eq!(names, ["liblife_root.so", "liblife_left.so", "liblife_right.so", "liblife_leaf.so"]);
+    });
+}
+
+#[test]
+fn of_two_names_at_one_address_everybody_is_told_the_same() {
+    let outputs = on_both_loaders(|loader| {
+        println!("[{}]", loader.open("nested/plugin.so").call_text("name_of_two"));
+    });
+    let name = |output: &str| output.lines().find_map(|line| Some(line.split_once('[')?.1.to_owned()));
+    let names: Vec<_> = outputs.iter().map(|(_, output)| name(output)).collect();
+    assert!(names[0].is_some() && names[0] == names[1], "{names:?}");
+}
+
+/// What a destructor asks that runs at exit.
+static AT_EXIT: Mutex<Option<(Plugin, Handle)>> = Mutex::new(None);
+
+#[test]
+fn a_destructor_at_exit_gets_what_is_being_destroyed_as_it_is_and_hears_of_errors() {
+    extern "C" fn ask() {
+        let Some((plugin, before)) = AT_EXIT.lock().unwrap().take() else { return };
+        let (hook, none) = (plugin.opens(fixture("life_hook")), plugin.opens("libno_such.so"));
+        print!("{} {} {} ", hook == Some(before), none.is_none(), plugin.error().is_some());
+        std::io::Write::flush(&mut std::io::stdout()).unwrap();
+        std::mem::forget(plugin);
+    }
+    let outputs = on_both_loaders(|loader| {
+        let journal = printing_journal(loader);
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        assert!(plugin.opens("libno_such.so").is_none() && plugin.error().is_some());
+        let hook = plugin.opens(fixture("life_hook")).unwrap();
+        *AT_EXIT.lock().unwrap() = Some((plugin, hook));
+        journal.write("journal_last_hook", ask as extern "C" fn());
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("hook- true true true "), "{loader:?}: {output}");
+    }
 }
 
 #[test]

@@ -129,3 +129,11 @@ fn exports_tell_the_version_of_each_name() {
         assert!(found.iter().all(|(_, has_version)| *has_version));
     });
 }
+
+#[test]
+fn a_version_is_found_in_a_library_that_was_opened_under_another_name() {
+    on_both_loaders(|loader| {
+        let _provider = loader.open(child::link("versions_by_file/libprovider.so", "libanother_name.so"));
+        assert_eq!(loader.open("versions_by_file/libuser.so").call("call_by_file"), 1);
+    });
+}

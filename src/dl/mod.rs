@@ -13,7 +13,7 @@ mod handles;
 mod log;
 mod objects;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::ptr;
@@ -48,6 +48,8 @@ pub(crate) fn import(name: &[u8]) -> Option<Addr> {
 thread_local! {
     /// What went wrong last in this thread, and what `dlerror` gave out: that must stay until its next call.
     static ERROR: RefCell<(Option<CString>, Option<CString>)> = const { RefCell::new((None, None)) };
+    /// The same in a thread that is ending, which has no place for the former any more: destructors at exit ask still.
+    static LAST_ERROR: Cell<*mut c_char> = const { Cell::new(ptr::null_mut()) };
 }
 
 /// The flags of `dlopen` that there are; the last is `__RTLD_SPROF` of glibc's profiler.
@@ -64,9 +66,10 @@ static FAILED: AtomicBool = AtomicBool::new(false);
 
 fn fail(text: String) {
     FAILED.store(true, Ordering::Relaxed);
-    let text = CString::new(text.replace('\0', "\\0")).unwrap_or_default();
-    // A thread that is ending has no place for it any more; nobody is left there to ask.
-    let _ = ERROR.try_with(|error| error.borrow_mut().0 = Some(text));
+    let mut text = CString::new(text.replace('\0', "\\0")).ok();
+    if ERROR.try_with(|error| error.borrow_mut().0 = text.take()).is_err() {
+        LAST_ERROR.set(text.map_or(ptr::null_mut(), CString::into_raw));
+    }
 }
 
 /// Where a call goes that the C library answers as long as there are no modules; 0 once there are.
@@ -81,7 +84,9 @@ fn forward(function: impl FnOnce() -> usize) -> usize {
 }
 
 fn clear_error() {
-    let _ = ERROR.try_with(|error| error.borrow_mut().0 = None);
+    if ERROR.try_with(|error| error.borrow_mut().0 = None).is_err() {
+        LAST_ERROR.set(ptr::null_mut());
+    }
 }
 
 /// `dlerror`: ours, if our call failed last; otherwise the C library's.
@@ -91,12 +96,9 @@ fn error() -> *mut c_char {
         error.1 = error.0.take();
         error.1.as_ref().map_or(ptr::null_mut(), |text| text.as_ptr().cast_mut())
     });
-    match ours {
-        // SAFETY: no arguments.
-        Ok(text) if text.is_null() => unsafe { real::dlerror()() },
-        Ok(text) => text,
-        Err(_) => ptr::null_mut(),
-    }
+    let ours = ours.unwrap_or_else(|_| LAST_ERROR.replace(ptr::null_mut()));
+    // SAFETY: no arguments.
+    if ours.is_null() { unsafe { real::dlerror()() } } else { ours }
 }
 
 /// The object that has `caller` in its code, and the process as it sees it.
@@ -242,16 +244,19 @@ unsafe fn symbol(
     // The program is in the base, whoever has its handle.
     let (asker, look) = asker(if of_program { ptr::null() } else { caller });
     // Most of what is asked for is global: closures need not be gone through for it.
-    if !next && let Some(found) = first_of(global(&look), &wanted, handle) {
+    let first =
+        asker.as_ref().is_some_and(|asker| matches!(asker, Object::Module(own) if own.symbolic || own.deep_bind));
+    if !next
+        && !first
+        && let Some(found) = first_of(global(&look), &wanted, handle, asker.as_ref())
+    {
         return found;
     }
     let scope = around(asker.as_ref(), &look, next);
     // After the asker only, if it wants the next one.
-    let after = asker
-        .filter(|_| next)
-        .and_then(|asker| scope.iter().position(|object| *object == asker))
-        .map_or(0, |at| at + 1);
-    if let Some(found) = first_of(scope[after..].iter().cloned(), &wanted, handle) {
+    let place = asker.as_ref().filter(|_| next).and_then(|asker| scope.iter().position(|object| object == asker));
+    let after = place.map_or(0, |at| at + 1);
+    if let Some(found) = first_of(scope[after..].iter().cloned(), &wanted, handle, asker.as_ref()) {
         return found;
     }
     // What the host opened RTLD_GLOBAL after the start only it can find.
@@ -261,12 +266,21 @@ unsafe fn symbol(
     missing(scope.first(), name_text, version_text)
 }
 
-/// The first definition in `scope`, for one who asked with `handle`.
-fn first_of(mut scope: impl Iterator<Item = Object>, wanted: &Wanted<'_>, handle: *mut c_void) -> Option<*mut c_void> {
+/// The first definition in `scope`, for `asker`, who asked with `handle`.
+fn first_of(
+    mut scope: impl Iterator<Item = Object>,
+    wanted: &Wanted<'_>,
+    handle: *mut c_void,
+    asker: Option<&Object>,
+) -> Option<*mut c_void> {
     let (found, object) = scope.find_map(|object| Some((address(&object, wanted)?, object)))?;
-    // Who asks the world at large names no library that he would keep open: as in glibc, it stays.
+    // Who asks the world at large names no library that he would keep open: as in glibc, it stays as long as he does.
     if let (Object::Module(module), libc::RTLD_DEFAULT) = (object, handle) {
-        registry::keep(&module);
+        match asker {
+            Some(Object::Module(asker)) if asker.id == module.id => {}
+            Some(Object::Module(asker)) if !registry::is_kept(asker) => drop(registry::refer(asker.id, module.id)),
+            _ => registry::keep(&module),
+        }
     }
     Some(found.0 as *mut c_void)
 }
@@ -291,7 +305,8 @@ fn global(look: &Look) -> impl Iterator<Item = Object> {
 }
 
 /// Where code of `asker` looks for symbols: the global scope, then its own object with all that was opened along with
-/// it. If it asks for the `next` definition, the latter alone: what it hides from others comes after it there.
+/// it first, and then later. If it asks for the `next` definition, what was first alone: what it hides from others comes
+/// after it there.
 fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
     hooks::undisturbed(|| {
         let mut scope = Vec::new();
@@ -300,13 +315,20 @@ fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
                 scope.push(object.clone());
             }
         };
-        if !next || !matches!(asker, Some(Object::Module(_))) {
+        let wide = !next || !matches!(asker, Some(Object::Module(_)));
+        let along = asker.map_or_else(Vec::new, |asker| look.closure(&look.state.brought_in(asker)));
+        if let Some(Object::Module(own)) = asker.filter(|_| wide) {
+            asker.filter(|_| own.symbolic).into_iter().for_each(&mut add);
+            along.iter().filter(|_| own.deep_bind).for_each(&mut add);
+        }
+        if wide {
             global(look).for_each(|object| add(&object));
         }
+        along.iter().for_each(&mut add);
         if let Some(asker) = asker {
-            let roots = look.state.opened().map(|root| look.closure(&Object::Module(Arc::clone(root))));
+            let roots =
+                look.state.opened().filter(|_| wide).map(|root| look.closure(&Object::Module(Arc::clone(root))));
             roots.filter(|along| along.contains(asker)).flatten().for_each(|object| add(&object));
-            look.closure(asker).iter().for_each(&mut add);
         }
         scope.iter().for_each(Object::read_symbols);
         scope

@@ -213,6 +213,10 @@ impl Dynamic {
         self.flags_1 & tag::DF_1_NODELETE != 0
     }
 
+    pub(crate) fn initfirst(&self) -> bool {
+        self.flags_1 & tag::DF_1_INITFIRST != 0
+    }
+
     pub(crate) fn nodeflib(&self) -> bool {
         self.flags_1 & tag::DF_1_NODEFLIB != 0
     }

@@ -106,6 +106,8 @@ pub(crate) struct Request<'a> {
     pub(crate) huge_pages: bool,
     /// Where they are in all processes of the session, as far as that is known.
     pub(crate) homes: &'a Homes<'a>,
+    /// Whether only what is there will do.
+    pub(crate) no_load: bool,
 }
 
 /// What stands for a member's number as long as the host has to bring part number `part` of those that are lacking; and the
@@ -140,6 +142,9 @@ pub(crate) fn discover<W: World>(
     }
     search.refresh();
     discovery.name(request.name.as_bytes(), None).map_err(|(object, kind)| Error::new(object, kind))?;
+    if request.no_load && !matches!(discovery.graph.members.first(), Some(Slot::Known(_))) {
+        return Err(Error::new(request.name, ErrorKind::NotLoaded));
+    }
     let mut next = 0;
     // Breadth first: what a member needs joins at the end of the list that is being gone through.
     while next < discovery.graph.members.len() {

@@ -9,14 +9,13 @@ pub(crate) struct Group<K, T> {
     /// In breadth-first order; member 0 is the object that was asked for.
     pub(crate) members: Vec<Slot<K, T>>,
     pub(crate) needs: Needs,
-    /// The numbers of the new members, each after those it needs, as constructors run: see [`init_order`].
+    /// The numbers of the members, each after those it needs, as constructors run: see [`init_order`].
     pub(crate) order: Vec<usize>,
 }
 
 impl<K, T> Group<K, T> {
     pub(crate) fn new(members: Vec<Slot<K, T>>, needs: Needs) -> Self {
-        let mut order = init_order(&needs);
-        order.retain(|index| matches!(members[*index], Slot::New(_)));
+        let order = init_order(&needs);
         Self { members, needs, order }
     }
 
@@ -52,13 +51,34 @@ impl<K, T> Group<K, T> {
 /// An order in which each object comes after those it needs; in a circle, the one found later comes first.
 ///
 /// glibc 2.36 (`_dl_sort_maps`, the depth-first sort): the objects are visited from the last found to the first, each
-/// after what it needs, in the order of its `DT_NEEDED`; but the object that was asked for is always the last.
+/// after what it needs, in the order of its `DT_NEEDED`; but the object that was asked for is the last, and what it needs
+/// itself is not known then.
 pub(crate) fn init_order(needs: &Needs) -> Vec<usize> {
+    let mut order = depth_first((1..needs.len()).rev(), needs, 1);
+    order.extend((needs.len() > 0).then_some(0));
+    order
+}
+
+/// The order in which objects go that are given in the order in which they came: each before those it `needs`, and, as
+/// far as that permits, before those that it merely refers to (`uses` are both).
+///
+/// glibc 2.36 (`_dl_sort_maps` again): by all uses first, and what that gives by needs alone, if these are not all.
+pub(crate) fn fini_order(uses: &Needs, needs: &Needs) -> Vec<usize> {
+    let mut order = depth_first((0..uses.len()).rev(), uses, 0);
+    if (0..uses.len()).any(|object| uses.of(object).len() > needs.of(object).len()) {
+        order = depth_first(order, needs, 0);
+    }
+    order.reverse();
+    order
+}
+
+/// The objects in the order in which visits to all that `roots` lead to end, each once; not those before number `first`.
+fn depth_first(roots: impl IntoIterator<Item = usize>, needs: &Needs, first: usize) -> Vec<usize> {
     let mut order = Vec::with_capacity(needs.len());
-    let mut seen = vec![false; needs.len()];
+    let mut seen: Vec<bool> = (0..needs.len()).map(|object| object < first).collect();
     // A stack of our own: the depth is the file's to choose.
     let mut stack: Vec<(usize, usize)> = Vec::new();
-    for root in (0..needs.len()).rev() {
+    for root in roots {
         if !std::mem::replace(&mut seen[root], true) {
             stack.push((root, 0));
         }
@@ -77,8 +97,6 @@ pub(crate) fn init_order(needs: &Needs) -> Vec<usize> {
             }
         }
     }
-    order.retain(|object| *object != 0);
-    order.extend((needs.len() > 0).then_some(0));
     order
 }
 

@@ -11,6 +11,7 @@ use std::sync::{Once, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::going;
 use super::module::Module;
 use super::registry::{self, Held};
 use crate::load::call::{Arguments, Code};
@@ -128,7 +129,8 @@ fn arguments() -> Arguments {
     }
 }
 
-/// Runs the constructors of a module that has been published.
+/// Runs the constructors of a module that this thread has published, unless it has begun with that: a constructor that
+/// opens a library has those run first of what that needs.
 pub(crate) fn initialise(module: &Module) {
     /// Says that they have run even if one of them throws, so that nobody waits for ever.
     struct Done<'a>(&'a Module);
@@ -136,6 +138,9 @@ pub(crate) fn initialise(module: &Module) {
         fn drop(&mut self) {
             registry::initialised(self.0);
         }
+    }
+    if !registry::begin(module.id) {
+        return;
     }
     install();
     let _done = Done(module);
@@ -175,7 +180,7 @@ fn install() {
 }
 
 extern "C" fn at_exit() {
-    registry::finish_all();
+    going::finish_all();
 }
 
 static FORKS: RwLock<()> = RwLock::new(());

@@ -4,6 +4,7 @@ pub(crate) mod addresses;
 mod called;
 mod current;
 pub(crate) mod debugger;
+mod going;
 pub(crate) mod hooks;
 pub(crate) mod host;
 pub(crate) mod imports;

@@ -21,7 +21,7 @@ use crate::load::map::Mapping;
 use crate::load::scope::{Located, Provider};
 use crate::sys::{Bytes, Identity};
 
-/// Numbers modules in the order in which their constructors run; destructors run the other way.
+/// Numbers modules in the order in which they were found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Id(pub(crate) u64);
 
@@ -77,6 +77,9 @@ pub(crate) struct Module {
     pub(crate) rpath: Option<Box<[u8]>>,
     pub(crate) runpath: Option<Box<[u8]>>,
     pub(crate) nodeflib: bool,
+    /// Whether it asks itself before all others (`DT_SYMBOLIC`), and what was opened with it before what is global.
+    pub(crate) symbolic: bool,
+    pub(crate) deep_bind: bool,
     /// Its program headers, for whoever goes through all objects.
     pub(crate) headers: ProgramHeaders,
     /// Its `PT_GNU_EH_FRAME`, if it has one.

@@ -34,7 +34,7 @@ impl Fit<'_> {
 
 /// Who may have a unique symbol.
 pub(crate) enum Owner {
-    /// A new module: its place in the group's order of initialisation, and its symbols.
+    /// A new module: its place among those of the group, and its symbols.
     New(usize, Arc<LateSymbols>),
     Known(Object),
 }
@@ -79,11 +79,10 @@ impl State {
     pub(super) fn enter<M: Iterator<Item = Newcomer>>(
         &mut self,
         fit: &Fit<'_>,
-        root: usize,
         make: impl FnOnce(Id) -> M,
     ) -> (Vec<Arc<Module>>, bool) {
         let first = !fit.namespace.is_base() && !self.is_inhabited(fit.namespace);
-        let phase = Phase::Initialising(hooks::this_thread());
+        let phase = Phase::Entered(hooks::this_thread());
         let mut modules = Vec::with_capacity(fit.instances.len());
         self.entries.reserve(fit.instances.len());
         for (index, Newcomer { module, names, keep }) in make(Id(self.next)).enumerate() {
@@ -91,7 +90,7 @@ impl State {
             for name in module.soname.iter().chain(&names) {
                 self.called.add(name, module.id);
             }
-            let handles = usize::from(index == root);
+            let handles = usize::from(index == 0);
             let (thread_destructors, bound_later) = (0, Vec::new());
             modules.push(Arc::clone(&module));
             self.entries.push(Entry { module, names, handles, thread_destructors, phase, bound_later, keep });

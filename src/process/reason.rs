@@ -66,7 +66,7 @@ impl State {
             Phase::Abandoned => return reasons,
             // Its destructors run, or have run, though somebody had it open.
             Phase::Finishing(_) | Phase::Finished => reasons.push(Reason::Exiting),
-            Phase::Initialising(_) => reasons.push(Reason::Initialising),
+            Phase::Entered(_) | Phase::Initialising(_) => reasons.push(Reason::Initialising),
             Phase::Ready => {}
         }
         if entry.handles > 0 {

@@ -4,13 +4,13 @@
 //! runs: either could wait for another thread that waits for us.
 
 use std::collections::BTreeMap;
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::addresses;
 use super::called::Called;
 use super::current;
+use super::going;
 use super::hooks::{self, Thread};
 use super::later;
 use super::module::{Dependency, Id, Instance, Module, Object};
@@ -29,7 +29,7 @@ pub(crate) struct State {
     pub(super) entries: Vec<Entry>,
     pub(super) called: Called,
     /// Made global by an open, in order, each in its name space; what the program started with is not among them.
-    global: Vec<(Namespace, Object)>,
+    pub(super) global: Vec<(Namespace, Object)>,
     pub(super) unique: BTreeMap<Namespace, Settled>,
     pub(super) next: u64,
     waits: Waits,
@@ -53,12 +53,14 @@ pub(super) struct Entry {
 /// Where a module is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
+    /// A thread has brought it in and is going to run its constructors.
+    Entered(Thread),
     /// A thread runs its constructors.
     Initialising(Thread),
     Ready,
     /// A thread runs its destructors.
     Finishing(Thread),
-    /// Its destructors have run at the process's exit.
+    /// The process exits: its destructors run, or have run.
     Finished,
     /// The thread that was initialising or finishing it is not in this process: a fork left it behind half done. Or its
     /// destructors have run and made thread-local objects. It stays mapped, and nobody gets it any more.
@@ -74,7 +76,7 @@ pub(crate) fn any() -> bool {
 }
 
 /// The tables, to be changed: those that somebody else looks at are copied first.
-fn edit(guard: &mut Guard) -> &mut State {
+pub(super) fn edit(guard: &mut Guard) -> &mut State {
     Arc::make_mut(guard.get_or_insert_default())
 }
 
@@ -88,14 +90,13 @@ pub(crate) fn state_in_handler() -> Option<Arc<State>> {
     tables::lock_in_handler().map(|mut guard| Arc::clone(guard.get_or_insert_default()))
 }
 
-/// Puts a group into the registry, with one handle to member `root`; from here on it is there for everybody.
+/// Puts a group into the registry, with one handle to the first of it; from here on it is there for everybody.
 ///
-/// `make` gives the modules in the order in which their constructors run, numbered from the id it is given on. Answers
+/// `make` gives the modules in the order in which they were found, numbered from the id it is given on. Answers
 /// them, and whether they are the first of an isolated name space. `None` if the process has changed meanwhile so that the
 /// group does not fit any more.
 pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
     fit: Fit<'_>,
-    root: usize,
     make: impl FnOnce(Id) -> M,
 ) -> Option<(Vec<Arc<Module>>, bool)> {
     let mut make = Some(make);
@@ -107,7 +108,7 @@ pub(crate) fn publish<M: Iterator<Item = Newcomer>>(
         // What does not fit is dropped when nothing is held any more.
         let make = make.take_if(|_| state.suits(&fit))?;
         ANY.store(true, Ordering::Release);
-        Some(state.enter(&fit, root, make))
+        Some(state.enter(&fit, make))
     })
 }
 
@@ -172,6 +173,18 @@ pub(crate) fn refer(user: Id, to: Id) -> bool {
     true
 }
 
+/// Whether this thread has still to run the constructors of a module, which it says herewith that it does.
+pub(crate) fn begin(id: Id) -> bool {
+    let entered = Phase::Entered(hooks::this_thread());
+    let mut guard = lock();
+    if !guard.get_or_insert_default().entry(id).is_some_and(|entry| entry.phase == entered) {
+        return false;
+    }
+    let entry = edit(&mut guard).entry_mut(id);
+    entry.into_iter().for_each(|entry| entry.phase = Phase::Initialising(hooks::this_thread()));
+    true
+}
+
 /// Says that the constructors of a module have run.
 pub(crate) fn initialised(module: &Module) {
     let mut guard = lock();
@@ -183,7 +196,7 @@ pub(crate) fn initialised(module: &Module) {
 }
 
 /// Wakes the threads that wait for a change, if there are any: to ask the kernel costs as much as a look-up of ten.
-fn tell_waiting(guard: &mut Guard) {
+pub(super) fn tell_waiting(guard: &mut Guard) {
     if !guard.get_or_insert_default().waits.is_empty() {
         edit(guard).waits.finished(hooks::this_thread());
         tables::tell();
@@ -193,7 +206,7 @@ fn tell_waiting(guard: &mut Guard) {
 /// Waits until other threads have initialised `modules`.
 pub(crate) fn wait_until_initialised(modules: &[Id]) {
     wait_while(|entry| match entry.phase {
-        Phase::Initialising(thread) if modules.contains(&entry.module.id) => Some(thread),
+        Phase::Entered(thread) | Phase::Initialising(thread) if modules.contains(&entry.module.id) => Some(thread),
         _ => None,
     });
 }
@@ -242,7 +255,7 @@ pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
     });
     // Unmapping happens in there, with the last owners.
     drop(module);
-    unload(unused);
+    going::unload(unused);
     reasons
 }
 
@@ -269,72 +282,11 @@ pub(crate) fn thread_destructor_done(id: Id) {
         }
         state.take_unused()
     };
-    unload(unused);
-}
-
-/// Runs the destructors of modules that nobody uses, and lets go of them.
-fn unload(mut unused: Vec<Arc<Module>>) {
-    while !unused.is_empty() {
-        finish(&unused);
-        // Destructors may have come to refer to what nobody else uses.
-        let next = {
-            let mut guard = lock();
-            let state = edit(&mut guard);
-            // Or have thread-local objects made, which threads have still to destroy: then all of it stays mapped.
-            if unused.iter().any(|module| state.entry(module.id).is_some_and(|entry| entry.thread_destructors > 0)) {
-                unused.iter().for_each(|module| {
-                    state.entry_mut(module.id).into_iter().for_each(|entry| entry.phase = Phase::Abandoned);
-                });
-                return tell_waiting(&mut guard);
-            }
-            let stays = |id: Id| !unused.iter().any(|gone| gone.id == id);
-            state.entries.retain(|entry| stays(entry.module.id));
-            state.called.retain(stays);
-            addresses::remove(unused.iter().map(|module| &**module));
-            state.forget_empty_namespaces(&unused);
-            state.take_unused()
-        };
-        // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
-        unused = next;
-        tell_waiting(&mut lock());
-    }
-}
-
-/// Runs the destructors of everything that is still loaded, at the process's exit.
-pub(crate) fn finish_all() {
-    if lock().is_none() {
-        return;
-    }
-    let me = hooks::this_thread();
-    loop {
-        // A destructor may load something: until nothing is left.
-        let mut ready = Vec::new();
-        for entry in edit(&mut lock()).entries.iter_mut().filter(|entry| entry.phase == Phase::Ready) {
-            entry.phase = Phase::Finishing(me);
-            ready.push(Arc::clone(&entry.module));
-        }
-        if ready.is_empty() {
-            return;
-        }
-        finish(&ready);
-        let mut guard = lock();
-        for module in &ready {
-            if let Some(entry) = edit(&mut guard).entry_mut(module.id) {
-                entry.phase = Phase::Finished;
-            }
-        }
-    }
-}
-
-/// Runs destructors, last initialised first.
-fn finish(modules: &[Arc<Module>]) {
-    for module in modules.iter().rev() {
-        hooks::finish(module);
-    }
+    going::unload(unused);
 }
 
 impl State {
-    fn position(&self, id: Id) -> Option<usize> {
+    pub(super) fn position(&self, id: Id) -> Option<usize> {
         self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()
     }
 
@@ -363,6 +315,23 @@ impl State {
     /// The module that has `addr` among its addresses.
     pub(crate) fn by_address(&self, addr: Addr) -> Option<Arc<Module>> {
         self.module(addresses::at(addr)?.id)
+    }
+
+    /// Whether this thread has still to run constructors of any of these.
+    pub(crate) fn are_to_run(&self, modules: &[Id]) -> bool {
+        let entered = Phase::Entered(hooks::this_thread());
+        modules.iter().any(|id| self.entry(*id).is_some_and(|entry| entry.phase == entered))
+    }
+
+    /// The object whose open brought `object` in.
+    pub(crate) fn brought_in(&self, object: &Object) -> Object {
+        let mut first = object.clone();
+        while let Object::Module(module) = &first
+            && let Some(by) = module.loaded_by.and_then(|id| self.module(id))
+        {
+            first = Object::Module(by);
+        }
+        first
     }
 
     /// The modules that somebody opened by themselves.
@@ -400,51 +369,6 @@ impl State {
     pub(crate) fn unique(&self, namespace: Namespace, wanted: &Wanted<'_>) -> Option<(Addr, Symbol)> {
         self.unique.get(&namespace)?.get(wanted)
     }
-
-    /// Which modules are in use: open, kept, still being initialised, or needed or referred to by one in use.
-    fn used(&self) -> Vec<bool> {
-        let root = |entry: &Entry| {
-            entry.handles + entry.thread_destructors > 0 || entry.keep.is_some() || entry.phase != Phase::Ready
-        };
-        let mut used: Vec<bool> = self.entries.iter().map(root).collect();
-        let mut todo: Vec<usize> = (0..used.len()).filter(|at| used[*at]).collect();
-        while let Some(at) = todo.pop() {
-            for needed in self.entries[at].uses().filter_map(|id| self.position(id)) {
-                if !mem::replace(&mut used[needed], true) {
-                    todo.push(needed);
-                }
-            }
-        }
-        used
-    }
-
-    /// What was global in a name space goes with the last of its modules: the host's objects would be left.
-    fn forget_empty_namespaces(&mut self, gone: &[Arc<Module>]) {
-        let namespaces = gone.iter().map(|module| module.instance.namespace).filter(|of| !of.is_base());
-        let is_empty = |of: &Namespace| self.entries.iter().all(|entry| entry.module.instance.namespace != *of);
-        let empty: Vec<Namespace> = namespaces.filter(is_empty).collect();
-        if self.global.iter().any(|(of, _)| empty.contains(of)) {
-            self.global.retain(|(of, _)| !empty.contains(of));
-            later::replace(&self.global);
-        }
-    }
-
-    /// Marks the modules that nobody uses as going.
-    fn take_unused(&mut self) -> Vec<Arc<Module>> {
-        let me = hooks::this_thread();
-        let used = self.used();
-        let mut unused = Vec::new();
-        for (entry, _) in self.entries.iter_mut().zip(used).filter(|(_, used)| !used) {
-            entry.phase = Phase::Finishing(me);
-            unused.push(Arc::clone(&entry.module));
-        }
-        let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
-        if self.global.iter().any(|(_, object)| going(object)) {
-            self.global.retain(|(_, object)| !going(object));
-            later::replace(&self.global);
-        }
-        unused
-    }
 }
 
 impl Entry {
@@ -459,12 +383,18 @@ impl Entry {
 
     /// The modules that it needs or refers to.
     pub(super) fn uses(&self) -> impl Iterator<Item = Id> {
-        let module = &self.module;
-        let needed = module.needed.iter().filter_map(|dependency| match dependency {
+        self.needs().chain(self.refers_to())
+    }
+
+    pub(super) fn needs(&self) -> impl Iterator<Item = Id> {
+        self.module.needed.iter().filter_map(|dependency| match dependency {
             Dependency::Module(id) => Some(*id),
             Dependency::Host(_) => None,
-        });
-        needed.chain(module.bound_to.iter().chain(&self.bound_later).copied())
+        })
+    }
+
+    pub(super) fn refers_to(&self) -> impl DoubleEndedIterator<Item = Id> {
+        self.module.bound_to.iter().chain(&self.bound_later).copied()
     }
 }
 
@@ -485,7 +415,9 @@ pub(crate) fn forget_other_threads(mut held: Held) {
     current::forget_other_threads();
     for entry in &mut state.entries {
         match entry.phase {
-            Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => entry.phase = Phase::Abandoned,
+            Phase::Entered(thread) | Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => {
+                entry.phase = Phase::Abandoned
+            }
             _ => {}
         }
     }

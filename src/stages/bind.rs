@@ -248,7 +248,16 @@ pub(crate) fn relocate(
             };
             // The part itself may have come after something else has been found in its place.
             let known = || look.by_name(name).and_then(number).or_else(|| look.in_place_of(name).and_then(number));
-            providers.get(newcomers.get(name).copied().or_else(known)?)
+            // One that was there has been found by its file, under a name that it was not known by.
+            let found = || {
+                let searched = |name: &&[u8]| look.by_name(name).is_some() || look.in_place_of(name).is_none();
+                let place = image.needed().filter(searched).position(|needed| needed == name)?;
+                match &group.members[*group.needs.of(index).get(place)?] {
+                    Slot::Known(object) => number(object.clone()),
+                    Slot::New(_) => None,
+                }
+            };
+            providers.get(newcomers.get(name).copied().or_else(known).or_else(found)?)
         };
         let mut outcome = Outcome::default();
         let relocated = versions::check(&mapped.symbols, named).and_then(|()| {
@@ -276,12 +285,11 @@ pub(crate) fn relocate(
 
 /// Where the functions of a group are looked for when they are first called.
 fn later(group: &Group<Object, Box<Mapped>>, look: &Look, imports: Imports, deep_bind: bool) -> Arc<Later> {
-    let order = &group.order;
-    let place = |index: usize| order.iter().position(|member| *member == index).unwrap_or(0) as u64;
-    let members = group.members.iter().enumerate().map(|(index, member)| match member {
+    let mut places = 0..;
+    let members = group.members.iter().map(|member| match member {
         Slot::Known(object) => Member::Known(Fleeting::of(object)),
         Slot::New(mapped) => Member::New {
-            place: place(index),
+            place: places.next().unwrap_or_default(),
             symbols: Arc::downgrade(&mapped.symbols),
             mapping: Arc::downgrade(&mapped.mapping),
         },

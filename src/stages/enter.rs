@@ -12,11 +12,12 @@ use crate::file::Homes;
 use crate::file::image::Image;
 use crate::file::plan::Plan;
 use crate::find::again::Before;
-use crate::find::graph::{self, Graph, New, Request};
+use crate::find::graph::{self, Graph, New, Request, World};
+use crate::find::needs::Needs;
 use crate::find::{Asker, Search, Settings};
 #[cfg(feature = "snapshots")]
 use crate::guard::Guard;
-use crate::load::group::{Group, Slot};
+use crate::load::group::{Group, Slot, init_order};
 use crate::loader::{Opened, Wishes};
 use crate::process::host::HostObject;
 use crate::process::module::{Id, Module, Object};
@@ -108,6 +109,7 @@ pub(crate) fn discover(
             guard: wishes.guard,
             huge_pages: wishes.huge_pages,
             homes,
+            no_load: wishes.no_load,
         };
         graph::discover(&request, search(), look, before.take())
     })
@@ -183,7 +185,6 @@ pub(crate) fn admit(graph: Graph<Object>, wishes: &Wishes) -> Result<Admitted, E
     let group = Group::new(graph.members, graph.needs).advance(|_, mut new| {
         match check(&new.image, wishes).and_then(|()| new.image.take_plan()) {
             Err(kind) => Err(Error::new(new.image.path(), kind)),
-            Ok(_) if wishes.no_load => Err(Error::new(new.image.path(), ErrorKind::NotLoaded)),
             Ok(plan) => Ok((new, plan)),
         }
     })?;
@@ -225,10 +226,20 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     hooks::undisturbed(|| {
         scope.iter().for_each(Object::read_symbols);
     });
+    let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
+    registry::wait_until_initialised(&modules);
+    // What came in as a need of others, and a constructor of this very thread opens it before its own have been run.
+    if look.state.are_to_run(&modules) && !look.state.opened().any(|root| Some(root.id) == object.id()) {
+        let mut needs = Needs::default();
+        for member in &scope {
+            let needed = look.needed(member).into_iter();
+            needed.filter_map(|need| scope.iter().position(|other| *other == need)).for_each(|need| needs.push(need));
+            needs.end();
+        }
+        super::initialise(&init_order(&needs), &scope);
+    }
     if wishes.global {
         registry::make_global(wishes.namespace, scope.iter().cloned());
     }
-    let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
-    registry::wait_until_initialised(&modules);
     Ok(Some(Opened { object, scope: Scope::new(scope), pin, stages: Vec::new(), sharing: Shared::default() }))
 }

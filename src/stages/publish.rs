@@ -13,13 +13,15 @@ use crate::loader::Wishes;
 use crate::process::debugger::{self, Listed};
 use crate::process::module::{Dependency, Id, Instance, Module, Object};
 use crate::process::newcomer::{Fit, Keep, Newcomer, Owner};
-use crate::process::registry;
+use crate::process::{hooks, registry};
 
 /// A group that everybody sees.
 pub(crate) struct Published {
     pub(crate) root: Arc<Module>,
-    /// Its new modules in the order in which their constructors run.
+    /// Its new modules, breadth first.
     pub(crate) modules: Vec<Arc<Module>>,
+    /// The members in the order in which their constructors run, as numbers in the scope: some may have been run.
+    pub(crate) order: Vec<usize>,
     /// Modules that were there and must be initialised first.
     pub(crate) rests_on: Vec<Id>,
     /// The whole group, breadth first.
@@ -29,12 +31,16 @@ pub(crate) struct Published {
 /// Makes the group's members modules that every later load sees; `None` if the process has changed so that it does not
 /// fit any more.
 pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
-    let SealedGroup { group: Group { members, needs, order }, scope: Scope { sources, pins, .. }, unique } = sealed;
-    let mut places = vec![0; members.len()];
-    for (place, index) in order.iter().enumerate() {
-        places[*index] = place;
-    }
-    let root = places[0];
+    let SealedGroup { group: Group { members, needs, mut order }, scope: Scope { sources, pins, .. }, unique } = sealed;
+    // Which of the new modules each member becomes: they come in the order in which they were found, as in glibc's list.
+    let mut count = 0;
+    let place = |member: &Slot<Object, Box<Mapped>>| {
+        let place = count;
+        count += usize::from(matches!(member, Slot::New(_)));
+        place
+    };
+    let places: Vec<usize> = members.iter().map(place).collect();
+    let first_to_run = members.iter().rposition(is_first);
     let owner = |source: &Source| match source {
         Source::Object(object) => Owner::Known(object.clone()),
         Source::Member(index) => match &members[*index] {
@@ -49,7 +55,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
     }
     // What is known of each member, and what is new.
     let (mut known, mut new) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
-    let (namespace, mut instances) = (wishes.namespace, Vec::with_capacity(order.len()));
+    let (namespace, mut instances) = (wishes.namespace, Vec::with_capacity(members.len()));
     for member in members {
         let (object, mapped) = match member {
             Slot::Known(object) => (Some(object), None),
@@ -99,6 +105,8 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
             rpath: new.image.rpath().map(Into::into),
             runpath: new.image.runpath().map(Into::into),
             nodeflib: flags.is_some_and(|dynamic| dynamic.nodeflib()),
+            symbolic: flags.is_some_and(|dynamic| dynamic.symbolic),
+            deep_bind: wishes.deep_bind,
             loaded_by: new.loaded_by.map(id),
             origin: new.origin,
             rule: new.rule,
@@ -122,18 +130,37 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         Newcomer { module, names: new.names, keep }
     };
     // One after another: there is never a second copy of what each consists of.
-    let make = |first: Id| order.iter().filter_map(move |index| Some(newcomer(first, *index, new[*index].take()?)));
-    let (modules, first) = registry::publish(fit, root, make)?;
+    let make =
+        |first: Id| new.into_iter().enumerate().filter_map(move |(index, new)| Some(newcomer(first, index, new?)));
+    let (modules, first) = registry::publish(fit, make)?;
     debugger::show(modules.iter().map(|module| &module.listed));
     let mut scope: Vec<Object> = Vec::with_capacity(known.len());
     for (index, object) in known.into_iter().enumerate() {
         scope.push(object.unwrap_or_else(|| Object::Module(Arc::clone(&modules[places[index]]))));
     }
     // What opens a name space is to it what the program is to the base.
-    if wishes.global || first {
+    if first {
         registry::make_global(namespace, scope.iter().cloned());
     }
-    Some(Published { root: Arc::clone(&modules[root]), modules, rests_on, scope })
+    if let Some(index) = first_to_run {
+        order.retain(|other| *other != index);
+        order.insert(0, index);
+    }
+    Some(Published { root: Arc::clone(&modules[0]), modules, order, rests_on, scope })
+}
+
+/// Runs the constructors of those objects in `scope` whose turn it is, in that order.
+pub(crate) fn initialise(order: &[usize], scope: &[Object]) {
+    for index in order {
+        if let Object::Module(module) = &scope[*index] {
+            hooks::initialise(module);
+        }
+    }
+}
+
+/// Whether a new member asks that its constructors run before all others (`DF_1_INITFIRST`).
+fn is_first(member: &Slot<Object, Box<Mapped>>) -> bool {
+    matches!(member, Slot::New(mapped) if mapped.new.image.dynamic().is_some_and(|dynamic| dynamic.initfirst()))
 }
 
 /// Keeps the objects of the host that have unique symbols which everybody is about to use. Nobody waits for us yet: that

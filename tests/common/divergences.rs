@@ -17,9 +17,6 @@ pub(crate) const DIVERGENCE_REL: Divergence =
 pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
     "glibc calls the resolver of a symbol when its relocation is due, and crashes if that uses a word whose turn is later; ours calls it after all plain ones",
 );
-pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
-    "glibc sorts libraries that need each other anew when they go, and may destroy first what it initialised first; ours reverses the order of construction",
-);
 pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
     "glibc runs the destructors of a library whose constructor calls exit; ours only of those whose constructors are done",
 );
