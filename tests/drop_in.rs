@@ -46,6 +46,12 @@ fn a_program_that_opens_lazily_prints_the_same() {
 }
 
 #[test]
+fn a_program_that_knows_another_function_by_the_name_of_a_protected_one_prints_the_same() {
+    let libraries = env!("SOLOAD_TEST_LIBS");
+    same_on_both("none: a fixture", &format!("{libraries}/programs/protected"), &[libraries]);
+}
+
+#[test]
 fn python_works_through_its_extension_modules() {
     let script = "\
 import ctypes, sys, ssl, sqlite3, hashlib, zlib, bz2, lzma, decimal, json

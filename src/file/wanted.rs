@@ -54,6 +54,13 @@ impl<'a> Wanted<'a> {
         Self { for_call, default_version: false, ..Self::new(name, version) }
     }
 
+    /// The same for a call.
+    pub(crate) fn called(&self) -> Self {
+        let Self { name, gnu_hash, version, default_version, .. } = *self;
+        let (sysv_hash, given_up) = (self.sysv_hash.clone(), Cell::new(false));
+        Self { name, gnu_hash, sysv_hash, given_up, version, for_call: true, default_version }
+    }
+
     /// What `dlsym` and `dlvsym` ask for; `None` if there is a NUL in the name, as in no symbol's.
     #[inline]
     pub(crate) fn by_name(name: &'a [u8], version: Option<WantedVersion<'a>>) -> Option<Self> {

@@ -347,10 +347,13 @@ impl<'a> Providers<'a> {
         }
         let found = self.find(wanted, symbolic.then_some(from), first);
         // A protected definition serves its own object, except that the address of a function is the one that an
-        // executable's PLT entry has made its address for everybody.
+        // executable's PLT entry has made its address for everybody, if that leads to it.
         match found {
             Some(found) if own.is_protected() && own.is_defined() && found.provider != from => {
-                let canonical = !wanted.for_call && !found.symbol.is_defined();
+                let canonical = !wanted.for_call && !found.symbol.is_defined() && {
+                    let first = self.first(wanted.gnu_hash());
+                    self.find(&wanted.called(), None, first).is_some_and(|called| called.provider == from)
+                };
                 Some(if canonical { found } else { itself(&self.all) })
             }
             found => found,
