@@ -37,6 +37,9 @@ pub(crate) fn of(kind: &ErrorKind, object: &Path) -> Option<String> {
             format!("link it first: `cc -shared -o LIBRARY.so {path}`")
         }
         ErrorKind::Foreign { what: "type", .. } => format!("`readelf -hd {path}` tells what it was made for"),
+        ErrorKind::Foreign { what, .. } if what.contains("system") => {
+            "it was built for another operating system, or for a newer C library; get the build for this one".into()
+        }
         ErrorKind::Foreign { expected, .. } => {
             format!("it was built for another kind of machine; get the build for this one ({expected})")
         }

@@ -185,6 +185,15 @@ fn what_is_no_shared_object() {
             "$SCRATCH/other.so: machine: expected x86-64, found AArch64",
             Some("it was built for another kind of machine; get the build for this one (x86-64)"),
         );
+        let mut newer = Elf::of("bss");
+        newer.header().e_ident.os_abi = ELFOSABI_GNU;
+        newer.header().e_ident.abi_version = 4;
+        says(
+            "Foreign",
+            &refused(newer.save("newer.so")),
+            "$SCRATCH/newer.so: version of the system's ABI (EI_ABIVERSION): expected at most 3, found 4",
+            Some("it was built for another operating system, or for a newer C library; get the build for this one"),
+        );
         says(
             "Foreign",
             &refused(fixture("programs/pie")),

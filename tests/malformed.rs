@@ -324,6 +324,25 @@ fn what_is_no_shared_object_is_refused_for_what_it_is() {
     });
 }
 
+#[test]
+fn a_file_that_needs_unknown_extensions_of_the_abi_is_refused() {
+    on_both_loaders(|loader| {
+        for (system, version, is_good) in [
+            (ELFOSABI_SYSV, 0, true),
+            (ELFOSABI_SYSV, 1, false),
+            (ELFOSABI_GNU, 0, true),
+            (ELFOSABI_GNU, 3, true),
+            (ELFOSABI_GNU, 4, false),
+            (ELFOSABI_FREEBSD, 0, false),
+        ] {
+            let mut elf = Elf::of("bss");
+            (elf.header().e_ident.os_abi, elf.header().e_ident.abi_version) = (system, version);
+            let opened = loader.try_open(elf.save("extended.so")).map(drop);
+            assert_eq!(opened.is_ok(), is_good, "version {version} of {system}: {opened:?}");
+        }
+    });
+}
+
 /// A library for s390x: a header and one segment.
 fn big_endian() -> Elf {
     let mut elf = Elf { bytes: vec![0; 0x1000] };

@@ -59,10 +59,7 @@ impl Facts {
         if libc == Libc::Musl && matches!(own.kind, ET_DYN | ET_EXEC) {
             return Ok(());
         }
-        // 0 is System V, 3 the GNU extensions.
-        if !matches!(own.os_abi, 0 | 3) {
-            return foreign("system (EI_OSABI)", "0 (System V) or 3 (GNU)".into(), own.os_abi.to_string());
-        }
+        own.check_system()?;
         let is_executable = self.brief.dynamic.as_ref().is_some_and(Dynamic::position_independent_executable);
         let found = match own.kind {
             ET_DYN if is_executable => "a position-independent executable",

@@ -2,12 +2,13 @@
 
 use goblin::container::{Container, Ctx, Endian};
 use goblin::elf::header::{
-    EI_CLASS, EI_DATA, EI_OSABI, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
+    EI_ABIVERSION, EI_CLASS, EI_DATA, EI_OSABI, EI_VERSION, ELFCLASS32, ELFCLASS64, ELFDATA2LSB, ELFDATA2MSB, ELFMAG,
 };
+pub(crate) use goblin::elf::header::{EM_MIPS, ET_DYN, ET_EXEC};
 use goblin::elf::program_header::ProgramHeader as Raw;
 use goblin::elf::program_header::program_header64::ProgramHeader as Native;
 use goblin::elf::section_header::SectionHeader;
-pub(crate) use goblin::elf::{dynamic as tag, header::ET_DYN, header::ET_EXEC, program_header as segment_type};
+pub(crate) use goblin::elf::{dynamic as tag, program_header as segment_type};
 
 use super::view::{ByteOrder, Class, View};
 use crate::addr::{FileOffset, Protection, Vaddr};
@@ -28,7 +29,9 @@ pub(crate) struct Header {
     pub(crate) machine: u16,
     pub(crate) kind: u16,
     /// Which system's extensions it may use (`EI_OSABI`).
-    pub(crate) os_abi: u8,
+    os_abi: u8,
+    /// How many of those it needs to be known (`EI_ABIVERSION`).
+    abi_version: u8,
     /// `e_flags`: of some machines, which calling convention.
     pub(crate) flags: u32,
     table: FileOffset,
@@ -121,12 +124,35 @@ impl Header {
             machine: header.e_machine,
             kind: header.e_type,
             os_abi: ident[EI_OSABI],
+            abi_version: ident[EI_ABIVERSION],
             flags: header.e_flags,
             table: FileOffset(header.e_phoff),
             count: header.e_phnum,
             sections: FileOffset(header.e_shoff),
             section_count: header.e_shnum,
         })
+    }
+
+    /// Whether it is for this system and needs none of its extensions that are unknown (glibc's `VALID_ELF_OSABI` and
+    /// `VALID_ELF_ABIVERSION`).
+    pub(crate) fn check_system(&self) -> Result<(), ErrorKind> {
+        const SYSTEM_V: u8 = 0;
+        const GNU: u8 = 3;
+        // MIPS counts otherwise, and there System V may need some, too.
+        let (known, expected) = match (self.os_abi, self.machine) {
+            (SYSTEM_V | GNU, EM_MIPS) => return Ok(()),
+            (SYSTEM_V, _) => (0, "0"),
+            (GNU, _) => (3, "at most 3"),
+            (other, _) => {
+                let (what, expected) = ("system (EI_OSABI)", "0 (System V) or 3 (GNU)".into());
+                return Err(ErrorKind::Foreign { what, expected, found: other.to_string() });
+            }
+        };
+        if self.abi_version > known {
+            let (what, found) = ("version of the system's ABI (EI_ABIVERSION)", self.abi_version.to_string());
+            return Err(ErrorKind::Foreign { what, expected: expected.into(), found });
+        }
+        Ok(())
     }
 
     /// The program headers of the file this is the header of.

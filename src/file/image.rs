@@ -200,10 +200,7 @@ impl Image {
         if self.header.machine != native.number {
             return foreign("machine", native.name, self.machine_name());
         }
-        // 0 is System V, 3 the GNU extensions: what glibc accepts.
-        if !matches!(self.header.os_abi, 0 | 3) {
-            return foreign("system (EI_OSABI)", "0 (System V) or 3 (GNU)", self.header.os_abi.to_string());
-        }
+        self.header.check_system()?;
         match (self.header.kind, &self.dynamic) {
             (ET_DYN, Some(dynamic)) if dynamic.position_independent_executable() => {
                 foreign("type", "a shared object", "a position-independent executable".into())

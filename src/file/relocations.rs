@@ -2,7 +2,7 @@
 
 use super::Source;
 use super::dynamic::Dynamic;
-use super::elf::tag;
+use super::elf::{EM_MIPS, tag};
 use super::view::{ByteOrder, Class, View};
 use crate::addr::{PageSize, Vaddr};
 use crate::arch::native;
@@ -80,8 +80,6 @@ struct Table {
     has_addend: bool,
     plt: bool,
 }
-
-const EM_MIPS: u16 = 8;
 
 impl Relocations {
     pub(crate) fn read(dynamic: &Dynamic, source: &dyn Source, class: Class, machine: u16) -> Result<Self, ErrorKind> {
