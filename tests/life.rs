@@ -48,6 +48,16 @@ fn init_runs_before_the_array_which_runs_by_priority_and_fini_mirrors_it() {
     });
 }
 
+/// glibc calls them.
+#[test]
+fn marks_around_the_lists_of_functions_are_not_called() {
+    on_ours(|loader| {
+        let journal = loader.open("journal");
+        loader.open("life_marks").close();
+        assert_eq!(said(&journal), "marked+ marked-");
+    });
+}
+
 #[test]
 fn constructors_get_the_processs_arguments_and_environment() {
     on_both_loaders(|loader| {
