@@ -35,7 +35,7 @@ use crate::error::ErrorKind;
 pub(crate) use below::{open_directory, place_below};
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) use own::effective_user;
-pub(crate) use own::{Zeros, auxiliary, auxiliary_str, page_size};
+pub(crate) use own::{Zeros, auxiliary, auxiliary_str, c_library_release, page_size, release};
 #[cfg(feature = "snapshots")]
 pub(crate) use own::{is_privileged, random};
 use room::Map;

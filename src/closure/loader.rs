@@ -156,29 +156,32 @@ fn of_glibc(resolver: &Resolver, root: &Facts, path: Option<&Path>) -> Settings 
     let header = &root.brief.header;
     let platform = sys::auxiliary_str(libc::AT_PLATFORM).map(CStr::to_bytes);
     let is_usual = path.is_some_and(|path| usual_paths(Libc::Glibc, header).iter().any(|usual| usual == path));
-    let mut settings = if resolver.root.is_host() && root.is_native() && (is_usual || path.is_none()) {
+    let (mut settings, release) = if resolver.root.is_host() && root.is_native() && (is_usual || path.is_none()) {
         let settings = Settings::of_this_process(
             Some(resolver.library_path.as_bytes()),
             resolver.secure,
             platform,
             Features::asked,
         );
-        Settings { program_origin: None, ..settings }
+        (Settings { program_origin: None, ..settings }, sys::c_library_release())
     } else {
-        let built_in = path.and_then(|path| built_in_directories(&resolver.root, path));
+        let loader = path.and_then(|path| resolver.root.open(path).ok()).filter(|file| file.size <= LOADER_MAX);
+        let loader = loader.and_then(|file| file.map().ok());
+        let bytes = loader.as_deref().unwrap_or_default();
         // A loader with a single directory has it nowhere that could be recognised; it is the one it lies in itself.
         let beside = || path.and_then(Path::parent).map(|directory| vec![directory.to_owned()]);
-        let directories = built_in.or_else(beside).unwrap_or_default();
+        let directories = directories_in(bytes).or_else(beside).unwrap_or_default();
         let lib = lib_of(&directories, header.class);
-        let mut settings = blank(resolver, header, Libc::Glibc, directories, &lib);
-        settings.hwcaps = Settings::known(match root.is_native() {
+        let (mut settings, release) = (blank(resolver, header, Libc::Glibc, directories, &lib), release_in(bytes));
+        let hwcaps = match root.is_native() {
             true => Hwcaps::of_processor(platform, Features::asked()),
             false => Hwcaps::of_machine(header.machine, None),
-        });
-        settings
+        };
+        settings.hwcaps = Settings::known(hwcaps.known_to(release));
+        (settings, release)
     };
     if let Some(level) = &resolver.cpu {
-        settings.hwcaps = Settings::known(Hwcaps::of_machine(header.machine, Some(level)));
+        settings.hwcaps = Settings::known(Hwcaps::of_machine(header.machine, Some(level)).known_to(release));
     }
     settings
 }
@@ -241,12 +244,14 @@ fn cache_flags(header: &Header) -> u32 {
     of_machine | 3
 }
 
-/// The directories built into a glibc loader: they stand in it one behind the other, each with a slash at both ends.
-fn built_in_directories(root: &Root, path: &Path) -> Option<Vec<PathBuf>> {
-    let file = root.open(path).ok().filter(|file| file.size <= LOADER_MAX)?;
-    directories_in(&file.map().ok()?)
+/// The release of a glibc loader, which it would say of itself (`--version`, since 2.33).
+fn release_in(bytes: &[u8]) -> Option<(u32, u32)> {
+    const BEFORE: &[u8] = b" release version ";
+    let at = bytes.windows(BEFORE.len()).position(|window| window == BEFORE)?;
+    sys::release(&bytes[at + BEFORE.len()..])
 }
 
+/// The directories built into a glibc loader: they stand in it one behind the other, each with a slash at both ends.
 fn directories_in(bytes: &[u8]) -> Option<Vec<PathBuf>> {
     let is_directory = |text: &[u8]| {
         text.starts_with(b"/") && text.ends_with(b"/") && text.len() > 2 && text.iter().all(u8::is_ascii_graphic)
@@ -275,6 +280,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_loader_says_which_release_it_is_of() {
+        let found = |text: &str| release_in(text.as_bytes());
+        assert_eq!(found("\0ld.so (GNU libc) stable release version 2.41.\nCopyright"), Some((2, 41)));
+        assert_eq!(found("development release version 2.42.9000."), Some((2, 42)));
+        for other in ["", "release version 2", " release version ", " release version x.y", " release version 2."] {
+            assert_eq!(found(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn the_directories_of_a_loader_stand_behind_each_other() {
         let found = |bytes: &[u8]| directories_in(bytes).unwrap_or_default();
         assert_eq!(found(b"x/a/\0 \0\0/lib/m/\0/lib/\0/usr\0"), ["/lib/m", "/lib"].map(PathBuf::from));
@@ -286,9 +301,10 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn the_loader_of_this_machine_says_what_is_known_of_it() {
         let own = Settings::of_this_process(None, false, None, Features::asked);
-        let path = Path::new("/lib64/ld-linux-x86-64.so.2");
-        let read = built_in_directories(&Root::default(), path).unwrap();
-        assert_eq!(read, own.built_in.directories);
-        assert_eq!(lib_of(&read, Class::Elf64).as_bytes(), own.built_in.lib);
+        let loader = std::fs::read("/lib64/ld-linux-x86-64.so.2").unwrap();
+        let directories = directories_in(&loader).unwrap();
+        assert_eq!(directories, own.built_in.directories);
+        assert_eq!(lib_of(&directories, Class::Elf64).as_bytes(), own.built_in.lib);
+        assert_eq!(release_in(&loader), sys::c_library_release());
     }
 }

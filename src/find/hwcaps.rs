@@ -5,15 +5,18 @@ use crate::arch::native::Features;
 /// The capabilities that decide between several builds of one library.
 ///
 /// glibc 2.33 brought the directory `glibc-hwcaps` with one subdirectory per level. 2.36 still looks into the older
-/// ones too, for every combination of capabilities, platform and `tls` (`elf/dl-hwcaps.c`); 2.37 dropped them.
+/// ones too, for every combination of capabilities, platform and `tls` (`elf/dl-hwcaps.c`); 2.37 dropped them
+/// ([`known_to`](Self::known_to)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hwcaps {
     /// The usable subdirectories of `glibc-hwcaps`, best first.
     pub(crate) levels: Vec<&'static str>,
     /// The older capabilities: name and bit in a cache entry, lowest bit first.
     pub(crate) legacy: Vec<(&'static str, u64)>,
-    /// The value of `$PLATFORM`, which is a subdirectory too.
+    /// The value of `$PLATFORM`, which is one of the older subdirectories, too.
     pub(crate) platform: Option<Vec<u8>>,
+    /// Whether the older subdirectories are looked into at all.
+    older: bool,
 }
 
 /// The levels of the x86-64 psABI above the baseline, best first.
@@ -47,7 +50,7 @@ impl Hwcaps {
         if avx512_1 {
             legacy.push(("avx512_1", 1 << 2));
         }
-        Self { levels, legacy, platform: platform.map(<[u8]>::to_vec) }
+        Self { levels, legacy, platform: platform.map(<[u8]>::to_vec), older: true }
     }
 
     /// A processor with these features. `platform` is what the kernel says (`AT_PLATFORM`).
@@ -67,7 +70,7 @@ impl Hwcaps {
     /// A processor with these features. `platform` is what the kernel says (`AT_PLATFORM`).
     #[cfg(not(target_arch = "x86_64"))]
     pub(crate) fn of_processor(platform: Option<&[u8]>, _features: Features) -> Self {
-        Self { levels: Vec::new(), legacy: Vec::new(), platform: platform.map(<[u8]>::to_vec) }
+        Self { levels: Vec::new(), legacy: Vec::new(), platform: platform.map(<[u8]>::to_vec), older: true }
     }
 
     /// A processor of the machine of that number in `e_machine`: one that has `level`, or the least that there is.
@@ -82,19 +85,27 @@ impl Hwcaps {
         let levels = first.map_or(Vec::new(), |first| all[first..].to_vec());
         match machine {
             62 => Self { levels, ..Self::x86_64(1, false, Some(b"x86_64")) },
-            3 => Self { levels, legacy: Vec::new(), platform: Some(b"i686".to_vec()) },
-            183 => Self { levels, legacy: Vec::new(), platform: Some(b"aarch64".to_vec()) },
-            _ => Self { levels, legacy: Vec::new(), platform: None },
+            3 => Self { levels, legacy: Vec::new(), platform: Some(b"i686".to_vec()), older: true },
+            183 => Self { levels, legacy: Vec::new(), platform: Some(b"aarch64".to_vec()), older: true },
+            _ => Self { levels, legacy: Vec::new(), platform: None, older: true },
         }
+    }
+
+    /// As far as glibc of that release goes by them; what is not known is an old one.
+    pub(crate) fn known_to(self, release: Option<(u32, u32)>) -> Self {
+        Self { older: release < Some((2, 37)), ..self }
     }
 
     /// Where to look in every directory: subdirectories with a slash at the end, best first; the last is the
     /// directory itself, an empty string.
     pub(crate) fn subdirectories(&self) -> Vec<Vec<u8>> {
         let mut all: Vec<Vec<u8>> = self.levels.iter().map(|level| format!("glibc-hwcaps/{level}/").into()).collect();
-        let mut names: Vec<&[u8]> = self.legacy.iter().map(|(name, _)| name.as_bytes()).collect();
-        names.extend(self.platform.as_deref());
-        names.push(b"tls");
+        let mut names: Vec<&[u8]> = Vec::new();
+        if self.older {
+            names.extend(self.legacy.iter().map(|(name, _)| name.as_bytes()));
+            names.extend(self.platform.as_deref());
+            names.push(b"tls");
+        }
         // Every subset of the names, largest first, the last name of a subset in front.
         for subset in (0..1_u32 << names.len()).rev() {
             let mut path = Vec::new();
@@ -122,6 +133,9 @@ impl Hwcaps {
 
     /// Whether a cache entry with these older capability bits is for this processor.
     pub(crate) fn fits(&self, bits: u64) -> bool {
+        if !self.older {
+            return bits == 0;
+        }
         let capabilities = self.legacy.iter().fold(0, |all, (_, bit)| all | bit);
         let platform = X86_64_PLATFORMS.iter().find(|(name, _)| Some(*name) == self.platform.as_deref());
         bits & !(capabilities | PLATFORMS | TLS) == 0
@@ -132,6 +146,16 @@ impl Hwcaps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn releases_since_2_37_look_into_none_of_the_older_subdirectories() {
+        let known_to = |release| Hwcaps::x86_64(2, false, Some(b"haswell")).known_to(release);
+        let (old, new) = (known_to(Some((2, 36))), known_to(Some((2, 37))));
+        assert!(old.subdirectories().len() > 2 && old.fits(TLS));
+        assert_eq!(new.subdirectories(), [b"glibc-hwcaps/x86-64-v2/".to_vec(), Vec::new()]);
+        assert!(new.fits(0) && !new.fits(TLS));
+        assert_eq!(known_to(None), old);
+    }
 
     fn shown(hwcaps: &Hwcaps) -> Vec<String> {
         hwcaps.subdirectories().into_iter().map(|sub| String::from_utf8(sub).unwrap()).collect()

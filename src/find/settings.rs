@@ -10,6 +10,7 @@ use super::root::Root;
 use super::tokens;
 use crate::arch::native::Features;
 use crate::file::view::ByteOrder;
+use crate::sys;
 
 /// The C libraries whose loaders differ in how they search.
 ///
@@ -110,7 +111,7 @@ impl Settings {
             built_in: LazyLock::new(Box::new(BuiltIn::of_this_machine)),
             hwcaps: LazyLock::new(Box::new({
                 let platform = platform.map(<[u8]>::to_vec);
-                move || Hwcaps::of_processor(platform.as_deref(), features())
+                move || Hwcaps::of_processor(platform.as_deref(), features()).known_to(sys::c_library_release())
             })),
             secure,
             order: ByteOrder::Little,

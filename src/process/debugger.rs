@@ -7,7 +7,7 @@
 //! The chain is changed under a lock of ours. glibc only appends to it, and does so with its loader's lock held; a race
 //! between the two could cost a debugger an entry, not the process anything.
 
-use std::ffi::{CStr, CString, OsStr, c_char};
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -17,6 +17,7 @@ use super::hooks;
 use super::real::{self, Debug, LinkMap};
 use crate::addr::{Addr, Bias};
 use crate::find::graph::absolute;
+use crate::sys;
 
 // `r_state` (<link.h>).
 const CONSISTENT: i32 = 0;
@@ -183,10 +184,5 @@ unsafe fn announce(debug: *mut Debug, state: i32) {
 
 /// Whether glibc's structure has the field that chains: since 2.35.
 fn is_extended() -> bool {
-    // SAFETY: a constant string.
-    let version = unsafe { CStr::from_ptr(libc::gnu_get_libc_version().cast::<c_char>()) };
-    let mut numbers = version.to_bytes().split(|byte| *byte == b'.').map(|number| {
-        number.iter().fold(0u32, |sum, digit| sum.wrapping_mul(10).wrapping_add(u32::from(digit.wrapping_sub(b'0'))))
-    });
-    (numbers.next(), numbers.next()) >= (Some(2), Some(35))
+    sys::c_library_release() >= Some((2, 35))
 }

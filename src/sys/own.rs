@@ -19,6 +19,18 @@ pub(crate) fn auxiliary(key: libc::c_ulong) -> u64 {
     unsafe { libc::getauxval(key) }
 }
 
+/// The release of glibc in this process, as 2 and 36.
+pub(crate) fn c_library_release() -> Option<(u32, u32)> {
+    // SAFETY: a constant string.
+    release(unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) }.to_bytes())
+}
+
+/// The first two numbers of what begins as `2.36`.
+pub(crate) fn release(text: &[u8]) -> Option<(u32, u32)> {
+    let mut numbers = text.split(|byte| !byte.is_ascii_digit()).map(|digits| str::from_utf8(digits).ok()?.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 /// The page size of this machine, as the kernel reports it.
 pub(crate) fn page_size() -> PageSize {
     PageSize::new(auxiliary(libc::AT_PAGESZ)).unwrap_or(const { PageSize::new(4096).unwrap() })
