@@ -445,16 +445,16 @@ fn warm_reads_a_library_or_all_that_it_needs_once() {
 #[test]
 fn compare_counts_and_names_the_differences() {
     // The demonstration plugin loads with both; this one asks for something that only dlopen grants.
-    let stack = fixture("executable_stack");
-    let (text, _) = texts(1, typed("compare DEMO FILE", &stack));
+    let writable = fixture("writable_text");
+    let (text, _) = texts(1, typed("compare DEMO FILE", &writable));
     assert!(text.starts_with("soload loads 1 of 2 libraries that dlopen loads.\n"), "{text}");
-    assert!(text.contains("libexecutable_stack.so\n    soload  "), "{text}");
-    let (text, _) = texts(0, typed("compare --allow-exec-stack DEMO FILE", &stack));
+    assert!(text.contains("libwritable_text.so\n    soload  "), "{text}");
+    let (text, _) = texts(0, typed("compare --allow-wx DEMO FILE", &writable));
     assert!(text.starts_with("soload loads 2 of 2 "), "{text}");
 
-    let answer = document(1, typed("compare --json DEMO FILE libsoload_no_such.so", &stack));
+    let answer = document(1, typed("compare --json DEMO FILE libsoload_no_such.so", &writable));
     assert_eq!((&answer["of_dlopen"], &answer["of_both"]), (&json!(2), &json!(1)));
-    assert!(answer["failures"][0]["soload"].as_str().unwrap().contains("PT_GNU_STACK"), "{answer}");
+    assert!(answer["failures"][0]["soload"].as_str().unwrap().contains("p_flags"), "{answer}");
     assert_eq!(answer["neither"][0]["library"], "libsoload_no_such.so");
 }
 

@@ -351,7 +351,9 @@ fn libraries_that_need_each_other_are_loaded_once_and_unloaded_together() {
         assert_eq!((a.call("a_asks"), a.call("b_asks")), (2, 2));
         a.close();
         // The cycle is broken where it was entered: b is initialised first, and destroyed first.
-        assert_eq!(journal.call_text("journal_text"), "cycle_b+ cycle_a+ cycle_b- cycle_a-");
+        let reversed = !loader.diverges(&DIVERGENCE_CYCLE) && host_is_since(2, 41);
+        let end = if reversed { "cycle_a- cycle_b-" } else { "cycle_b- cycle_a-" };
+        assert_eq!(journal.call_text("journal_text"), format!("cycle_b+ cycle_a+ {end}"));
         assert!(!is_mapped("libcycle_a.so") && !is_mapped("libcycle_b.so"));
     });
 }

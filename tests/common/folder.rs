@@ -90,6 +90,9 @@ impl Folder {
         let (theirs, err) = self.theirs(file, environment);
         assert!(!theirs.is_empty(), "{err}");
         let (_, ours, _) = self.ours(&["--format=ldd", self.path(file).to_str().unwrap()], environment);
+        // glibc 2.41 lists itself also where nobody needs it.
+        let is_own = |line: &str| line.trim_start().starts_with(LOADER) && !ours.contains(LOADER);
+        let theirs: String = theirs.split_inclusive('\n').filter(|line| !is_own(line)).collect();
         assert_eq!(ours, theirs, "{err}");
         ours
     }

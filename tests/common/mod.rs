@@ -78,6 +78,13 @@ pub(crate) fn fixture(name: impl AsRef<Path>) -> PathBuf {
     Path::new(env!("SOLOAD_TEST_LIBS")).join(file)
 }
 
+/// Whether the C library is of that release, or a later one.
+pub(crate) fn host_is_since(major: u32, minor: u32) -> bool {
+    let release = unsafe { CStr::from_ptr(libc::gnu_get_libc_version()) }.to_str().unwrap();
+    let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+    numbers >= vec![major, minor]
+}
+
 impl Loader {
     /// Whether this loader does the other thing, for the reason given.
     pub(crate) fn diverges(self, _why: &Divergence) -> bool {
