@@ -205,6 +205,8 @@ fn build(compiler: &cc::Tool, out: &Path, name: &str, fixture: &Fixture) -> Resu
         command.arg("-L").arg(dir).arg(format!("-l:{}", file.to_string_lossy()));
         command.arg(format!("-Wl,-rpath-link,{}", dir.display()));
     }
+    // Before glibc 2.34 these are libraries of their own.
+    command.args(["-Wl,--push-state,--as-needed", "-ldl", "-lpthread", "-Wl,--pop-state"]);
     let origin = if fixture.needs.is_empty() { "" } else { "$ORIGIN" };
     match fixture.runpath.as_deref().unwrap_or(origin) {
         _ if !fixture.rpath.is_empty() => command.arg(format!("-Wl,--disable-new-dtags,-rpath,{}", fixture.rpath)),

@@ -1,6 +1,6 @@
 // A segment that is writable and executable is refused, unless the caller allows it.
 // only: x86_64
-// cc: -Wl,--no-warn-rwx-segments
+// cc:
 
 __asm__(".section .writable_text, \"awx\", @progbits\n"
         ".globl patched_function\n"

@@ -79,7 +79,7 @@ fn constructors_get_the_processs_arguments_and_environment() {
 fn nothing_is_kept_of_a_library_that_is_opened_and_closed_again_and_again() {
     on_both_loaders(|loader| {
         let heap = || {
-            let info = unsafe { libc::mallinfo2() };
+            let info = unsafe { libc::mallinfo() };
             info.uordblks + info.hblkhd
         };
         let again = |times: usize| (0..times).for_each(|_| loader.open("life_root").close());

@@ -350,7 +350,7 @@ fn what_is_closed_in_a_name_space_goes_with_all_it_needs() {
 fn nothing_is_kept_of_a_name_space_that_has_gone() {
     on_ours(|_| {
         let heap = || {
-            let info = unsafe { libc::mallinfo2() };
+            let info = unsafe { libc::mallinfo() };
             info.uordblks + info.hblkhd
         };
         // The second one needs the C library too.
