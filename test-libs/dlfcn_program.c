@@ -26,6 +26,22 @@ static void *fails_elsewhere(void *unused) {
     return unused;
 }
 
+// Programs look for its words, as GHC for those of a file that is no ELF file; what stands in brackets behind is ours.
+static void say_error(const char *call) {
+    char *error = dlerror();
+    char *ours = error ? strstr(error, " (") : 0;
+    if (ours)
+        *ours = 0;
+    SAY("%s: %s", call, error ? error : "no error");
+}
+
+static void say_no_open(const char *folder, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s%s", folder, name);
+    dlopen(path, RTLD_NOW);
+    say_error(name);
+}
+
 int main(int argc, char **argv) {
     (void)argc;
     char path[4096];
@@ -41,9 +57,15 @@ int main(int argc, char **argv) {
     int (*present)(void) = (int (*)(void))dlsym(first, "present");
     SAY("called %d", present ? present() : -1);
     SAY("missing symbol %d", dlsym(first, "no_such_symbol") == 0);
-    const char *error = dlerror();
-    SAY("error names it %d", error && strstr(error, "no_such_symbol"));
+    say_error("missing symbol");
     SAY("once %d", dlerror() == 0);
+    dlvsym(first, "no_such_symbol", "NO_1.0");
+    say_error("missing version");
+    say_no_open("", "libno-such.so");
+    say_no_open("/no/", "libno-such.so");
+    say_no_open("/etc/", "passwd");
+    say_no_open(argv[1], "/libmissing_dependency.so");
+    say_no_open(argv[1], "/libundefined_function.so");
     SAY("version %d %d", dlvsym(RTLD_DEFAULT, "getpid", "GLIBC_2.2.5") != 0, dlvsym(RTLD_DEFAULT, "getpid", "NO_1.0") == 0);
     dlerror();
     SAY("local %d", dlsym(RTLD_DEFAULT, "present") == 0);

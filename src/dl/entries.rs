@@ -230,7 +230,7 @@ pub unsafe extern "C-unwind" fn dlclose(handle: *mut c_void) -> c_int {
 /// unsafe {
 ///     assert!(soload::dl::dlopen(c"libno-such.so".as_ptr(), libc::RTLD_NOW).is_null());
 ///     let text = std::ffi::CStr::from_ptr(soload::dl::dlerror()).to_str().unwrap();
-///     assert!(text.starts_with("libno-such.so: library not found"));
+///     assert!(text.starts_with("libno-such.so: cannot open shared object file: No such file or directory"));
 ///     assert!(soload::dl::dlerror().is_null());
 /// }
 /// ```

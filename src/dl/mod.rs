@@ -26,7 +26,7 @@ pub use entries::{
 };
 
 use crate::addr::Addr;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind, errno_text, shown};
 use crate::file::hash;
 use crate::file::symbols::{Wanted, WantedVersion};
 use crate::loader::{self, Wishes};
@@ -175,13 +175,29 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
         // Not being there is the answer to that question, not an error.
         Err(error) if matches!(error.kind(), ErrorKind::NotLoaded) => ptr::null_mut(),
         Err(error) => {
-            fail(match error.needed_by() {
-                Some(path) => format!("{error} (needed by {})", crate::error::shown(path)),
-                None => error.to_string(),
-            });
+            fail(told(&error));
             ptr::null_mut()
         }
     }
+}
+
+/// A failed open as `dlerror` tells it: in glibc's words where programs look for them (GHC and Ruby's FFI know a linker
+/// script by theirs), with ours behind.
+fn told(error: &Error) -> String {
+    let kind = error.kind();
+    let why = match kind {
+        ErrorKind::NotFound { .. } => {
+            format!("cannot open shared object file: {} ({kind})", errno_text(libc::ENOENT))
+        }
+        ErrorKind::Open { errno } => format!("cannot open shared object file: {}", errno_text(*errno)),
+        ErrorKind::LinkerScript { .. } | ErrorKind::NotElf { .. } => format!("invalid ELF header ({kind})"),
+        ErrorKind::UndefinedSymbols { symbols, .. } if let [first, ..] = &symbols[..] => {
+            format!("undefined symbol: {first} ({kind})")
+        }
+        _ => kind.to_string(),
+    };
+    let needed_by = error.needed_by().map_or_else(String::new, |path| format!(" (needed by {})", shown(path)));
+    format!("{}: {why}{needed_by}", shown(error.object()))
 }
 
 /// `dlclose`.
@@ -285,12 +301,12 @@ fn first_of(
     Some(found.0 as *mut c_void)
 }
 
-/// Says that there is no such symbol where `first` is the first to be asked.
+/// Says as glibc does that there is no such symbol where `first` is the first to be asked.
 fn missing(first: Option<&Object>, name: &[u8], version: Option<&[u8]>) -> *mut c_void {
-    let version = version.map_or_else(String::new, |version| format!("@{}", String::from_utf8_lossy(version)));
+    let version = version.map_or_else(String::new, |version| format!(", version {}", String::from_utf8_lossy(version)));
     let name = String::from_utf8_lossy(name);
     let object = first.map_or_else(String::new, |object| object.path().display().to_string());
-    fail(format!("{object}: symbol {name}{version}: expected a definition, found none (undefined symbol: {name})"));
+    fail(format!("{object}: undefined symbol: {name}{version}"));
     ptr::null_mut()
 }
 
