@@ -219,3 +219,24 @@ fn expected_letter(index: u32) -> u8 {
     let letter = |at: u32| b"soload".get(at as usize).copied().unwrap_or(0);
     letter(index % 512).wrapping_add(letter(index % 512)).wrapping_sub(b's')
 }
+
+#[test]
+fn the_dynamic_section_holds_addresses_in_memory_where_it_can_be_written_to() {
+    // All that glibc changes and that this has; and some that it does not change.
+    const REBASED: [DynamicTag; 7] = [DT_PLTGOT, DT_STRTAB, DT_SYMTAB, DT_RELA, DT_JMPREL, DT_GNU_HASH, DT_VERSYM];
+    const KEPT: [DynamicTag; 5] = [DT_INIT, DT_FINI_ARRAY, DT_STRSZ, DT_VERNEED, DT_RELASZ];
+    let mut read_only = Elf::of("dynamic_section");
+    read_only.segment(PT_DYNAMIC, 0).p_flags.set(LE, PF_R);
+    on_both_loaders(move |loader| {
+        let elf = Elf::of("dynamic_section");
+        for (path, rebased) in [(fixture("dynamic_section"), true), (read_only.save("read_only.so"), false)] {
+            let library = loader.open(path);
+            let bias = library.address("here") as u64 - elf.vaddr("here");
+            let value_of: extern "C" fn(i64) -> u64 = unsafe { std::mem::transmute(library.address("value_of")) };
+            for (tag, bias) in REBASED.map(|tag| (tag, bias)).into_iter().chain(KEPT.map(|tag| (tag, 0))) {
+                assert_ne!(elf.value(tag), 0, "{tag:?}");
+                assert_eq!(value_of(tag.0), elf.value(tag) + if rebased { bias } else { 0 }, "{tag:?}, {rebased}");
+            }
+        }
+    });
+}

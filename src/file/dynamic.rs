@@ -263,6 +263,23 @@ pub(crate) fn is_address(tag: u64) -> bool {
     )
 }
 
+/// Whether glibc adds the load bias to a dynamic tag's value where it stands in memory, if that is writable
+/// (`elf/get-dynamic-info.h`): what reads the section there expects it.
+pub(crate) fn is_rebased(tag: u64) -> bool {
+    matches!(
+        tag,
+        tag::DT_PLTGOT
+            | tag::DT_HASH
+            | tag::DT_STRTAB
+            | tag::DT_SYMTAB
+            | tag::DT_RELA
+            | tag::DT_REL
+            | tag::DT_JMPREL
+            | tag::DT_GNU_HASH
+            | tag::DT_VERSYM
+    )
+}
+
 /// The names of what an object needs, one behind the other, each with its length before it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Needed(Vec<u8>);

@@ -8,6 +8,8 @@ use super::scope::{Definition, Own, Providers};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, Machine, RelocationType};
 use crate::error::{ErrorKind, Escaped, Undefined};
+use crate::file::dynamic::is_rebased;
+use crate::file::elf::ProgramHeader;
 use crate::file::hash;
 use crate::file::relocations::{AHEAD, Apply, Entry, Relocation, Relocations, What};
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
@@ -56,6 +58,25 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>, outcome: 
     };
     unit.relocations.apply(&mut work)?;
     work.finish()
+}
+
+/// Adds the bias to addresses in the dynamic section, as glibc does: the runtime of D finds there what a library needs, and
+/// tools that hook functions of their own process its symbols.
+pub(crate) fn rebase_dynamic(mapping: &Mapping, section: &ProgramHeader) -> Result<(), ErrorKind> {
+    if !section.flags.write {
+        return Ok(());
+    }
+    for entry in 0..section.file_size / 16 {
+        let at = section.vaddr.0.saturating_add(16 * entry);
+        let (tag, value) = (mapping.read(Vaddr(at), 8)?, Vaddr(at.saturating_add(8)));
+        if tag == 0 {
+            break;
+        }
+        if is_rebased(tag) {
+            mapping.write(value, 8, mapping.read(value, 8)?.wrapping_add(mapping.bias().get() as u64))?;
+        }
+    }
+    Ok(())
 }
 
 fn is_thread_local(kind: Kind) -> bool {

@@ -7,6 +7,7 @@ use std::ops::Range;
 use crate::addr::{PageSize, Vaddr};
 use crate::arch::Kind;
 use crate::error::{Error, ErrorKind};
+use crate::file::dynamic::is_rebased;
 use crate::file::image::Image;
 use crate::file::plan::Plan;
 use crate::file::relocations::What;
@@ -29,7 +30,7 @@ pub enum Cause {
     ThreadLocal,
     /// The zeros that begin in the middle of a page of the file.
     BssTail,
-    /// Entries of the dynamic section, which the C library's loader turns into addresses in place.
+    /// Entries of the dynamic section, which become addresses in place, as with glibc.
     Dynamic,
 }
 
@@ -138,31 +139,12 @@ impl Forecast {
         Self::of_image(image, plan).map_err(|kind| Error::new(image.path(), kind))
     }
 
-    /// The forecast for `dlopen`: glibc writes to the dynamic section as well, where that is writable.
-    ///
-    /// ```
-    /// # use soload::{Cause, Forecast, Image, PageSize, Plan};
-    /// # let image = Image::open("/proc/self/exe".as_ref())?;
-    /// # let plan = Plan::of(&image, PageSize::native())?;
-    /// let (ours, theirs) = (Forecast::of(&image, &plan)?, Forecast::of_dlopen(&image, &plan)?);
-    /// assert!(ours.pages.keys().all(|page| theirs.pages.contains_key(page)));
-    /// assert!(ours.count_by(Cause::Dynamic) == 0 && theirs.count_by(Cause::Dynamic) > 0);
-    /// # Ok::<(), soload::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As for [`Forecast::of`].
-    pub fn of_dlopen(image: &Image, plan: &Plan) -> Result<Self, Error> {
-        let mut forecast = Self::of(image, plan)?;
-        forecast.rebase_dynamic(image, plan);
-        Ok(forecast)
-    }
-
     fn of_image(image: &Image, plan: &Plan) -> Result<Self, ErrorKind> {
         let mut forecast = Self { page: plan.page, pages: BTreeMap::new() };
         for zeros in &plan.zeros {
             forecast.write(plan, zeros.start, 1, Cause::BssTail);
         }
+        forecast.rebase_dynamic(image, plan);
         let Some(relocations) = image.relocations(&image.source())? else { return Ok(forecast) };
         // Only a copy relocation needs them, to say how many bytes it changes.
         let symbols = LazyCell::new(|| image.symbols(&image.source()).ok().flatten());
@@ -182,15 +164,14 @@ impl Forecast {
         Ok(forecast)
     }
 
-    /// The entries that glibc adds the load bias to (`elf/get-dynamic-info.h`, since 2.35 in every writable section).
+    /// The entries that the load bias is added to.
     fn rebase_dynamic(&mut self, image: &Image, plan: &Plan) {
-        const REBASED: [u64; 9] = [3, 4, 5, 6, 7, 17, 23, 0x6fff_fef5, 0x6fff_fff0];
         let word = image.class().word();
         let Some(section) = image.dynamic_header().filter(|header| header.flags.write) else { return };
         let entries = (0..section.file_size / (2 * word)).map(|entry| 2 * word * entry);
         let tag = |at: &u64| image.view().word(section.offset + at).filter(|tag| *tag != 0);
         let tags: Vec<_> = entries.map_while(|at| tag(&at).map(|tag| (at, tag))).collect();
-        for (at, _) in tags.into_iter().filter(|(_, tag)| REBASED.contains(tag)) {
+        for (at, _) in tags.into_iter().filter(|(_, tag)| is_rebased(*tag)) {
             self.write(plan, Vaddr(section.vaddr.0.saturating_add(at + word)), word, Cause::Dynamic);
         }
     }

@@ -266,6 +266,7 @@ pub(crate) fn relocate(
                 mapped.mapping.open_text()?;
             }
             relocation::relocate(&unit, &mut providers, &mut outcome)?;
+            image.dynamic_header().map_or(Ok(()), |section| relocation::rebase_dynamic(&mapped.mapping, section))?;
             if text { mapped.mapping.close_text() } else { Ok(()) }
         });
         relocated.map_err(|kind| Error::new(image.path(), kind))?;

@@ -84,7 +84,7 @@ fn relocated(traced: &Value) -> Result<Value, String> {
         let written = pages.chars().zip(0..).filter(|(letter, _)| *letter == wanted);
         measured.extend(written.map(|(_, index)| Vaddr(start + index * size)));
     }
-    let forecast = super::measure::forecast(&path, With::Dlopen)?;
+    let forecast = super::measure::forecast(&path)?;
     Ok(json!({"objects": [super::measure::compare(&path, &measured, &forecast)]}))
 }
 

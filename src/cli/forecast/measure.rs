@@ -12,10 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
-use soload::{Bias, Image, PageSize, Plan, SnapshotUse, Vaddr};
+use soload::{Bias, Forecast, Image, PageSize, Plan, SnapshotUse, Vaddr};
 
-use super::forecast_of;
-use crate::cli::load::With;
 use crate::cli::{Loading, Outcome, Status, memory, print};
 
 pub(super) fn run(libraries: &[OsString], loading: &Loading, out: &mut impl Write) -> Outcome {
@@ -58,7 +56,7 @@ fn by_soload(name: &OsString, loading: &Loading) -> Result<Vec<Value>, String> {
     let seen = std::mem::take(&mut *seen.lock().map_err(|error| error.to_string())?);
     let compared = seen.into_iter().map(|(path, pages)| {
         let forecast = match &snapshot {
-            None => forecast(&path, With::Soload)?,
+            None => forecast(&path)?,
             Some(snapshot) => {
                 let remaining = snapshot.remaining(&path).ok_or("the snapshot has no pages of it")?;
                 remaining.written.into_keys().collect()
@@ -75,10 +73,10 @@ fn copied(path: &Path, bias: Bias) -> Result<BTreeSet<Vaddr>, String> {
 }
 
 /// The pages that loading makes private, as the file says.
-pub(super) fn forecast(path: &Path, with: With) -> Result<BTreeSet<Vaddr>, String> {
+pub(super) fn forecast(path: &Path) -> Result<BTreeSet<Vaddr>, String> {
     let told = Image::open(path).and_then(|image| {
         let plan = Plan::of(&image, PageSize::native())?;
-        forecast_of(&image, &plan, with)
+        Forecast::of(&image, &plan)
     });
     told.map(|told| told.pages.into_keys().collect()).map_err(|error| error.to_string())
 }

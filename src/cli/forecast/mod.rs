@@ -48,7 +48,7 @@ pub(super) struct Args {
     /// Load each library in a process of its own, and compare page by page
     #[arg(long, conflicts_with_all = ["top", "deps"])]
     check: bool,
-    /// The loader to forecast: dlopen also writes to the dynamic section
+    /// The loader for --check
     #[arg(long, value_enum, default_value_t = With::Soload)]
     with: With,
     /// Also look into all directories below those named
@@ -76,10 +76,10 @@ struct Foretold {
 }
 
 impl Foretold {
-    fn read(path: &Path, with: With) -> Result<Self, Error> {
+    fn read(path: &Path) -> Result<Self, Error> {
         let image = Image::open(path)?;
         let plan = Plan::of(&image, PageSize::native())?;
-        let forecast = forecast_of(&image, &plan, with)?;
+        let forecast = Forecast::of(&image, &plan)?;
         let relro = plan.relro.as_ref().map_or(0, |relro| forecast.count_in(relro));
         let regions = memory::regions(&plan, Some(&forecast));
         Ok(Self { path: path.to_owned(), page: plan.page, regions, forecast, relro })
@@ -137,13 +137,6 @@ impl Sum {
     }
 }
 
-fn forecast_of(image: &Image, plan: &Plan, with: With) -> Result<Forecast, Error> {
-    match with {
-        With::Soload => Forecast::of(image, plan),
-        With::Dlopen => Forecast::of_dlopen(image, plan),
-    }
-}
-
 fn pages_of(region: &Region, page: PageSize) -> u64 {
     (region.range.end.0 - region.range.start.0) / page.bytes()
 }
@@ -187,7 +180,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     for name in &args.libraries {
         let found = args.loading.options().files(name).and_then(|files| {
             let files = if args.deps { &files[..] } else { files.get(..1).unwrap_or_default() };
-            files.iter().map(|file| Foretold::read(file, args.with)).collect::<Result<Vec<_>, _>>()
+            files.iter().map(|file| Foretold::read(file)).collect::<Result<Vec<_>, _>>()
         });
         match found {
             Ok(mut foretold) => {
@@ -348,7 +341,7 @@ fn write_closure(out: &mut impl Write, name: &OsString, foretold: &[Foretold]) -
 
 /// The libraries with the most private pages.
 fn top(args: &Args, libraries: &[PathBuf], most: usize, out: &mut impl Write) -> Outcome {
-    let answers = children::each(libraries, |library| Ok(Foretold::read(library, args.with)));
+    let answers = children::each(libraries, |library| Ok(Foretold::read(library)));
     let mut foretold: Vec<_> = answers?.into_iter().filter_map(|(_, answer)| answer.ok()).collect();
     let skipped = libraries.len() - foretold.len();
     let total = foretold.iter().map(Foretold::sum).fold(Sum::default(), Sum::add);

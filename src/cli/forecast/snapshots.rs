@@ -14,7 +14,6 @@ use serde_json::{Map, Value, json};
 use soload::{Error, Fixup, Image, PageSize, Plan, Remaining};
 
 use super::{Foretold, Sum};
-use crate::cli::load::With;
 use crate::cli::print::{self, BOLD, DIM, Size, plural};
 use crate::cli::{Loading, memory};
 
@@ -27,8 +26,7 @@ pub(super) struct Shared {
 struct Library {
     path: PathBuf,
     /// Without a snapshot.
-    soload: Sum,
-    dlopen: Sum,
+    alone: Sum,
     remaining: Remaining,
     /// Written pages that are read-only afterwards.
     relro: u64,
@@ -39,8 +37,7 @@ impl Library {
         let image = Image::open(path)?;
         let relro = Plan::of(&image, PageSize::native())?.relro;
         let relro = relro.map_or(0, |relro| remaining.written.range(relro).count() as u64);
-        let sum = |with| Foretold::read(path, with).map(|foretold| foretold.sum());
-        Ok(Self { path: path.into(), soload: sum(With::Soload)?, dlopen: sum(With::Dlopen)?, remaining, relro })
+        Ok(Self { path: path.into(), alone: Foretold::read(path)?.sum(), remaining, relro })
     }
 
     fn written(&self) -> u64 {
@@ -62,17 +59,15 @@ impl Shared {
         self.libraries.iter().map(Library::written).sum()
     }
 
-    /// Bytes that so many processes need at most, by dlopen, by soload, and with the snapshot.
-    fn memory(&self, processes: u64) -> [u64; 3] {
+    /// Bytes that so many processes need at most, without the snapshot and with it.
+    fn memory(&self, processes: u64) -> [u64; 2] {
         let page = PageSize::native().bytes();
-        let sum = |of: fn(&Library) -> Sum| self.libraries.iter().map(of).fold(Sum::default(), Sum::add);
-        let (dlopen, soload) = (sum(|library| library.dlopen), sum(|library| library.soload));
+        let alone = self.libraries.iter().map(|library| library.alone).fold(Sum::default(), Sum::add);
         let image: u64 = self.libraries.iter().map(|library| library.remaining.pages).sum();
         let own = self.written().saturating_mul(processes);
         let with =
-            (soload.file.saturating_sub(image)).saturating_add(own).saturating_mul(page).saturating_add(self.bytes);
-        let [dlopen, soload] = [dlopen, soload].map(|sum| sum.for_processes(processes).saturating_mul(page));
-        [dlopen, soload, with]
+            (alone.file.saturating_sub(image)).saturating_add(own).saturating_mul(page).saturating_add(self.bytes);
+        [alone.for_processes(processes).saturating_mul(page), with]
     }
 
     pub(super) fn json(&self, processes: u64) -> Value {
@@ -85,7 +80,7 @@ impl Shared {
             let mut object = Map::new();
             print::put_path(&mut object, "path", &library.path);
             for (name, number) in [
-                ("private", library.soload.private),
+                ("private", library.alone.private),
                 ("image", remaining.pages),
                 ("written", library.written()),
                 ("relro", library.relro),
@@ -96,11 +91,11 @@ impl Shared {
             object.insert("by_cause".into(), causes.into_iter().collect::<Map<_, _>>().into());
             Value::from(object)
         });
-        let [dlopen, soload, snapshot] = self.memory(processes);
+        let [alone, snapshot] = self.memory(processes);
         json!({
             "bytes": self.bytes,
             "written": self.written(),
-            "memory": {"dlopen": dlopen, "soload": soload, "snapshot": snapshot},
+            "memory": {"alone": alone, "snapshot": snapshot},
             "libraries": libraries.collect::<Vec<_>>(),
         })
     }
@@ -113,8 +108,7 @@ impl Shared {
         let mut table = print::table(&header);
         for library in &self.libraries {
             let remaining = &library.remaining;
-            let numbers =
-                [library.soload.private, remaining.pages, library.written(), library.relro, remaining.words()];
+            let numbers = [library.alone.private, remaining.pages, library.written(), library.relro, remaining.words()];
             let by_cause = Fixup::ALL.map(|why| remaining.count_by(why) as u64);
             let name = print::path(library.path.file_name().unwrap_or_default().as_ref());
             let numbers = numbers.into_iter().chain(by_cause).map(|number| memory::number_cell(number as usize));
@@ -128,7 +122,7 @@ impl Shared {
              for words about the host, the loader, answers of resolvers, and TLS (pages of each).{DIM:#}"
         )?;
         let page = PageSize::native().bytes();
-        let private: u64 = self.libraries.iter().map(|library| library.soload.private).sum();
+        let private: u64 = self.libraries.iter().map(|library| library.alone.private).sum();
         writeln!(
             out,
             "\n  Each process writes {} instead of {private}: {} and not {}.\n  The snapshot takes {}, once for all.",
@@ -138,11 +132,10 @@ impl Shared {
             Size(self.bytes),
         )?;
         if processes > 1 {
-            let [dlopen, soload, snapshot] = self.memory(processes).map(Size);
+            let [alone, snapshot] = self.memory(processes).map(Size);
             writeln!(
                 out,
-                "  {processes} processes need at most {dlopen} with dlopen, {soload} with soload, \
-                 {BOLD}{snapshot}{BOLD:#} with a snapshot."
+                "  {processes} processes need at most {alone} without it, {BOLD}{snapshot}{BOLD:#} with it."
             )?;
         }
         writeln!(out)

@@ -9,7 +9,6 @@ use soload::{
     Bias, Cause, Error, ErrorKind, Forecast, Image, Mapping, Page, PageMap, PageSize, PageState, Plan, Vaddr,
 };
 
-use crate::cli::load::With;
 use crate::cli::memory::{self, Region};
 use crate::cli::print;
 use crate::cli::share::workers::Marks;
@@ -114,21 +113,18 @@ pub(super) struct Subject {
 
 impl Subject {
     /// The library at `path`, in a process that has loaded it by that loader.
-    pub(super) fn find(path: &Path, process: u32, with: With, marks: Option<Marks>) -> Result<Self, String> {
+    pub(super) fn find(path: &Path, process: u32, marks: Option<Marks>) -> Result<Self, String> {
         let mappings = Mapping::all_of(process).map_err(|error| format!("process {process}: {error}"))?;
-        let found = Self::among(&mappings, path, path, process, with).map_err(|error| error.to_string())?;
+        let found = Self::among(&mappings, path, path, process).map_err(|error| error.to_string())?;
         let found = found.ok_or_else(|| format!("process {process}: has not loaded {}", print::path(path)))?;
         Ok(Self { marks, ..found })
     }
 
-    fn among(mappings: &[Mapping], path: &Path, file: &Path, process: u32, with: With) -> Result<Option<Self>, Error> {
+    fn among(mappings: &[Mapping], path: &Path, file: &Path, process: u32) -> Result<Option<Self>, Error> {
         let image = Image::open(file)?;
         let plan = Plan::of(&image, PageSize::native())?;
         let Some(bias) = Mapping::bias_of(mappings, &image, &plan) else { return Ok(None) };
-        let forecast = match with {
-            With::Soload => Forecast::of(&image, &plan)?,
-            With::Dlopen => Forecast::of_dlopen(&image, &plan)?,
-        };
+        let forecast = Forecast::of(&image, &plan)?;
         let (path, file) = (path.to_owned(), file.to_owned());
         Ok(Some(Self { path, file, process, bias, forecast, plan, marks: None }))
         // The image is closed here: it has the file mapped, which would make its pages look shared.
@@ -152,7 +148,7 @@ impl Subject {
             let path = &mappings[0].path;
             let root = PathBuf::from(format!("/proc/{process}/root"));
             let file = root.join(path.strip_prefix("/").unwrap_or(path));
-            match Self::among(mappings, path, &file, process, With::Dlopen) {
+            match Self::among(mappings, path, &file, process) {
                 // More cells than anybody could look at.
                 Ok(Some(subject)) if subject.plan.span.end.0 - subject.plan.span.start.0 > SPAN_MAX => {
                     others.push(format!("{}: larger than 4 GiB", print::path(path)));

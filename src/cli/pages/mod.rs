@@ -168,12 +168,12 @@ fn library_shown(args: &Args, asked: &OsString, workers: &mut Option<Workers>) -
     })?;
     let path = files.into_iter().next().unwrap_or_else(|| PathBuf::from(asked));
     if let Some(process) = args.pid {
-        return Subject::find(&path, process, With::Dlopen, None).map(|subject| Shown::Library(Box::new(subject)));
+        return Subject::find(&path, process, None).map(|subject| Shown::Library(Box::new(subject)));
     }
     // Whether pages are shared shows only if there is somebody to share them with.
     let started = Workers::start(2, args.with, asked, args.call.as_deref(), &args.loading);
     let started = workers.insert(started.map_err(|error| error.to_string())?);
-    Subject::find(&path, started.pids()[0], args.with, Some(started.marks.clone()))
+    Subject::find(&path, started.pids()[0], Some(started.marks.clone()))
         .map(|subject| Shown::Library(Box::new(subject)))
 }
 

@@ -251,10 +251,7 @@ fn look(
     let (plan, regions, mut found) = {
         let image = Image::open(path)?;
         let plan = Plan::of(&image, PageSize::native())?;
-        let forecast = match with {
-            Some(How::Soload | How::Snapshot | How::Fork) => Forecast::of(&image, &plan)?,
-            _ => Forecast::of_dlopen(&image, &plan)?,
-        };
+        let forecast = Forecast::of(&image, &plan)?;
         let mut regions = memory::regions(&plan, Some(&forecast));
         if let Some(snapshot) = snapshot {
             // Only the words that are left are written.

@@ -190,11 +190,7 @@ fn trace(args: &Args, asked: &OsString, path: &Path) -> Result<Report, String> {
     let text = |error: soload::Error| error.to_string();
     let image = Image::open(path).map_err(text)?;
     let plan = Plan::of(&image, PageSize::native()).map_err(text)?;
-    let forecast = match args.with {
-        With::Soload if args.program.is_empty() => Forecast::of(&image, &plan),
-        _ => Forecast::of_dlopen(&image, &plan),
-    };
-    let forecast = forecast.map_err(text)?;
+    let forecast = Forecast::of(&image, &plan).map_err(text)?;
     let meta = path.metadata().map_err(|error| format!("{}: {error}", print::path(path)))?;
     let constructors = image.constructors().map_err(text)?;
     let functions = constructors.len();
