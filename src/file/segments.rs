@@ -146,7 +146,8 @@ impl Headers {
         let Some((first, last)) = in_page(end) else { return false };
         let segment =
             self.segments.iter().find(|segment| segment.flags.write && segment.contains(at.vaddr, at.file_size));
-        let behind = sealed.min(last).checked_sub(end).is_some_and(|behind| behind >= WORD);
+        // The first three words of a table are the linker's (psABI), and none of relocation's.
+        let behind = sealed.min(last).checked_sub(end).is_some_and(|behind| behind > 3 * WORD);
         let before = last - first == page.bytes() || segment.is_some_and(|s| at.vaddr.0 - s.vaddr.0.max(first) >= WORD);
         segment.is_some() && behind && before && last - first <= 2 * page.bytes()
     }
@@ -331,6 +332,7 @@ mod tests {
         };
         assert!(written(0x3d00, 0x3e00, 0x1c0, 0x4000), "the table of addresses follows on the page");
         assert!(!written(0x3d00, 0x3e00, 0x1c0, 0x3fc0), "nothing that is sealed follows");
+        assert!(!written(0x3d00, 0x3f28, 0xc0, 0x4000), "a table without entries follows");
         assert!(!written(0x3d00, 0x3e00, 0x200, 0x5000), "it follows on the next page");
         assert!(written(0x3d00, 0x3f00, 0x1c0, 0x5000), "on two pages, with something on both");
         assert!(!written(0x3f00, 0x3f00, 0x1c0, 0x5000), "nothing comes before it");

@@ -135,7 +135,9 @@ pub(crate) fn is_single_threaded() -> bool {
 fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) -> usize {
     match place.load(Ordering::Relaxed) {
         0 => {
-            let found = libc().and_then(|libc| libc.address(name)).unwrap_or_else(otherwise);
+            // Before 2.34 the functions of <dlfcn.h> are in a library of their own.
+            let beside = || Tables::of(b"libdl.so.2")?.address(name);
+            let found = libc().and_then(|libc| libc.address(name)).or_else(beside).unwrap_or_else(otherwise);
             place.store(found, Ordering::Relaxed);
             found
         }
