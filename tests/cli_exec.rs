@@ -115,6 +115,14 @@ fn what_was_to_be_preloaded_still_is_and_comes_first() {
 }
 
 #[test]
+fn a_malloc_that_was_preloaded_may_ask_for_the_next_one() {
+    let malloc = format!("{LIBRARIES}/libpreloaded_malloc.so");
+    let plain = outcome(Command::new(program()).arg(LIBRARIES).env("LD_PRELOAD", &malloc));
+    assert_eq!(plain.0, Some(0));
+    assert_eq!(outcome(exec(&["--", &program(), LIBRARIES]).env("LD_PRELOAD", &malloc)), plain);
+}
+
+#[test]
 fn what_cannot_be_run_is_named_and_the_code_is_127() {
     let folder = tempfile::tempdir().unwrap();
     let script = folder.path().join("script");

@@ -191,8 +191,8 @@ fn told(error: &Error) -> String {
         }
         ErrorKind::Open { errno } => format!("cannot open shared object file: {}", errno_text(*errno)),
         ErrorKind::LinkerScript { .. } | ErrorKind::NotElf { .. } => format!("invalid ELF header ({kind})"),
-        ErrorKind::UndefinedSymbols { symbols, .. } if let [first, ..] = &symbols[..] => {
-            format!("undefined symbol: {first} ({kind})")
+        ErrorKind::UndefinedSymbols { symbols, .. } if !symbols.is_empty() => {
+            format!("undefined symbol: {} ({kind})", symbols[0])
         }
         _ => kind.to_string(),
     };

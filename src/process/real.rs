@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use super::loaded::{Loaded, segments};
 use crate::addr::{Addr, Bias, Vaddr};
 use crate::arch::native::Features;
-use crate::file::symbols::{Symbols, Wanted};
+use crate::file::elf::tag;
+use crate::file::hash;
+use crate::file::symbols::Symbols;
 use crate::file::view::Class;
 use crate::sys;
 
@@ -78,8 +80,7 @@ pub(crate) fn find_object() -> Option<unsafe extern "C" fn(*const c_void, *mut c
     static FOUND: AtomicUsize = AtomicUsize::new(0);
     const NAME: &[u8] = b"_dl_find_object";
     // 1 stands for none, which is looked for once, too.
-    let found =
-        found(&FOUND, NAME, || Tables::of(b"ld-linux-x86-64.so.2").and_then(|own| own.address(NAME)).unwrap_or(1));
+    let found = found(&FOUND, NAME, || address(b"ld-linux-x86-64.so.2", NAME).unwrap_or(1));
     // SAFETY: as above.
     (found != 1).then(|| unsafe {
         std::mem::transmute::<usize, unsafe extern "C" fn(*const c_void, *mut c_void) -> c_int>(found)
@@ -108,7 +109,7 @@ pub(crate) fn processor() -> Features {
         there: [u32; 4],
         usable: [u32; 4],
     }
-    let Some(found) = libc().and_then(|libc| libc.address(b"__x86_get_cpuid_feature_leaf")) else {
+    let Some(found) = address(LIBC, b"__x86_get_cpuid_feature_leaf") else {
         return Features::asked();
     };
     // SAFETY: the C library's function of that name has the type that the header gives it: it answers with a leaf for each number
@@ -136,8 +137,7 @@ fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) ->
     match place.load(Ordering::Relaxed) {
         0 => {
             // Before 2.34 the functions of <dlfcn.h> are in a library of their own.
-            let beside = || Tables::of(b"libdl.so.2")?.address(name);
-            let found = libc().and_then(|libc| libc.address(name)).or_else(beside).unwrap_or_else(otherwise);
+            let found = address(LIBC, name).or_else(|| address(b"libdl.so.2", name)).unwrap_or_else(otherwise);
             place.store(found, Ordering::Relaxed);
             found
         }
@@ -145,15 +145,10 @@ fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) ->
     }
 }
 
-/// The tables of the C library itself.
-fn libc() -> Option<&'static Tables> {
-    static LIBC: OnceLock<Option<Tables>> = OnceLock::new();
-    LIBC.get_or_init(|| Tables::of(b"libc.so.6")).as_ref()
-}
-
 /// The symbols of the C library, if it is the object with that bias.
 pub(super) fn symbols_at(bias: Bias) -> Option<&'static Symbols> {
-    libc().filter(|libc| libc.bias == bias).map(|libc| &libc.symbols)
+    static SYMBOLS: OnceLock<Option<(Bias, Symbols)>> = OnceLock::new();
+    SYMBOLS.get_or_init(symbols).as_ref().filter(|(own, _)| *own == bias).map(|(_, symbols)| symbols)
 }
 
 /// The functions as this program is linked to them.
@@ -194,36 +189,75 @@ pub(crate) fn debug() -> Option<*mut Debug> {
     (at != 0).then_some(at as *mut Debug)
 }
 
-/// What functions of one object are found by.
-struct Tables {
-    bias: Bias,
-    symbols: Symbols,
+const LIBC: &[u8] = b"libc.so.6";
+
+/// The object of that file name, as the list for debuggers has it.
+fn listed(file: &[u8]) -> Option<&'static LinkMap> {
+    // SAFETY: the list is glibc's own; the entries of the C library's parts never go.
+    unsafe {
+        let mut map = (*debug()?).map.as_ref()?;
+        while CStr::from_ptr(map.name).to_bytes().rsplit(|byte| *byte == b'/').next() != Some(file) {
+            map = map.next.as_ref()?;
+        }
+        Some(map)
+    }
 }
 
-impl Tables {
-    /// Those of the object of that file name, as the list for debuggers has it.
-    fn of(file: &[u8]) -> Option<Self> {
-        // SAFETY: the list is glibc's own; the entries of the C library's parts never go. The first segment of each begins
-        // with its header, which says where the program headers are.
-        let (bias, headers) = unsafe {
-            let mut map = (*debug()?).map;
-            while CStr::from_ptr(map.as_ref()?.name).to_bytes().rsplit(|byte| *byte == b'/').next() != Some(file) {
-                map = (*map).next;
-            }
-            let start = (*map).bias;
-            let header = start as *const libc::Elf64_Ehdr;
-            let headers = (start + (*header).e_phoff as usize) as *const libc::Elf64_Phdr;
-            (Bias::between(Addr(start), Vaddr(0)), std::slice::from_raw_parts(headers, (*header).e_phnum.into()))
-        };
-        let loaded = Loaded { bias, segments: &segments(headers) };
-        let entries = loaded.dynamic(headers)?.symbols;
-        Some(Self { bias, symbols: Symbols::read_loaded(&entries, &loaded, Class::NATIVE).ok()? })
-    }
+/// What the C library is added to in memory, and its symbols.
+fn symbols() -> Option<(Bias, Symbols)> {
+    let start = listed(LIBC)?.bias;
+    // SAFETY: its first segment begins with its header, which says where the program headers are; it never goes.
+    let headers = unsafe {
+        let header = start as *const libc::Elf64_Ehdr;
+        let headers = (start + (*header).e_phoff as usize) as *const libc::Elf64_Phdr;
+        std::slice::from_raw_parts(headers, (*header).e_phnum.into())
+    };
+    let bias = Bias::between(Addr(start), Vaddr(0));
+    let loaded = Loaded { bias, segments: &segments(headers) };
+    let entries = loaded.dynamic(headers)?.symbols;
+    Some((bias, Symbols::read_loaded(&entries, &loaded, Class::NATIVE).ok()?))
+}
 
-    /// Where it has the function of that name.
-    fn address(&self, name: &[u8]) -> Option<usize> {
-        let (_, symbol) = self.symbols.find(&Wanted::by_name(name, None)?)?;
-        Some(self.bias.at(Vaddr(symbol.value)).0)
+/// Where the object of that file name, a part of the C library, has the function or variable of that name. Takes neither
+/// memory nor a lock: who asks for `dlsym` may be somebody's `malloc`.
+fn address(file: &[u8], name: &[u8]) -> Option<usize> {
+    const HIDDEN: u16 = 0x8000;
+    let (map, wanted) = (listed(file)?, hash::gnu(name)?);
+    // SAFETY: the C library's own tables, as the gABI and GNU's hash table have them; glibc itself looks names up there. They
+    // never go, and nobody writes them.
+    unsafe {
+        let table = |wanted: u64| {
+            let mut entry = map.dynamic.cast::<[u64; 2]>();
+            while (*entry)[0] != wanted {
+                if (*entry)[0] == tag::DT_NULL {
+                    return None;
+                }
+                entry = entry.add(1);
+            }
+            // The bias has been added already where the section can be written to.
+            let at = (*entry)[1] as usize;
+            Some(if at < map.bias { at + map.bias } else { at })
+        };
+        let hashes = table(tag::DT_GNU_HASH)? as *const u32;
+        let symbols = table(tag::DT_SYMTAB)? as *const libc::Elf64_Sym;
+        let (strings, versions) = (table(tag::DT_STRTAB)? as *const c_char, table(tag::DT_VERSYM));
+        let [buckets, first, words] = [0, 1, 2].map(|at| *hashes.add(at));
+        let bucket = hashes.add(4 + 2 * words as usize);
+        let chain = bucket.add(buckets as usize);
+        let mut number = *bucket.add(wanted.checked_rem(buckets)? as usize);
+        loop {
+            let hash = *chain.add(number.checked_sub(first)? as usize);
+            let symbol = &*symbols.add(number as usize);
+            let is_default = || versions.is_none_or(|at| *(at as *const u16).add(number as usize) & HIDDEN == 0);
+            let is_named = || CStr::from_ptr(strings.add(symbol.st_name as usize)).to_bytes() == name;
+            if hash | 1 == wanted | 1 && symbol.st_shndx != 0 && is_default() && is_named() {
+                return Some(map.bias + symbol.st_value as usize);
+            }
+            if hash & 1 == 1 {
+                return None;
+            }
+            number += 1;
+        }
     }
 }
 
@@ -242,6 +276,17 @@ mod tests {
             assert_eq!(known.structured & feature, asked.structured & feature, "{feature:#x}");
         }
         assert_eq!(known.extended & 0x21, asked.extended & 0x21);
+    }
+
+    #[test]
+    fn names_are_found_in_the_c_library_where_it_finds_them_itself() {
+        for name in [c"dlopen", c"dlsym", c"dl_iterate_phdr", c"environ", c"getpid", c"no_such_function"] {
+            // SAFETY: a string; what is found is not used.
+            let theirs = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) } as usize;
+            let found = address(LIBC, name.to_bytes()).or_else(|| address(b"libdl.so.2", name.to_bytes()));
+            assert_eq!(found.unwrap_or(0), theirs, "{name:?}");
+        }
+        assert_eq!(address(b"libno_such.so", b"getpid"), None);
     }
 
     #[test]
