@@ -16,6 +16,12 @@ fn under_gdb(name: &str, commands: &[&str]) -> Option<String> {
         assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
         return None;
     }
+    // Then gdb goes by these and does not notice us: a limit that README names.
+    let loader = fs::read("/lib64/ld-linux-x86-64.so.2").unwrap_or_default();
+    if loader.windows(8).any(|window| window == b"stapsdt\0") {
+        eprintln!("DID NOT RUN: {name} needs a C library without probes for SystemTap");
+        return None;
+    }
     let mut gdb = gdb(commands);
     gdb.arg("--args").arg(std::env::current_exe().unwrap());
     gdb.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(DEBUGGED, "1");
