@@ -1,5 +1,11 @@
 // Whoever opens it sees a constructor that has finished, also if another thread runs it.
+// build: life_slow
+// build: life_slow_root -DROOT
+// needs: life_slow life_hook
 
+#if defined ROOT
+int slow_root(void) { return 1; }
+#else
 #include <unistd.h>
 
 static volatile int ready;
@@ -10,3 +16,4 @@ __attribute__((constructor)) static void start(void) {
 }
 
 int times_constructed(void) { return ready; }
+#endif

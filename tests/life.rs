@@ -231,6 +231,29 @@ fn closing_says_that_constructors_are_still_running_or_that_the_process_exits() 
 }
 
 #[test]
+fn a_constructor_that_opens_what_it_came_with_gets_it_constructed_also_if_another_thread_waits_for_that() {
+    extern "C" fn open_beside() {
+        let is_slow = || ours("life_slow").is_ok_and(|slow| call_of(&slow) == 1);
+        // It waits for the thread that runs this.
+        let other = thread::spawn(is_slow);
+        thread::sleep(Duration::from_millis(100));
+        assert!(is_slow());
+        *OTHER.lock().unwrap() = Some(other);
+    }
+    fn call_of(library: &Library) -> c_int {
+        unsafe { library.get::<extern "C" fn() -> c_int>("times_constructed") }.unwrap()()
+    }
+    static OTHER: Mutex<Option<thread::JoinHandle<bool>>> = Mutex::new(None);
+    on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_hook", open_beside as extern "C" fn());
+        let root = loader.open("life_slow_root");
+        assert!(OTHER.lock().unwrap().take().unwrap().join().unwrap());
+        drop(root);
+    });
+}
+
+#[test]
 fn an_owned_symbol_keeps_its_library() {
     on_ours(|_| {
         let library = Arc::new(ours("life_leaf").unwrap());

@@ -229,7 +229,8 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     let modules: Vec<Id> = scope.iter().filter_map(Object::id).collect();
     registry::wait_until_initialised(&modules);
     // What came in as a need of others, and a constructor of this very thread opens it before its own have been run.
-    if look.state.are_to_run(&modules) && !look.state.opened().any(|root| Some(root.id) == object.id()) {
+    let is_need = matches!(&object, Object::Module(module) if module.loaded_by.is_some());
+    if is_need && registry::state().are_to_run(&modules) {
         let mut needs = Needs::default();
         for member in &scope {
             let needed = look.needed(member).into_iter();
