@@ -141,7 +141,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
             published.modules.iter().for_each(|module| look(module.path(), module.mapping.bias()));
         }
         registry::wait_until_initialised(&published.rests_on);
-        stages::initialise(&published.order, &published.scope);
+        published.initialise();
         // As in glibc, not before: what a constructor opens is not bound to it.
         if wishes.global {
             registry::make_global(wishes.namespace, published.scope.iter().cloned());

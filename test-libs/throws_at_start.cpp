@@ -1,6 +1,10 @@
 // An exception that leaves a constructor goes to whoever opened the library, and the process goes on.
 // build: throws_at_start -DTHROWS
 // build: opens_and_catches
+// build: throws_first -DFOLLOWS
+// needs: throws_at_start
+// build: throws_below -DROOT
+// needs: throws_first
 
 #if defined THROWS
 static int starts;
@@ -9,6 +13,12 @@ __attribute__((constructor)) static void start() {
         throw 7;
 }
 extern "C" int times_started() { return starts; }
+#elif defined FOLLOWS
+static int follows;
+__attribute__((constructor)) static void start() { follows++; }
+extern "C" int times_followed() { return follows; }
+#elif defined ROOT
+extern "C" int below() { return 1; }
 #else
 // The header says that it does not throw, and the compiler would leave out the handler.
 extern "C" void *dlopen(const char *path, int mode);

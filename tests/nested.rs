@@ -468,6 +468,25 @@ fn an_exception_that_leaves_a_constructor_reaches_whoever_opened_and_the_process
 }
 
 #[test]
+fn whoever_opens_what_an_exception_has_left_without_its_constructors_has_them_run_and_waits_for_nobody() {
+    // In glibc all other threads wait for ever.
+    on_ours(|loader| {
+        let opener = loader.open("opens_and_catches");
+        let path = CString::new(fixture("throws_below").into_os_string().into_encoded_bytes()).unwrap();
+        let open: extern "C" fn(*const c_char) -> c_int =
+            unsafe { std::mem::transmute(opener.address("open_and_catch")) };
+        assert_eq!(open(path.as_ptr()), 7);
+        thread::spawn(move || {
+            assert_eq!(loader.open("throws_first").call("times_followed"), 1);
+            assert_eq!(loader.open("throws_below").call("below"), 1);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(loader.open("throws_first").call("times_followed"), 1);
+    });
+}
+
+#[test]
 fn a_library_that_carries_its_own_unwinder_throws_and_catches() {
     on_both_loaders(|loader| {
         for _ in 0..2 {

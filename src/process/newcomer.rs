@@ -82,7 +82,7 @@ impl State {
         make: impl FnOnce(Id) -> M,
     ) -> (Vec<Arc<Module>>, bool) {
         let first = !fit.namespace.is_base() && !self.is_inhabited(fit.namespace);
-        let phase = Phase::Entered(hooks::this_thread());
+        let phase = Phase::Entered(Some(hooks::this_thread()));
         let mut modules = Vec::with_capacity(fit.instances.len());
         self.entries.reserve(fit.instances.len());
         for (index, Newcomer { module, names, keep }) in make(Id(self.next)).enumerate() {

@@ -53,8 +53,8 @@ pub(super) struct Entry {
 /// Where a module is in its life.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// A thread has brought it in and is going to run its constructors.
-    Entered(Thread),
+    /// A thread has brought it in and is going to run its constructors; none, if one that ran before them has thrown.
+    Entered(Option<Thread>),
     /// A thread runs its constructors.
     Initialising(Thread),
     Ready,
@@ -173,16 +173,27 @@ pub(crate) fn refer(user: Id, to: Id) -> bool {
     true
 }
 
-/// Whether this thread has still to run the constructors of a module, which it says herewith that it does.
+/// Whether it is up to this thread to run the constructors of a module, which it says herewith that it does.
 pub(crate) fn begin(id: Id) -> bool {
-    let entered = Phase::Entered(hooks::this_thread());
     let mut guard = lock();
-    if !guard.get_or_insert_default().entry(id).is_some_and(|entry| entry.phase == entered) {
+    if !guard.get_or_insert_default().are_to_run(&[id]) {
         return false;
     }
     let entry = edit(&mut guard).entry_mut(id);
     entry.into_iter().for_each(|entry| entry.phase = Phase::Initialising(hooks::this_thread()));
     true
+}
+
+/// Leaves the constructors of `modules` that have not run to whoever opens or needs these next.
+pub(crate) fn leave(modules: &[Arc<Module>]) {
+    let entered = Phase::Entered(Some(hooks::this_thread()));
+    let mut guard = lock();
+    let state = edit(&mut guard);
+    for module in modules {
+        let entry = state.entry_mut(module.id).filter(|entry| entry.phase == entered);
+        entry.into_iter().for_each(|entry| entry.phase = Phase::Entered(None));
+    }
+    tell_waiting(&mut guard);
 }
 
 /// Says that the constructors of a module have run.
@@ -206,7 +217,9 @@ pub(super) fn tell_waiting(guard: &mut Guard) {
 /// Waits until other threads have initialised `modules`.
 pub(crate) fn wait_until_initialised(modules: &[Id]) {
     wait_while(|entry| match entry.phase {
-        Phase::Entered(thread) | Phase::Initialising(thread) if modules.contains(&entry.module.id) => Some(thread),
+        Phase::Entered(Some(thread)) | Phase::Initialising(thread) if modules.contains(&entry.module.id) => {
+            Some(thread)
+        }
         _ => None,
     });
 }
@@ -317,10 +330,11 @@ impl State {
         self.module(addresses::at(addr)?.id)
     }
 
-    /// Whether this thread has still to run constructors of any of these.
+    /// Whether it is up to this thread to run constructors of any of these.
     pub(crate) fn are_to_run(&self, modules: &[Id]) -> bool {
-        let entered = Phase::Entered(hooks::this_thread());
-        modules.iter().any(|id| self.entry(*id).is_some_and(|entry| entry.phase == entered))
+        let is_up_to = |thread: Option<Thread>| thread.is_none_or(|thread| thread == hooks::this_thread());
+        let is_to_run = |entry: &Entry| matches!(entry.phase, Phase::Entered(thread) if is_up_to(thread));
+        modules.iter().any(|id| self.entry(*id).is_some_and(is_to_run))
     }
 
     /// The object whose open brought `object` in.
@@ -415,7 +429,7 @@ pub(crate) fn forget_other_threads(mut held: Held) {
     current::forget_other_threads();
     for entry in &mut state.entries {
         match entry.phase {
-            Phase::Entered(thread) | Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => {
+            Phase::Entered(Some(thread)) | Phase::Initialising(thread) | Phase::Finishing(thread) if thread != me => {
                 entry.phase = Phase::Abandoned
             }
             _ => {}

@@ -24,7 +24,8 @@ pub(crate) use bind::scope;
 pub(crate) use enter::{Admitted, admit, directories, discover, reopen};
 pub(crate) use help::HostHelp;
 pub(crate) use map::map;
-pub(crate) use publish::{initialise, publish};
+use publish::initialise;
+pub(crate) use publish::publish;
 pub(crate) use seal::seal;
 #[cfg(feature = "snapshots")]
 pub(crate) use sharing::create;

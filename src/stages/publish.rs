@@ -1,6 +1,7 @@
 //! Publishing: a group becomes modules that everybody sees, or learns that the process has changed.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::sync::Arc;
 
 use super::bind::{Scope, Source};
@@ -147,6 +148,22 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         order.insert(0, index);
     }
     Some(Published { root: Arc::clone(&modules[0]), modules, order, rests_on, scope })
+}
+
+impl Published {
+    /// Runs the constructors whose turn it is. What one that throws leaves is not this thread's any more, so that nobody
+    /// waits for ever.
+    pub(crate) fn initialise(&self) {
+        struct Left<'a>(&'a [Arc<Module>]);
+        impl Drop for Left<'_> {
+            fn drop(&mut self) {
+                registry::leave(self.0);
+            }
+        }
+        let left = Left(&self.modules);
+        initialise(&self.order, &self.scope);
+        mem::forget(left);
+    }
 }
 
 /// Runs the constructors of those objects in `scope` whose turn it is, in that order.
