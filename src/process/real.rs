@@ -137,7 +137,8 @@ fn found(place: &AtomicUsize, name: &[u8], otherwise: impl FnOnce() -> usize) ->
     match place.load(Ordering::Relaxed) {
         0 => {
             // Before 2.34 the functions of <dlfcn.h> are in a library of their own.
-            let found = address(LIBC, name).or_else(|| address(b"libdl.so.2", name)).unwrap_or_else(otherwise);
+            let beside = || if sys::c_library_release() < Some((2, 34)) { address(b"libdl.so.2", name) } else { None };
+            let found = address(LIBC, name).or_else(beside).unwrap_or_else(otherwise);
             place.store(found, Ordering::Relaxed);
             found
         }
