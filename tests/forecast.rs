@@ -93,7 +93,12 @@ fn a_snapshot_that_cannot_be_made_is_no_forecast_and_says_why() {
     let why = answer["libraries"][0]["snapshot"]["error"]["message"].as_str().unwrap();
     assert!(why.ends_with("it has text relocations"), "{why}");
     assert!(answer["libraries"][0]["private"].is_number(), "the rest is told");
-    for wrong in [&["--snapshots", "--top"][..], &["--snapshots=/tmp"], &["--snapshots", "--with", "dlopen"]] {
+    for wrong in [
+        &["--with", "dlopen"][..],
+        &["--snapshots", "--top"][..],
+        &["--snapshots=/tmp"],
+        &["--snapshots", "--with", "dlopen"],
+    ] {
         assert_eq!(run([&["forecast"], wrong, &["libc.so.6"]].concat()).status.code(), Some(2), "{wrong:?}");
     }
 }

@@ -244,23 +244,11 @@ impl SymbolEntries {
 
 /// Whether a dynamic tag's value is an address (gABI chapter 5, `d_ptr`).
 pub(crate) fn is_address(tag: u64) -> bool {
-    matches!(
-        tag,
-        tag::DT_HASH
-            | tag::DT_STRTAB
-            | tag::DT_SYMTAB
-            | tag::DT_RELA
-            | tag::DT_REL
-            | tag::DT_JMPREL
-            | tag::DT_GNU_HASH
-            | tag::DT_VERSYM
-            | tag::DT_VERDEF
-            | tag::DT_VERNEED
-            | tag::DT_INIT
-            | tag::DT_FINI
-            | tag::DT_INIT_ARRAY
-            | tag::DT_FINI_ARRAY
-    )
+    is_rebased(tag)
+        || matches!(
+            tag,
+            tag::DT_VERDEF | tag::DT_VERNEED | tag::DT_INIT | tag::DT_FINI | tag::DT_INIT_ARRAY | tag::DT_FINI_ARRAY
+        )
 }
 
 /// Whether glibc adds the load bias to a dynamic tag's value where it stands in memory, if that is writable

@@ -136,20 +136,13 @@ impl Headers {
         Ok(checked)
     }
 
-    /// Whether relocation is going to write to each page of the dynamic section, `at`. Linkers put between the arrays of
-    /// functions and the table of addresses what is sealed afterwards, and it is relocated on both sides of it.
+    /// Whether relocation is going to write to the page of the dynamic section, `at`: some of its entries become addresses
+    /// (`is_rebased`). Of one on several pages it is not known which.
     pub(super) fn dynamic_is_written(&self, at: &ProgramHeader, page: PageSize) -> bool {
-        const WORD: u64 = size_of::<u64>() as u64;
-        let in_page = |end: u64| Some((page.down(at.vaddr.0), page.up(end)?));
-        let sealed = || Some((self.relro.as_ref()?.end.0, at.end()?.0));
-        let Some((sealed, end)) = sealed() else { return false };
-        let Some((first, last)) = in_page(end) else { return false };
-        let segment =
-            self.segments.iter().find(|segment| segment.flags.write && segment.contains(at.vaddr, at.file_size));
-        // The first three words of a table are the linker's (psABI), and none of relocation's.
-        let behind = sealed.min(last).checked_sub(end).is_some_and(|behind| behind > 3 * WORD);
-        let before = last - first == page.bytes() || segment.is_some_and(|s| at.vaddr.0 - s.vaddr.0.max(first) >= WORD);
-        segment.is_some() && behind && before && last - first <= 2 * page.bytes()
+        let last = at.file_size.checked_sub(1).and_then(|last| at.vaddr.checked_add(last));
+        let on_one_page = last.is_some_and(|last| page.down(last.0) == page.down(at.vaddr.0));
+        let is_inside = |segment: &Segment| segment.flags.write && segment.contains(at.vaddr, at.file_size);
+        at.flags.write && on_one_page && self.segments.iter().any(is_inside)
     }
 
     /// How many bytes of its segment stand before `offset` in the file.
@@ -322,21 +315,18 @@ mod tests {
     }
 
     #[test]
-    fn a_dynamic_section_is_written_to_if_what_is_relocated_lies_on_both_sides() {
-        let written = |segment: u64, start: u64, size: u64, sealed: u64| {
-            let load = ("rw", 0x2000 + segment % 0x1000, segment, 0x3000, 0x3000);
-            let mut headers = headers(&[("r", 0, 0, 0x1000, 0x1000), load]);
-            headers.relro = Some(Vaddr(segment)..Vaddr(sealed));
-            let at = ProgramHeader { file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
+    fn a_dynamic_section_is_written_to_where_it_may_be_and_lies_on_one_page() {
+        let written = |segment: &str, flags: &str, start: u64, size: u64| {
+            let headers = headers(&[("r", 0, 0, 0x1000, 0x1000), (segment, 0x2d00, 0x3d00, 0x3000, 0x3000)]);
+            let flags = Protection { write: flags.contains('w'), ..Protection::READ };
+            let at = ProgramHeader { flags, file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
             headers.dynamic_is_written(&at, PAGE)
         };
-        assert!(written(0x3d00, 0x3e00, 0x1c0, 0x4000), "the table of addresses follows on the page");
-        assert!(!written(0x3d00, 0x3e00, 0x1c0, 0x3fc0), "nothing that is sealed follows");
-        assert!(!written(0x3d00, 0x3f28, 0xc0, 0x4000), "a table without entries follows");
-        assert!(!written(0x3d00, 0x3e00, 0x200, 0x5000), "it follows on the next page");
-        assert!(written(0x3d00, 0x3f00, 0x1c0, 0x5000), "on two pages, with something on both");
-        assert!(!written(0x3f00, 0x3f00, 0x1c0, 0x5000), "nothing comes before it");
-        assert!(!written(0x3d00, 0x3f00, 0x1800, 0x6000), "the page between has nothing else");
+        assert!(written("rw", "rw", 0x3e00, 0x200));
+        assert!(!written("rw", "rw", 0x3e00, 0x210), "its end is on the next page");
+        assert!(!written("rw", "r", 0x3e00, 0x200), "it may not be written to");
+        assert!(!written("r", "rw", 0x3e00, 0x200), "nor may its segment");
+        assert!(!written("rw", "rw", 0x3e00, 0), "it is empty");
     }
 
     #[test]

@@ -145,6 +145,10 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
     if args.measure {
         return measure::run(&args.libraries, &args.loading, out);
     }
+    if args.with == With::Dlopen && !args.check {
+        print::complain("--with: for --check alone; the forecast is the same for both loaders");
+        return Ok(Status::Usage);
+    }
     let shared = args.loading.snapshots.is_some();
     if shared && (args.top.is_some() || args.with == With::Dlopen) {
         print::complain("--snapshots: one is made for each library, for soload: not with --top or --with dlopen");

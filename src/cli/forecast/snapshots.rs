@@ -1,7 +1,7 @@
 //! `soload forecast --snapshots`: what of a library and all it needs a snapshot shares, and what it leaves to each process.
 //!
-//! JSON: `bytes` (of the snapshot), `written` (pages of all together), `memory` (bytes that so many processes need, by
-//! `dlopen`, `soload` and `snapshot`: private pages for each, all others once) and `libraries`: for each that it has pages of
+//! JSON: `bytes` (of the snapshot), `written` (pages of all together), `memory` (bytes that so many processes need, each
+//! `alone` and with the `snapshot`: private pages for each, all others once) and `libraries`: for each that it has pages of
 //! `path`, `private` (without snapshot), `image` (pages in the snapshot), `written` (of these, by each process), `relro` (of
 //! these), `words`, and `by_cause` (`pages` and `words` of each).
 
