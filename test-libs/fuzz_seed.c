@@ -2,7 +2,7 @@
 // whatever a flipped bit makes the loader call must not be what crashes.
 // only: x86_64
 // needs: fuzz_needed
-// cc: -nostdlib -Wl,-z,now,-z,separate-code,--hash-style=both,--build-id=none
+// cc: -nostdlib -fcf-protection=none -Wl,-z,now,-z,separate-code,--hash-style=both,--build-id=none
 // versions: FUZZ_1 { global: *; };
 
 extern int fuzz_needed_variable;

@@ -353,7 +353,11 @@ fn libraries_that_need_each_other_are_loaded_once_and_unloaded_together() {
         // The cycle is broken where it was entered: b is initialised first, and destroyed first.
         let reversed = !loader.diverges(&DIVERGENCE_CYCLE) && host_is_since(2, 41);
         let end = if reversed { "cycle_a- cycle_b-" } else { "cycle_b- cycle_a-" };
-        assert_eq!(journal.call_text("journal_text"), format!("cycle_b+ cycle_a+ {end}"));
+        let start = match !loader.diverges(&DIVERGENCE_CYCLE) && !host_is_since(2, 36) {
+            true => "cycle_a+ cycle_b+",
+            false => "cycle_b+ cycle_a+",
+        };
+        assert_eq!(journal.call_text("journal_text"), format!("{start} {end}"));
         assert!(!is_mapped("libcycle_a.so") && !is_mapped("libcycle_b.so"));
     });
 }

@@ -528,7 +528,7 @@ fn constructors_in_many_threads_open_libraries() {
 fn threads_can_open_and_close_at_random() {
     on_both_loaders(|loader| {
         let names =
-            ["life_root", "life_left", "life_leaf", "scope_bridge", "ifunc_outer", "bss", "versions_default", "relr"];
+            ["life_root", "life_left", "life_leaf", "scope_bridge", "ifunc_outer", "bss", "versions_default", "demo"];
         thread::scope(|scope| {
             for thread in 0..8 {
                 scope.spawn(move || {

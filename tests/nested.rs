@@ -391,7 +391,7 @@ fn a_handle_tells_all_about_its_library() {
         assert_eq!(Path::new(&plugin.text_about("origin_of", own)), folder);
         assert_eq!(Path::new(&plugin.text_about("map_name_of", own)), fixture("nested/plugin.so"));
         assert_eq!(plugin.number_about("space_of", own), 0, "the base name space");
-        assert_eq!(plugin.number_about("headers_of", own), 1);
+        assert!(plugin.number_about("headers_of", own) == 1 || loader == Loader::Host && !host_is_since(2, 36));
     });
 }
 

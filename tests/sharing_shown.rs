@@ -199,7 +199,9 @@ fn the_page_map_has_each_page_by_what_backs_it() {
     };
     assert!(of(&answer, "code").chars().all(|letter| letter == 's'), "{answer}");
     assert_eq!(of(&answer, "relocated constants"), "RRRRRRR");
-    assert!(of(&answer, "variables").starts_with('R') && of(&answer, "zeros") == "C...", "{answer}");
+    let variables = of(&answer, "variables");
+    // Older linkers have nothing else on the first page.
+    assert!(variables.trim_start_matches('.').starts_with('R') && of(&answer, "zeros") == "C...", "{answer}");
 
     let holder = Holder::start("dlopen");
     let theirs = document(0, ["pages", "--json", demo.to_str().unwrap(), "--pid", &holder.id()]);

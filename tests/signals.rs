@@ -58,7 +58,7 @@ fn under_drop_in() -> Child {
 
 fn come_and_go(loader: Loader) {
     while_interrupted(|| {
-        for name in ["life_root", "ifunc_outer", "tls_general", "relr"] {
+        for name in ["life_root", "ifunc_outer", "tls_general", "demo"] {
             drop(loader.open(name));
         }
     });

@@ -611,7 +611,7 @@ fn a_file_that_is_opened_later_is_not_taken_for_where_storage_came_from() {
     on_both_loaders(|loader| {
         // What stands for the storage in the C library's list is named by the number of a file, which is free again.
         let _storage = loader.open("tls_general");
-        for name in ["bss", "life_leaf", "relr"] {
+        for name in ["bss", "life_leaf", "demo"] {
             let files: Vec<_> = (0..8).map(|_| std::fs::File::open(fixture(name)).unwrap()).collect();
             let library = loader.open(name);
             assert!(common::maps::is_mapped(&format!("lib{name}.so")), "{name}");

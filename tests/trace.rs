@@ -50,7 +50,8 @@ fn relocation_writes_what_was_forecast_and_constructors_what_they_do() {
         assert_eq!(pages(&answer, "relocated constants"), "LLLLLLL", "{with}");
         // The constructor is code, and sets a variable among the zeros; two pages of data nobody ever touches.
         assert_eq!((pages(&answer, "code"), pages(&answer, "zeros")), ("c", "C..."), "{with}: {answer}");
-        assert_eq!(pages(&answer, "variables"), "L..", "{with}");
+        // Where they begin on their first page is up to the linker.
+        assert_eq!(pages(&answer, "variables").trim_start_matches('.'), "L..", "{with}");
         assert_eq!(number(&answer, "constructors", "written"), 1, "{with}");
         assert_eq!(number(&answer, "run", "written"), 0, "{with}");
     }

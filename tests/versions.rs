@@ -121,6 +121,33 @@ fn a_version_of_the_c_library_that_does_not_exist_is_an_error() {
 }
 
 #[test]
+fn a_version_that_asks_for_something_of_the_loader_is_none_of_the_c_library_s() {
+    on_both_loaders(|loader| {
+        let asking_for = |what: &str| {
+            let mut elf = Elf::of("versions_asking");
+            let name = elf.dynamic_string(what);
+            let needed = elf.needed_version("GLIBC_2.2.5");
+            // The symbols that had the number are of no version now.
+            needed.vna_other.set(LE, needed.vna_other.get(LE) + 1);
+            needed.vna_hash.set(LE, hash(what.as_bytes()));
+            needed.vna_name.set(LE, name);
+            loader.try_open(elf.save(&format!("{what}.so")))
+        };
+        for (what, since) in [("GLIBC_ABI_DT_RELR", (2, 36)), ("GLIBC_ABI_DT_X86_64_PLT", (2, 43))] {
+            match asking_for(what) {
+                Ok(library) => assert_eq!(library.call("answer"), 42),
+                Err(error) => assert!(
+                    !loader.diverges(&DIVERGENCE_ABILITIES) && !host_is_since(since.0, since.1),
+                    "{loader:?}: {error}"
+                ),
+            }
+        }
+        let error = asking_for("GLIBC_ABI_DT_OTHER").expect_err("an error");
+        assert!(error.contains("GLIBC_ABI_DT_OTHER"), "{error}");
+    });
+}
+
+#[test]
 fn exports_tell_the_version_of_each_name() {
     on_ours(|_| {
         let library = ours("versions_provider").unwrap();

@@ -19,7 +19,7 @@ pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
     "glibc calls the resolver of a symbol when its relocation is due, and crashes if that uses a word whose turn is later; ours calls it after all plain ones",
 );
 pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
-    "glibc 2.41 destroys libraries that need each other in the reverse of the order of construction; ours, as glibc up to 2.36, in the same order",
+    "glibc 2.41 destroys libraries that need each other in the reverse of the order of construction, and glibc before 2.36 constructs them in the order in which they are found; ours does what 2.36 does",
 );
 pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
     "glibc runs the destructors of a library whose constructor calls exit; ours only of those whose constructors are done",
@@ -38,4 +38,7 @@ pub(crate) const DIVERGENCE_EMPTY_PARTS: Divergence = Divergence(
 );
 pub(crate) const DIVERGENCE_BASE_VERSION: Divergence = Divergence(
     "glibc 2.41 no longer takes a definition without version of its own for one of whatever version is wanted, where the library has versions; 2.36 does, and so does ours",
+);
+pub(crate) const DIVERGENCE_ABILITIES: Divergence = Divergence(
+    "a library with packed relative relocations, or marked procedure linkage, is refused by releases of glibc that do not know of such things; ours does, whichever release it is beside",
 );

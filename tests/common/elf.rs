@@ -151,10 +151,16 @@ impl Elf {
     #[track_caller]
     pub(crate) fn rename(&mut self, from: &str, to: &str) {
         assert_eq!(from.len(), to.len());
-        let (start, size) = (self.offset(self.value(DT_STRTAB)), self.value(DT_STRSZ) as usize);
-        let found = self.bytes[start..start + size].windows(from.len()).position(|bytes| bytes == from.as_bytes());
-        let at = start + found.expect("a string of the table");
+        let at = self.offset(self.value(DT_STRTAB)) + self.dynamic_string(from) as usize;
         self.bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+    }
+
+    /// Where a text stands in the dynamic string table.
+    #[track_caller]
+    pub(crate) fn dynamic_string(&self, text: &str) -> u32 {
+        let (start, size) = (self.offset(self.value(DT_STRTAB)), self.value(DT_STRSZ) as usize);
+        let found = self.bytes[start..start + size].windows(text.len()).position(|bytes| bytes == text.as_bytes());
+        found.expect("a string of the table") as u32
     }
 
     /// A version that the file needs.

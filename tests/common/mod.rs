@@ -96,6 +96,17 @@ impl Loader {
         self.open_with(fixture, With::default())
     }
 
+    /// Opens a fixture that has packed relative relocations; `None` if the host refuses to, which does not know of them.
+    #[track_caller]
+    pub(crate) fn open_packed(self, fixture: &str) -> Option<Lib> {
+        if self.diverges(&DIVERGENCE_ABILITIES) || host_is_since(2, 36) {
+            return Some(self.open(fixture));
+        }
+        let error = self.try_open(fixture).expect_err("refused by who does not know of them");
+        assert!(error.contains("GLIBC_ABI_DT_RELR"), "{error}");
+        None
+    }
+
     #[track_caller]
     pub(crate) fn open_with(self, fixture: impl AsRef<Path>, with: With) -> Lib {
         self.try_open_with(fixture, with).unwrap_or_else(|error| panic!("{self:?}: {error}"))
