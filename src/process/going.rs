@@ -50,7 +50,9 @@ pub(super) fn finish_all() {
     let mut ready = {
         let mut guard = lock();
         let state = edit(&mut guard);
-        let ready = state.take(|entry| entry.phase == Phase::Ready);
+        // Whose constructor ends the process is destroyed as well.
+        let initialising = Phase::Initialising(hooks::this_thread());
+        let ready = state.take(|entry| entry.phase == Phase::Ready || entry.phase == initialising);
         // They stay: who opens one from a destructor gets it as it is.
         for module in &ready {
             state.entry_mut(module.id).into_iter().for_each(|entry| entry.phase = Phase::Finished);

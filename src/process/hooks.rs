@@ -154,7 +154,8 @@ pub(crate) fn initialise(module: &Module) {
 /// Runs the destructors of a module whose constructors have run.
 pub(crate) fn finish(module: &Module) {
     for destructor in module.functions.destructors() {
-        // SAFETY: the module is still mapped: we hold it. Its constructors have run.
+        // SAFETY: the module is still mapped: we hold it. Its constructors have run, or one of them
+        // ends the process.
         unsafe { destructor.finish() };
     }
 }

@@ -21,9 +21,6 @@ pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
 pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
     "glibc 2.41 destroys libraries that need each other in the reverse of the order of construction, and glibc before 2.36 constructs them in the order in which they are found; ours does what 2.36 does",
 );
-pub(crate) const DIVERGENCE_EXIT_IN_CONSTRUCTOR: Divergence = Divergence(
-    "glibc runs the destructors of a library whose constructor calls exit; ours only of those whose constructors are done",
-);
 pub(crate) const DIVERGENCE_STATIC_CHAIN: Divergence = Divergence(
     "glibc's trampoline may change r10, the static chain of nested functions, when a function is bound by its first call; ours keeps it",
 );
