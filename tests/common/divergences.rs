@@ -19,7 +19,7 @@ pub(crate) const DIVERGENCE_RESOLVERS_LAST: Divergence = Divergence(
     "glibc calls the resolver of a symbol when its relocation is due, and crashes if that uses a word whose turn is later; ours calls it after all plain ones",
 );
 pub(crate) const DIVERGENCE_CYCLE: Divergence = Divergence(
-    "glibc 2.41 destroys libraries that need each other in the reverse of the order of construction, and glibc before 2.36 constructs them in the order in which they are found; ours does what 2.36 does",
+    "glibc 2.39 destroys libraries that need each other in the reverse of the order of construction, and glibc before 2.36 constructs them in the order in which they are found; ours does what 2.36 does",
 );
 pub(crate) const DIVERGENCE_STATIC_CHAIN: Divergence = Divergence(
     "glibc's trampoline may change r10, the static chain of nested functions, when a function is bound by its first call; ours keeps it",
