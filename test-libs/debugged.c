@@ -7,6 +7,10 @@ int debugged_inner(int value) {
 
 int debugged_outer(void) { return debugged_inner(42); }
 
+// Before anybody has called it.
+int debugged_ready;
+__attribute__((constructor)) static void debugged_start(void) { debugged_ready = 1; }
+
 // Keeps a processor busy for a while, for a profiler to look.
 unsigned long debugged_busy(void) {
     volatile unsigned long sum = 0;

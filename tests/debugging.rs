@@ -5,27 +5,27 @@
 mod common;
 
 use std::fs;
-use std::process::Command;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::*;
 
 /// Runs this test's process again, under gdb with a script of commands; answers what gdb printed.
 fn under_gdb(name: &str, commands: &[&str]) -> Option<String> {
-    if Command::new("gdb").arg("--version").output().is_err() {
-        eprintln!("DID NOT RUN: {name} needs the package gdb");
-        assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
-        return None;
-    }
-    // Then gdb goes by these and does not notice us: a limit that README names.
-    let loader = fs::read("/lib64/ld-linux-x86-64.so.2").unwrap_or_default();
-    if loader.windows(8).any(|window| window == b"stapsdt\0") {
-        eprintln!("DID NOT RUN: {name} needs a C library without probes for SystemTap");
-        return None;
-    }
-    let mut gdb = gdb(commands);
+    let mut gdb = has_gdb(name).then(|| gdb(commands))?;
     gdb.arg("--args").arg(std::env::current_exe().unwrap());
     gdb.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(DEBUGGED, "1");
     Some(said(gdb))
+}
+
+fn has_gdb(name: &str) -> bool {
+    let has = Command::new("gdb").arg("--version").output().is_ok();
+    if !has {
+        eprintln!("DID NOT RUN: {name} needs the package gdb");
+        assert!(std::env::var_os("CI").is_none(), "CI installs gdb");
+    }
+    has
 }
 
 /// gdb with a script of commands.
@@ -64,6 +64,9 @@ fn line_to_break_at() -> usize {
 
 const DEBUGGED: &str = "SOLOAD_TEST_DEBUGGED";
 
+/// What a process says that waits for gdb to attach to it.
+const READY: &str = "ready";
+
 #[test]
 fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
     let name = "gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there";
@@ -83,6 +86,57 @@ fn gdb_breaks_in_a_library_by_source_line_and_shows_the_way_there() {
     );
     let listed = said.lines().find(|line| line.contains("libdebugged.so")).unwrap_or_default();
     assert!(listed.contains("Yes"), "the library is listed with its symbols:\n{said}");
+    assert_goes_through(&said);
+}
+
+#[test]
+fn gdb_breaks_in_a_constructor() {
+    let name = "gdb_breaks_in_a_constructor";
+    if std::env::var_os(DEBUGGED).is_some() {
+        ours("debugged").unwrap();
+        return;
+    }
+    let Some(said) = under_gdb(name, &["break debugged_start", "run", "kill"]) else { return };
+    assert!(said.contains("hit Breakpoint 1, debugged_start () at test-libs/debugged.c"), "{said}");
+}
+
+#[test]
+fn gdb_that_attaches_later_breaks_in_what_is_opened_then() {
+    let name = "gdb_that_attaches_later_breaks_in_what_is_opened_then";
+    if std::env::var_os(DEBUGGED).is_some() {
+        let _before = ours("bss").unwrap();
+        // SAFETY: changes nothing but who may attach.
+        unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
+        println!("{READY}");
+        // Of this very thread: gdb stops one after another.
+        while fs::read_to_string("/proc/thread-self/status").unwrap().contains("TracerPid:\t0\n") {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let library = Lib::Ours(ours("debugged").unwrap());
+        assert!(!fs::read_to_string("/proc/self/maps").unwrap().contains("memfd:soload"), "nothing is left of it");
+        assert_eq!(library.call("debugged_outer"), 43);
+        return;
+    }
+    if !has_gdb(name) {
+        return;
+    }
+    let mut debugged = Command::new(std::env::current_exe().unwrap());
+    let debugged = debugged.args([name, "--exact", "--nocapture"]).env(DEBUGGED, "1").stdout(Stdio::piped());
+    let mut debugged = debugged.spawn().unwrap();
+    let mut lines = BufReader::new(debugged.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().ends_with(READY)));
+    let attach = format!("attach {}", debugged.id());
+    let breakpoint = format!("break debugged.c:{}", line_to_break_at());
+    let said = said(gdb(&[&attach, &breakpoint, "continue", "info sharedlibrary", "backtrace 3", "kill"]));
+    debugged.kill().unwrap();
+    debugged.wait().unwrap();
+    if said.contains("Operation not permitted") {
+        eprintln!("DID NOT RUN: {name} needs to be allowed to attach to a process");
+        return;
+    }
+    assert!(said.contains("hit Breakpoint 1, debugged_inner (value=42)"), "{said}");
+    let listed = |name: &str| said.lines().any(|line| line.contains(&format!("/lib{name}.so")) && line.contains("Yes"));
+    assert!(listed("bss") && listed("debugged"), "{said}");
     assert_goes_through(&said);
 }
 
@@ -144,13 +198,15 @@ fn gdb_lists_what_was_opened_after_the_last_the_middle_or_all_of_the_list_were_c
         drop(last);
         let _new = ours("hash_gnu").unwrap();
         let library = Lib::Ours(ours("debugged").unwrap());
+        // Nothing is opened after that.
+        drop(ours("hash_sysv").unwrap());
         assert_eq!(library.call("debugged_outer"), 43);
         return;
     }
     let breakpoint = format!("break debugged.c:{}", line_to_break_at());
     let Some(said) = under_gdb(name, &[&breakpoint, "run", "info sharedlibrary", "kill"]) else { return };
     let listed = |name: &str| said.lines().any(|line| line.contains(&format!("/lib{name}.so")) && line.contains("Yes"));
-    let names = ["demo", "relr", "bss", "life_leaf", "hash_gnu", "debugged"];
+    let names = ["demo", "relr", "bss", "life_leaf", "hash_gnu", "debugged", "hash_sysv"];
     let listed: Vec<_> = names.into_iter().filter(|name| listed(name)).collect();
     assert_eq!(listed, ["relr", "hash_gnu", "debugged"], "{said}");
 }

@@ -70,7 +70,7 @@ const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/process/hooks.rs", "the process's start, fork and exit, and when foreign code runs"),
     ("src/process/imports.rs", "the functions that libraries get in place of the C library's"),
     ("src/process/unwind.rs", "what the unwinder is told, and the slot by which it asks"),
-    ("src/process/debugger.rs", "what the debugger reads"),
+    ("src/process/debugger.rs", "what the debugger reads, and a breakpoint of its"),
     ("src/stages/seal.rs", "handing mapped frames to the unwinder"),
     ("src/share/experiment.rs", "the mappings and second processes that `soload prove` tries things with"),
     ("src/share/scan.rs", "the buffer that the kernel tells of pages in"),

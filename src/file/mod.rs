@@ -12,6 +12,7 @@ pub(crate) mod inspect;
 pub(crate) mod notes;
 mod piece;
 pub(crate) mod plan;
+pub(crate) mod probes;
 pub(crate) mod relocations;
 mod room;
 pub(crate) mod rows;

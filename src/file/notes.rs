@@ -41,7 +41,7 @@ fn find_in<T, B: AsRef<[u8]>>(
 }
 
 /// The same for the notes of one segment, whose alignment is `align`.
-fn in_segment<'b, T>(
+pub(super) fn in_segment<'b, T>(
     bytes: &'b [u8],
     order: ByteOrder,
     align: u64,

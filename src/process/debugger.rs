@@ -3,6 +3,10 @@
 //! gdb (13 and later) follows `r_next` of the structure that `DT_DEBUG` points to from version 2 of it on; glibc keeps
 //! its other name spaces there (2.35 and later). Ours is appended at the end; glibc's own list is never touched.
 //!
+//! It learns of changes by a breakpoint: at a function that does nothing, which we call as well; or, where glibc was built with
+//! probes for SystemTap (Fedora, Debian sid), at places that only ld.so itself comes by. At one of these, where it has unmapped
+//! something, gdb reads all lists anew. So if there is a breakpoint, and only then, ld.so is made to map and unmap something.
+//!
 //! # Safety
 //! The chain is changed under a lock of ours. glibc only appends to it, and does so with its loader's lock held; a race
 //! between the two could cost a debugger an entry, not the process anything.
@@ -15,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::hooks;
 use super::real::{self, Debug, LinkMap};
+use super::storage;
 use crate::addr::{Addr, Bias};
 use crate::find::graph::absolute;
 use crate::sys;
@@ -43,6 +48,8 @@ struct Chain {
     hosts: *mut Debug,
     /// The last module that is listed, if there is one.
     last: *mut LinkMap,
+    /// Where the C library's loader says that objects have been unmapped, if debuggers may go by that.
+    probe: Option<Addr>,
 }
 
 // SAFETY: behind the lock.
@@ -79,13 +86,13 @@ impl Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        hooks::undisturbed(|| {
+        let probe = hooks::undisturbed(|| {
             let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
             // SAFETY: the node is ours; its neighbours are alive as long as they are in the list.
             unsafe {
                 let (next, previous) = ((*self.map).next, (*self.map).previous);
-                match &mut *chain {
-                    Some(Chain { debug, last, .. }) if !previous.is_null() || (**debug).map == self.map => {
+                let probe = match &mut *chain {
+                    Some(Chain { debug, last, probe, .. }) if !previous.is_null() || (**debug).map == self.map => {
                         announce(*debug, DELETE);
                         match previous.is_null() {
                             true => (**debug).map = next,
@@ -96,27 +103,35 @@ impl Drop for Listed {
                             false => (*next).previous = previous,
                         }
                         announce(*debug, CONSISTENT);
+                        *probe
                     }
                     // It was never shown.
-                    _ => {}
-                }
+                    _ => None,
+                };
                 drop(Box::from_raw(self.map));
+                probe
             }
         });
+        pass(probe);
     }
 }
 
 /// Shows modules to a debugger, before their constructors run.
 pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
-    hooks::undisturbed(|| {
+    let probe = hooks::undisturbed(|| {
         let mut chain = CHAIN.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: glibc's structures are there for good; ours are changed under the lock.
         unsafe {
             if chain.is_none() {
-                let new = |hosts| Chain { debug: Box::into_raw(Box::new(ours(hosts))), hosts, last: ptr::null_mut() };
+                let new = |hosts| Chain {
+                    debug: Box::into_raw(Box::new(ours(hosts))),
+                    hosts,
+                    last: ptr::null_mut(),
+                    probe: real::probe(hosts),
+                };
                 *chain = real::debug().filter(|_| is_extended()).map(new);
             }
-            let Some(Chain { debug, hosts, last }) = &mut *chain else { return };
+            let Chain { debug, hosts, last, probe } = chain.as_mut()?;
             append(*hosts, *debug);
             announce(*debug, ADD);
             for module in modules {
@@ -128,8 +143,21 @@ pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
                 *last = module.map;
             }
             announce(*debug, CONSISTENT);
+            *probe
         }
     });
+    pass(probe);
+}
+
+/// Has the C library's loader come by its probe, if a debugger has a breakpoint there. No lock of ours is held; like a
+/// constructor that opens something, this waits for whoever is in that loader.
+fn pass(probe: Option<Addr>) {
+    /// `int3`.
+    const BREAKPOINT: u8 = 0xcc;
+    // SAFETY: code of ld.so; only a debugger writes to it.
+    if probe.is_some_and(|at| unsafe { (at.0 as *const u8).read_volatile() } == BREAKPOINT) {
+        storage::map_and_unmap();
+    }
 }
 
 /// # Safety

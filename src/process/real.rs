@@ -7,7 +7,9 @@
 //! Reads the list of objects that the C library keeps for debuggers, and calls functions by the types that `<dlfcn.h>`
 //! and `<link.h>` give them.
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, OsStr, c_char, c_int, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -17,6 +19,7 @@ use crate::addr::{Addr, Bias, Vaddr};
 use crate::arch::native::Features;
 use crate::file::elf::tag;
 use crate::file::hash;
+use crate::file::probes;
 use crate::file::symbols::Symbols;
 use crate::file::view::Class;
 use crate::sys;
@@ -188,6 +191,25 @@ pub(crate) fn debug() -> Option<*mut Debug> {
     let mut entries = (0..count).map(|index| unsafe { entries.add(index).read() });
     let [_, at] = entries.find(|[tag, _]| *tag == DT_DEBUG)?;
     (at != 0).then_some(at as *mut Debug)
+}
+
+/// Where ld.so has its probe of unmapping, if it has probes.
+///
+/// # Safety
+/// `debug` is the C library's.
+pub(super) unsafe fn probe(debug: *const Debug) -> Option<Addr> {
+    const START: usize = 4096;
+    // SAFETY: the list is glibc's own, and ld.so never goes. Its first page, which nobody writes, is there as it is in the file.
+    unsafe {
+        let mut map = (*debug).map.as_ref()?;
+        // Zero where no ld.so has said where it is (a static program).
+        while map.bias != (*debug).loader || map.bias == 0 {
+            map = map.next.as_ref()?;
+        }
+        let path = Path::new(OsStr::from_bytes(CStr::from_ptr(map.name).to_bytes()));
+        let start = std::slice::from_raw_parts(map.bias as *const u8, START);
+        Some(Bias::between(Addr(map.bias), Vaddr(0)).at(probes::of_unmapping(path, start)?))
+    }
 }
 
 const LIBC: &[u8] = b"libc.so.6";

@@ -199,6 +199,12 @@ impl Storage {
     }
 }
 
+/// Has glibc map an object that lacks what it needs, and so unmap it: passing everything by which it tells debuggers.
+pub(super) fn map_and_unmap() {
+    let lacking = Carrier::of(&Block::Of(c"/dev/null/lacking"), false, &[]);
+    let _refused = lacking.open(&[]);
+}
+
 /// What glibc says of an object, without the name that nobody knows.
 fn without_name(says: &str) -> &str {
     says.split_once(": ").filter(|(name, _)| name.starts_with("/proc/")).map_or(says, |(_, says)| says)
