@@ -19,8 +19,7 @@ const NOTES_MIN: u64 = 512;
 const REST_MAX: u64 = 16 << 20;
 
 /// Where in its code the ld.so at `path` says that objects have been unmapped, if it has probes. `start` are its first bytes:
-/// one that has none mostly has no room for them
-/// either, and then it is not read.
+/// one that has none mostly has no room for them either, and then it is not read.
 pub(crate) fn of_unmapping(path: &Path, start: &[u8]) -> Option<Vaddr> {
     let header = Header::read_start(start, u64::MAX).ok().filter(Header::is_native)?;
     let headers: Vec<ProgramHeader> = header.program_headers(start).ok()?.collect();

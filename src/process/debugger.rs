@@ -150,7 +150,8 @@ pub(crate) fn show<'m>(modules: impl Iterator<Item = &'m Listed>) {
 }
 
 /// Has the C library's loader come by its probe, if a debugger has a breakpoint there. No lock of ours is held; like a
-/// constructor that opens something, this waits for whoever is in that loader.
+/// constructor that opens something, this waits for whoever is in that loader (and if that thread waits for this open, in a
+/// constructor of its own, both do for good: under a debugger only).
 fn pass(probe: Option<Addr>) {
     /// `int3`.
     const BREAKPOINT: u8 = 0xcc;
