@@ -1,11 +1,13 @@
 // RTLD_NEXT finds the definition after the caller's own, in the order in which the libraries were needed.
 // build: next_last -DLAST
 // build: next_wrapper -DWRAPPER
+// needs: journal
 // build: next_root
 // needs: next_wrapper next_last
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include "journal.h"
 
 #if defined LAST
 int next_answer(void) { return 10; }
@@ -22,6 +24,10 @@ int beside(void) {
 }
 // The C library has it, and nobody after that.
 int finds_getpid(void) { return dlsym(RTLD_NEXT, "getpid") != 0 && dlsym(RTLD_NEXT, "no_such_symbol") == 0; }
+// And so it is while all of them go.
+__attribute__((destructor)) static void stop(void) {
+    journal(next_answer() == 11 && beside() == 5 && finds_getpid() ? "found at last" : "not found");
+}
 #else
 int next_answer(void), beside(void);
 int call_next(void) { return next_answer(); }

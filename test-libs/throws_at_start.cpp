@@ -1,4 +1,5 @@
 // An exception that leaves a constructor goes to whoever opened the library, and the process goes on.
+// needs: journal
 // build: throws_at_start -DTHROWS
 // build: opens_and_catches
 // build: throws_first -DFOLLOWS
@@ -6,9 +7,15 @@
 // build: throws_below -DROOT
 // needs: throws_first
 
+extern "C" {
+#include "journal.h"
+}
+
 #if defined THROWS
 static int starts;
 __attribute__((constructor)) static void start() {
+    if (journal_hook)
+        journal_hook();
     if (++starts == 1)
         throw 7;
 }

@@ -9,8 +9,10 @@ mod drop_in;
 use std::backtrace::Backtrace;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
+use std::ptr;
 use std::sync::Mutex;
 use std::thread;
+use std::time::Duration;
 
 use common::maps::is_mapped;
 use common::*;
@@ -88,8 +90,32 @@ impl Plugin {
     }
 }
 
-/// `RTLD_DEFAULT`.
+/// `RTLD_DEFAULT` and `RTLD_NEXT`.
 const DEFAULT: Handle = Handle(0);
+const NEXT: Handle = Handle(usize::MAX);
+
+/// `dlsym`, called by the program.
+fn symbol_for_the_program(loader: Loader, handle: Handle, name: &CStr) -> usize {
+    let (handle, name) = (handle.0 as *mut c_void, name.as_ptr());
+    let found = match loader {
+        Loader::Ours => unsafe { soload::dl::dlsym(handle, name) },
+        Loader::Host => unsafe { libc::dlsym(handle, name) },
+    };
+    found as usize
+}
+
+/// `dl_iterate_phdr`, called by the program.
+fn go_through_objects<T>(
+    loader: Loader,
+    each: unsafe extern "C" fn(*mut libc::dl_phdr_info, usize, *mut c_void) -> c_int,
+    data: &mut T,
+) -> c_int {
+    let data = ptr::from_mut(data).cast();
+    match loader {
+        Loader::Ours => unsafe { soload::dl::dl_iterate_phdr(Some(each), data) },
+        Loader::Host => unsafe { libc::dl_iterate_phdr(Some(each), data) },
+    }
+}
 
 fn call(address: usize) -> c_int {
     assert_ne!(address, 0, "a function at address 0");
@@ -143,7 +169,7 @@ fn a_handle_says_what_was_opened_only_to_look_and_when_it_became_global() {
     on_both_loaders(|loader| {
         let plugin = Plugin::open(loader, "nested/plugin.so");
         assert_eq!(plugin.opens_with("libnested_inner.so", libc::RTLD_NOW | libc::RTLD_NOLOAD), None);
-        plugin.error();
+        assert_eq!(plugin.error(), None, "that is an answer");
         let inner = plugin.opens("libnested_inner.so").unwrap();
         assert_eq!(plugin.symbol(DEFAULT, c"inner_answer"), 0, "opened for the plugin's handle only");
         let again = plugin.opens_with("libnested_inner.so", libc::RTLD_NOW | libc::RTLD_NOLOAD | libc::RTLD_GLOBAL);
@@ -224,6 +250,38 @@ fn the_default_scope_of_a_library_is_the_programs_and_then_its_own() {
 }
 
 #[test]
+fn what_a_library_was_given_without_naming_its_library_stays_as_long_as_it_does() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let inner = plugin.opens_with("libnested_inner.so", libc::RTLD_NOW | libc::RTLD_GLOBAL).unwrap();
+        let answer = plugin.symbol(DEFAULT, c"inner_answer");
+        plugin.close(inner);
+        assert!(is_mapped("libnested_inner.so"));
+        assert_eq!(call(answer), 1);
+        drop(plugin);
+        assert!(!is_mapped("libnested_inner.so") && !is_mapped("plugin.so"));
+    });
+}
+
+#[test]
+fn what_a_library_was_given_in_that_way_goes_after_it_in_the_order_in_which_it_asked() {
+    on_both_loaders(|loader| {
+        for names in [[c"is_constructed", c"provided"], [c"provided", c"is_constructed"]] {
+            let journal = loader.open("journal");
+            let providers = ["life_hook", "scope_provider"].map(|name| loader.open_with(name, GLOBAL));
+            let plugin = Plugin::open(loader, "nested/plugin.so");
+            names.iter().for_each(|name| assert_ne!(plugin.symbol(DEFAULT, name), 0));
+            drop(providers);
+            assert_eq!(said(&journal), "hook+ provider+");
+            drop(plugin);
+            let expected = if names[0] == c"provided" { "provider- hook-" } else { "hook- provider-" };
+            assert_eq!(said(&journal), format!("hook+ provider+ {expected}"));
+            journal.close();
+        }
+    });
+}
+
+#[test]
 fn a_library_that_asks_for_its_own_symbol_does_not_stay_for_that() {
     on_both_loaders(|loader| {
         let plugin = Plugin::open(loader, "nested/plugin.so");
@@ -253,12 +311,44 @@ fn objects_are_gone_through_in_the_order_in_which_they_were_found() {
     }
     on_both_loaders(|loader| {
         let (_root, mut names) = (loader.open("life_root"), Vec::<String>::new());
-        let noted = (&raw mut names).cast();
-        match loader {
-            Loader::Ours => unsafe { soload::dl::dl_iterate_phdr(Some(note), noted) },
-            Loader::Host => unsafe { libc::dl_iterate_phdr(Some(note), noted) },
-        };
+        go_through_objects(loader, note, &mut names);
         assert_eq!(names, ["liblife_root.so", "liblife_left.so", "liblife_right.so", "liblife_leaf.so"]);
+    });
+}
+
+#[test]
+fn whoever_goes_through_the_objects_may_stop_at_the_first() {
+    unsafe extern "C" fn stop(_: *mut libc::dl_phdr_info, _: usize, times: *mut c_void) -> c_int {
+        unsafe { *times.cast::<c_int>() += 1 };
+        7
+    }
+    on_both_loaders(|loader| {
+        let (_library, mut times) = (loader.open("bss"), 0);
+        assert_eq!((go_through_objects(loader, stop, &mut times), times), (7, 1));
+    });
+}
+
+#[test]
+fn whoever_goes_through_the_objects_learns_how_many_came_and_went_so_far() {
+    unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _: usize, counts: *mut c_void) -> c_int {
+        unsafe { (*counts.cast::<Vec<_>>()).push(((*info).dlpi_adds, (*info).dlpi_subs)) };
+        0
+    }
+    on_both_loaders(|loader| {
+        let counts = || {
+            let mut counts = Vec::<(u64, u64)>::new();
+            go_through_objects(loader, note, &mut counts);
+            assert!(counts.iter().all(|these| *these == counts[0]), "each object says the same: {counts:?}");
+            assert_eq!(counts[0].0 - counts[0].1, counts.len() as u64);
+            counts[0]
+        };
+        loader.open("bss").close();
+        let _leaf = loader.open("life_leaf");
+        let (added, removed) = counts();
+        let root = loader.open("life_root");
+        assert_eq!(counts(), (added + 3, removed));
+        root.close();
+        assert_eq!(counts(), (added + 3, removed + 3));
     });
 }
 
@@ -272,6 +362,30 @@ fn of_two_names_at_one_address_everybody_is_told_the_same() {
     assert!(names[0].is_some() && names[0] == names[1], "{names:?}");
 }
 
+#[test]
+fn an_address_has_the_name_of_the_last_symbol_before_it_that_reaches_so_far() {
+    on_both_loaders(|loader| {
+        let library = loader.open("named_places");
+        let place = |address: usize| -> (usize, Option<String>) {
+            let (at, mut info) = (address as *const c_void, unsafe { std::mem::zeroed::<libc::Dl_info>() });
+            let known = match loader {
+                Loader::Ours => unsafe { soload::dl::dladdr(at, &mut info) },
+                Loader::Host => unsafe { libc::dladdr(at, &mut info) },
+            };
+            assert_ne!(known, 0);
+            let name = (!info.dli_sname.is_null()).then(|| unsafe { CStr::from_ptr(info.dli_sname) });
+            (info.dli_fbase as usize, name.map(|name| name.to_string_lossy().into_owned()))
+        };
+        let sized = library.address("sized");
+        let (base, _) = place(sized);
+        let names: Vec<_> = (0..5).map(|byte| place(sized + byte).1).collect();
+        assert_eq!(names.iter().flatten().collect::<Vec<_>>(), ["sized", "sized", "sizeless", "sized"]);
+        assert_eq!(names[4], None);
+        let number = |byte| place(base + byte).1;
+        assert_eq!([number(4), number(8)], [None, None], "a thread-local and an absolute symbol are at no address");
+    });
+}
+
 /// What a destructor asks that runs at exit.
 static AT_EXIT: Mutex<Option<(Plugin, Handle)>> = Mutex::new(None);
 
@@ -280,7 +394,15 @@ fn a_destructor_at_exit_gets_what_is_being_destroyed_as_it_is_and_hears_of_error
     extern "C" fn ask() {
         let Some((plugin, before)) = AT_EXIT.lock().unwrap().take() else { return };
         let (hook, none) = (plugin.opens(fixture("life_hook")), plugin.opens("libno_such.so"));
-        print!("{} {} {} ", hook == Some(before), none.is_none(), plugin.error().is_some());
+        print!(
+            "{} {} {} {} ",
+            hook == Some(before),
+            none.is_none(),
+            plugin.error().is_some(),
+            plugin.error().is_none()
+        );
+        let (none, hook) = (plugin.opens(fixture("libno_such.so")), plugin.opens(fixture("life_hook")));
+        print!("{} {} {} ", none.is_none(), hook.is_some(), plugin.error().is_none());
         std::io::Write::flush(&mut std::io::stdout()).unwrap();
         std::mem::forget(plugin);
     }
@@ -294,7 +416,7 @@ fn a_destructor_at_exit_gets_what_is_being_destroyed_as_it_is_and_hears_of_error
         journal.leak();
     });
     for (loader, output) in outputs {
-        assert!(output.ends_with("hook- true true true "), "{loader:?}: {output}");
+        assert!(output.ends_with("hook- true true true true true true true "), "{loader:?}: {output}");
     }
 }
 
@@ -306,6 +428,7 @@ fn the_program_asks_through_the_null_handle_what_a_library_asks() {
         let program = Handle(open(std::ptr::null(), libc::RTLD_NOW));
         assert_eq!(call(plugin.symbol(program, c"soload_test_of_the_program")), 11);
         assert_eq!(plugin.symbol(program, c"no_such_symbol"), 0);
+        assert_eq!(plugin.symbol(program, c"plugin_own"), 0, "the library's own");
         plugin.close(program);
     });
 }
@@ -316,7 +439,56 @@ fn a_wrapper_calls_the_next_definition() {
         let root = loader.open("next_root");
         assert_eq!(root.call("call_next"), 11);
         assert_eq!(root.call("finds_getpid"), 1);
+        let wrapper = loader.open("next_wrapper");
+        assert_eq!(wrapper.call("next_answer"), 11);
+        root.close();
+        assert!(!is_mapped("libnext_last.so"), "unlike with RTLD_DEFAULT it does not stay for that");
     });
+}
+
+#[test]
+fn the_next_definition_is_looked_for_in_what_was_loaded_along_with_the_library_alone() {
+    on_both_loaders(|loader| {
+        let _later = Loader::Host.open_with("later_provider", GLOBAL);
+        let plugin = Plugin::open(loader, "nested/plugin_own.so");
+        assert_eq!(plugin.symbol(NEXT, c"soload_test_of_the_program"), 0);
+        assert_eq!(plugin.symbol(NEXT, c"later_answer"), 0);
+        let real = libc::dlopen as *const () as usize;
+        assert_eq!(plugin.symbol(NEXT, c"dlopen"), real, "the C library's own is the next one");
+        // The program was loaded along with all that is global.
+        assert_eq!(symbol_for_the_program(loader, DEFAULT, c"dlopen"), real);
+        assert_eq!(symbol_for_the_program(loader, NEXT, c"provided"), 0);
+        let provider = loader.open_with("scope_provider", GLOBAL);
+        assert_eq!(symbol_for_the_program(loader, NEXT, c"provided"), provider.address("provided"));
+    });
+}
+
+#[test]
+fn what_brought_a_library_in_once_more_is_in_its_scope_but_not_next() {
+    on_both_loaders(|loader| {
+        let wrapper = loader.open("next_wrapper");
+        assert_eq!((wrapper.call("beside"), wrapper.call("next_answer")), (-1, -1));
+        let _root = loader.open("next_root");
+        assert_eq!((wrapper.call("beside"), wrapper.call("next_answer")), (5, -1));
+    });
+}
+
+#[test]
+fn a_destructor_finds_what_its_library_found_before() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let provider = loader.open_with("scope_provider", GLOBAL);
+        loader.open("next_root").close();
+        assert_eq!(said(&journal), "provider+ found at last");
+        assert!(!is_mapped("libnext_root.so") && !is_mapped("libnext_last.so"));
+        drop(provider);
+        journal.write("journal_prints", 1);
+        loader.open("next_root").leak();
+        journal.leak();
+    });
+    for (loader, output) in outputs {
+        assert!(output.ends_with("found at last "), "{loader:?}, at exit: {output}");
+    }
 }
 
 #[test]
@@ -356,9 +528,28 @@ fn each_thread_has_its_own_error_and_hears_it_once() {
         });
         assert!(plugin.error().unwrap().contains("libno-such-here.so"));
         assert_eq!(plugin.error(), None);
-        plugin.opens("libno-such-here.so");
-        plugin.opens("libnested_inner.so").unwrap();
-        assert_eq!(plugin.error(), None, "what succeeds leaves no error behind");
+        let inner = plugin.opens("libnested_inner.so").unwrap();
+        let after_an_error = |call: &dyn Fn()| {
+            plugin.opens("libno-such-here.so");
+            call();
+            assert_eq!(plugin.error(), None, "what succeeds leaves no error behind");
+        };
+        after_an_error(&|| assert_eq!(plugin.opens("libnested_inner.so"), Some(inner)));
+        let symbol: extern "C" fn(usize, *const c_char) -> usize = plugin.function("plugin_symbol");
+        let about: extern "C" fn(usize) -> c_int = plugin.function("space_of");
+        let close: extern "C" fn(usize) -> c_int = plugin.function("plugin_close");
+        after_an_error(&|| assert_ne!(symbol(inner.0, c"inner_answer".as_ptr()), 0));
+        after_an_error(&|| assert_eq!(about(inner.0), 0));
+        after_an_error(&|| assert_eq!(close(inner.0), 0));
+    });
+}
+
+#[test]
+fn an_error_is_forgotten_when_the_next_call_succeeds_though_nothing_has_been_loaded() {
+    on_ours(|_| unsafe {
+        assert!(soload::dl::dlopen(c"libno-such.so".as_ptr(), libc::RTLD_NOW).is_null());
+        assert!(!soload::dl::dlsym(libc::RTLD_DEFAULT, c"getpid".as_ptr()).is_null());
+        assert!(soload::dl::dlerror().is_null());
     });
 }
 
@@ -469,8 +660,16 @@ fn an_exception_that_leaves_a_constructor_reaches_whoever_opened_and_the_process
 
 #[test]
 fn whoever_opens_what_an_exception_has_left_without_its_constructors_has_them_run_and_waits_for_nobody() {
+    extern "C" fn begin_to_wait() {
+        let open = || Loader::Ours.open("throws_first").call("times_followed");
+        *WAITS.lock().unwrap() = Some(thread::spawn(open));
+        thread::sleep(Duration::from_millis(100));
+    }
+    static WAITS: Mutex<Option<thread::JoinHandle<c_int>>> = Mutex::new(None);
     // In glibc all other threads wait for ever.
     on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_hook", begin_to_wait as extern "C" fn());
         let opener = loader.open("opens_and_catches");
         let path = CString::new(fixture("throws_below").into_os_string().into_encoded_bytes()).unwrap();
         let open: extern "C" fn(*const c_char) -> c_int =
@@ -479,9 +678,11 @@ fn whoever_opens_what_an_exception_has_left_without_its_constructors_has_them_ru
         thread::spawn(move || {
             assert_eq!(loader.open("throws_first").call("times_followed"), 1);
             assert_eq!(loader.open("throws_below").call("below"), 1);
+            assert_eq!(loader.open("throws_at_start").call("times_started"), 1);
         })
         .join()
         .unwrap();
+        assert_eq!(WAITS.lock().unwrap().take().unwrap().join().unwrap(), 1, "who waited already");
         assert_eq!(loader.open("throws_first").call("times_followed"), 1);
     });
 }
@@ -530,27 +731,32 @@ fn destructors_of_thread_local_objects_open_libraries() {
 
 #[test]
 fn a_thread_that_outlives_the_handle_still_destroys_its_objects() {
-    on_both_loaders(|loader| {
-        // The C++ library stays for good, and what it would be bound to if that were loaded along with it.
-        loader.open("throws").close();
-        let library = loader.open("nested/thread_local.so");
-        let address = library.address("use_thread_locals");
-        let (closed, wait) = std::sync::mpsc::channel::<()>();
-        let (used, ready) = std::sync::mpsc::channel();
-        let thread = thread::spawn(move || {
-            used.send(call(address)).unwrap();
-            wait.recv().unwrap_err();
-        });
-        assert_eq!(ready.recv(), Ok(1));
-        if let Lib::Ours(l) = library {
-            println!("{:?}", l.close());
-        };
-        assert!(is_mapped("thread_local.so"));
-        drop(closed);
-        thread.join().unwrap();
-        // glibc lets it go with the next close of anything.
-        assert!(!is_mapped("thread_local.so") || loader == Loader::Host);
+    on_both_loaders(|loader| outlives_the_handle(loader, loader));
+}
+
+#[test]
+fn so_it_does_where_the_c_librarys_loader_has_the_cpp_library() {
+    on_ours(|loader| outlives_the_handle(loader, Loader::Host));
+}
+
+/// The C++ library stays for good, and what it would be bound to if that were loaded along with it.
+fn outlives_the_handle(loader: Loader, loader_of_cpp: Loader) {
+    loader_of_cpp.open("throws").leak();
+    let library = loader.open("nested/thread_local.so");
+    let address = library.address("use_thread_locals");
+    let (closed, wait) = std::sync::mpsc::channel::<()>();
+    let (used, ready) = std::sync::mpsc::channel();
+    let thread = thread::spawn(move || {
+        used.send(call(address)).unwrap();
+        wait.recv().unwrap_err();
     });
+    assert_eq!(ready.recv(), Ok(1));
+    library.close();
+    assert!(is_mapped("thread_local.so"));
+    drop(closed);
+    thread.join().unwrap();
+    // glibc lets it go with the next close of anything.
+    assert!(!is_mapped("thread_local.so") || loader == Loader::Host);
 }
 
 /// What a child that loaded code forked, and that ended by that function, said on its way, before the parent goes on.
