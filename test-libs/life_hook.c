@@ -2,6 +2,8 @@
 // needs: journal
 // build: life_hook
 // build: life_hook_other
+// build: life_hook_user
+// needs: life_leaf
 
 #include "journal.h"
 

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
@@ -37,6 +38,29 @@ fn a_library_that_asks_to_be_initialised_first_is_so_before_what_it_needs() {
         loader.open("life_first").close();
         assert_eq!(said(&journal), "first+ leaf+ first- leaf-");
     });
+}
+
+#[test]
+fn of_several_that_ask_to_be_initialised_first_the_one_found_last_is() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        loader.open("life_first_too").close();
+        assert_eq!(said(&journal), "first+ leaf+ first_too+ first_too- first- leaf-");
+    });
+}
+
+#[test]
+fn what_needs_one_another_in_a_circle_comes_and_goes_in_one_order_whoever_loads_it() {
+    let outputs = on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        for name in ["root", "a", "b", "c", "d"] {
+            loader.open(format!("ring/libring_{name}.so")).close();
+        }
+        println!("[{}]", said(&journal));
+    });
+    let said = |output: &str| output.lines().find_map(|line| Some(line.split_once('[')?.1.to_owned()));
+    let all: Vec<_> = outputs.iter().map(|(_, output)| said(output)).collect();
+    assert!(all[0].as_ref().is_some_and(|said| said.contains("root+")) && all[0] == all[1], "{all:?}");
 }
 
 #[test]
@@ -87,6 +111,8 @@ fn nothing_is_kept_of_a_library_that_is_opened_and_closed_again_and_again() {
         again(500);
         let before = heap();
         again(2000);
+        let _open = loader.open_with("life_root", GLOBAL);
+        (0..2000).for_each(|_| loader.open_with("life_root", GLOBAL).close());
         let more = heap().saturating_sub(before);
         // Less than a word each time: the C library counts as taken what it keeps at hand, which may be some more.
         assert!(more < 2000 * 8, "{more} bytes more");
@@ -150,12 +176,26 @@ fn a_library_that_another_bound_to_stays_until_that_one_goes() {
 }
 
 #[test]
+fn a_library_goes_before_what_it_needs_though_that_is_bound_to_it() {
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        let asked = loader.open("life_asked");
+        assert_eq!(asked.call("asks"), 1);
+        asked.close();
+        assert_eq!(said(&journal), "asks+ asked+ asked- asks-");
+    });
+}
+
+#[test]
 fn a_library_opened_not_to_be_deleted_stays() {
     on_both_loaders(|loader| {
         let journal = loader.open("journal");
         loader.open_with("life_leaf", NO_DELETE).close();
         assert_eq!(said(&journal), "leaf+");
         assert!(is_mapped("liblife_leaf.so"));
+        loader.open("life_stays").close();
+        assert_eq!(said(&journal), "leaf+ stays+", "as it was linked");
+        assert!(is_mapped("liblife_stays.so"));
     });
 }
 
@@ -343,11 +383,14 @@ fn what_a_library_registered_with_atexit_runs_when_it_goes_or_with_the_programs_
 /// What the constructor of `life_hook.c` does: a function pointer cannot hold the loader and the handle it makes.
 static FROM_CONSTRUCTOR: Mutex<Option<(Loader, &str)>> = Mutex::new(None);
 static OPENED: Mutex<Vec<Lib>> = Mutex::new(Vec::new());
+/// What had been said when it had opened that.
+static SAID_THEN: Mutex<String> = Mutex::new(String::new());
 
 extern "C" fn open_from_constructor() {
     let Some((loader, name)) = FROM_CONSTRUCTOR.lock().unwrap().take() else { return };
     let library = loader.open(name);
     OPENED.lock().unwrap().push(library);
+    *SAID_THEN.lock().unwrap() = said(&loader.open("journal"));
 }
 
 fn open_with_hook(loader: Loader, inner: &'static str) -> (Lib, Lib) {
@@ -374,15 +417,25 @@ fn a_constructor_can_open_another_library() {
 
 #[test]
 fn what_a_constructor_opens_is_initialised_with_all_that_it_needs_though_its_turn_would_come_later() {
-    for (inner, expected) in [("life_left", "hook+ leaf+ left+ late+"), ("life_leaf", "hook+ leaf+ late+")] {
-        on_both_loaders(|loader| {
+    on_both_loaders(|loader| {
+        for (inner, then, expected) in [
+            ("life_left", "hook+ leaf+ left+", "hook+ leaf+ left+ late+"),
+            ("life_leaf", "hook+ leaf+", "hook+ leaf+ late+"),
+            // What runs already, and what waits for just that.
+            ("life_hook", "hook+", "hook+ leaf+ late+"),
+            ("life_late", "hook+", "hook+ leaf+ late+"),
+        ] {
             let journal = loader.open("journal");
             *FROM_CONSTRUCTOR.lock().unwrap() = Some((loader, inner));
             journal.write("journal_hook", open_from_constructor as extern "C" fn());
-            let _outer = loader.open("life_late");
-            assert_eq!(said(&journal), expected);
-        });
-    }
+            let outer = loader.open("life_late");
+            assert_eq!((SAID_THEN.lock().unwrap().as_str(), said(&journal).as_str()), (then, expected), "{inner}");
+            OPENED.lock().unwrap().clear();
+            outer.close();
+            journal.close();
+            assert!(!is_mapped("libjournal.so"));
+        }
+    });
 }
 
 #[test]
@@ -442,6 +495,22 @@ fn a_destructor_can_close_another_library() {
 }
 
 #[test]
+fn what_a_destructor_closes_goes_after_it_though_it_was_needed_until_then() {
+    extern "C" fn close_from_destructor() {
+        OPENED.lock().unwrap().clear();
+    }
+    on_both_loaders(|loader| {
+        let journal = loader.open("journal");
+        OPENED.lock().unwrap().push(loader.open("life_leaf"));
+        let user = loader.open("life_hook_user");
+        journal.write("journal_last_hook", close_from_destructor as extern "C" fn());
+        user.close();
+        assert_eq!(said(&journal), "leaf+ hook+ hook- leaf-");
+        assert!(!is_mapped("liblife_leaf.so") && !is_mapped("liblife_hook_user.so"));
+    });
+}
+
+#[test]
 fn every_thread_that_opens_a_library_sees_its_constructor_finished() {
     on_both_loaders(|loader| {
         let barrier = Barrier::new(8);
@@ -491,6 +560,31 @@ fn another_library_can_be_opened_while_a_constructor_runs() {
             wait_for(&BEGUN);
             loader.open("bss").close();
             OTHER_OPENED.store(true, Ordering::SeqCst);
+        });
+    });
+}
+
+#[test]
+fn of_two_constructors_that_open_each_others_library_one_does_not_wait() {
+    static BOTH: Barrier = Barrier::new(2);
+    thread_local! {
+        static OTHER: Cell<&'static str> = const { Cell::new("") };
+    }
+    extern "C" fn open_the_other() {
+        BOTH.wait();
+        Loader::Ours.open(OTHER.get()).leak();
+    }
+    on_ours(|loader| {
+        // In glibc one thread waits with its constructor until the other is done with its own.
+        let journal = loader.open("journal");
+        journal.write("journal_hook", open_the_other as extern "C" fn());
+        thread::scope(|scope| {
+            for (name, other) in [("life_hook", "life_hook_other"), ("life_hook_other", "life_hook")] {
+                scope.spawn(move || {
+                    OTHER.set(other);
+                    assert_eq!(loader.open(name).call("is_constructed"), 1);
+                });
+            }
         });
     });
 }
@@ -639,6 +733,27 @@ fn a_child_forked_while_another_thread_runs_a_destructor_does_not_get_the_destro
             wait_for(&BEGUN);
             assert_eq!(exit_after_fork(|| can_open_and_call("life_hook", "is_constructed")), 0);
         });
+    });
+}
+
+#[test]
+fn a_child_that_a_constructor_forked_has_the_library_that_is_being_constructed() {
+    static STATUS: Mutex<c_int> = Mutex::new(-1);
+    extern "C" fn fork_and_open() {
+        let copies = || common::maps::maps().iter().filter(|map| map.path.ends_with("liblife_hook.so")).count();
+        let before = copies();
+        *STATUS.lock().unwrap() = exit_after_fork(|| {
+            let own = ours("life_hook");
+            let same = own.is_ok() && copies() == before;
+            std::mem::forget(own);
+            same
+        });
+    }
+    on_ours(|loader| {
+        let journal = loader.open("journal");
+        journal.write("journal_hook", fork_and_open as extern "C" fn());
+        assert_eq!(loader.open("life_hook").call("is_constructed"), 1);
+        assert_eq!(*STATUS.lock().unwrap(), 0);
     });
 }
 
