@@ -12,6 +12,8 @@
 // build: lazy_goodbye -DGOODBYE
 // needs: lazy_first
 // build: lazy_goodbye_to_global -DGOODBYE
+// build: lazy_goodbye_along -DALONG
+// needs: lazy_goodbye_to_global lazy_first
 
 #include "journal.h"
 

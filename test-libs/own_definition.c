@@ -1,5 +1,6 @@
 // A library's reference to its own symbol goes to the outer library's definition, unless something makes it its own.
 // build: own_inner -DINNER -Wl,-z,now
+// build: own_lazy_inner -DINNER -Wl,-z,lazy
 // build: own_versioned_inner -DINNER -Wl,-z,now
 // versions: V1 { global: inner_answer; };
 // build: own_chosen_inner -DINNER -DCHOSEN -Wl,-z,now

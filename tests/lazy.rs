@@ -12,8 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex};
 use std::thread;
 
+use common::elf::Elf;
 use common::maps::{is_mapped, protection};
 use common::*;
+use object::LittleEndian as LE;
+use object::elf::*;
 use soload::{Closed, Reason};
 
 fn function(address: usize) -> extern "C" fn() -> c_int {
@@ -74,6 +77,9 @@ fn a_function_that_nobody_defines_is_no_error_until_it_is_called() {
 fn a_library_that_was_linked_to_be_bound_at_once_is() {
     on_both_loaders(|loader| {
         loader.try_open_with("lazy_missing_now", LAZY).expect_err("linked -z now");
+        loader
+            .try_open_with("lazy_missing_now_writable", LAZY)
+            .expect_err("though its table could be written to later");
     });
 }
 
@@ -249,6 +255,44 @@ fn what_was_made_global_before_the_call_is_asked() {
 }
 
 #[test]
+fn what_the_c_librarys_loader_has_made_global_is_asked_last_and_stays() {
+    on_both_loaders(|loader| {
+        for by_both in [false, true] {
+            let asker = loader.open_with("lazy_asker", LAZY);
+            let second = match by_both {
+                false => (Loader::Host.open_with("lazy_second", GLOBAL), None),
+                true => (Loader::Host.open("lazy_second"), Some(loader.open_with("lazy_second", GLOBAL))),
+            };
+            assert_eq!(asker.call("call_chosen"), 2);
+            drop(second);
+            assert!(is_mapped("liblazy_second.so"));
+            assert_eq!(asker.call("call_chosen"), 2);
+            asker.close();
+            assert!(!is_mapped("liblazy_second.so"));
+        }
+    });
+}
+
+#[test]
+fn a_symbolic_librarys_own_function_comes_first_and_so_does_a_protected_one() {
+    on_both_loaders(|loader| {
+        let changes: [fn(&mut Elf); 3] = [
+            |_| (),
+            |elf| elf.dynamic(DT_RELACOUNT).d_tag.set(LE, DT_SYMBOLIC),
+            |elf| elf.symbol("own_answer").st_other.0 = STV_PROTECTED.0,
+        ];
+        for (change, answer) in changes.into_iter().zip([1, 2, 2]) {
+            let mut inner = Elf::of("own_lazy_inner");
+            change(&mut inner);
+            inner.save("libown_inner.so");
+            let outer = scratch().join("libown_outer.so");
+            fs::copy(fixture("own_outer"), &outer).unwrap();
+            assert_eq!(loader.try_open_bare(&outer, LAZY).unwrap().call("outer_answer"), answer);
+        }
+    });
+}
+
+#[test]
 fn a_deeply_bound_library_asks_what_it_needs_first() {
     on_both_loaders(|loader| {
         let asker = loader.open_with("lazy_asker_of_needed", With { lazy: true, ..DEEP_BIND });
@@ -331,6 +375,32 @@ fn a_table_that_leads_astray_ends_the_process_with_a_line_that_says_so() {
 }
 
 #[test]
+fn what_could_not_be_bound_later_is_bound_or_an_error_at_once() {
+    on_ours(|loader| {
+        // Its table becomes read-only with the page that it is on.
+        let mut sealed = Elf::of("own_dlclose");
+        let size = &mut sealed.segment(PT_GNU_RELRO, 0).p_memsz;
+        size.set(LE, size.get(LE) + 0x1000);
+        let library = loader.try_open_bare(sealed.save("libsealed.so"), With { lazy: true, ..DEEP_BIND }).unwrap();
+        let table = library_start(library.address("dlclose")) + sealed.value(DT_PLTGOT) as usize;
+        assert_eq!(protection(table + 24), "r--p");
+        assert_eq!(library.call("call_dlclose"), 77);
+        let mut nameless = Elf::of("lazy_missing");
+        nameless.relocation(R_X86_64_JUMP_SLOT).set_r_info(LE, false, 0xffff, R_X86_64_JUMP_SLOT);
+        loader.try_open_bare(nameless.save("libnameless.so"), LAZY).expect_err("no such symbol");
+    });
+}
+
+#[test]
+fn a_function_of_the_loaders_that_a_library_has_itself_is_its_own_if_that_comes_first() {
+    on_both_loaders(|loader| {
+        for lazy in [false, true] {
+            assert_eq!(loader.open_with("own_dlclose", With { lazy, ..DEEP_BIND }).call("call_dlclose"), 77);
+        }
+    });
+}
+
+#[test]
 fn calls_may_be_bound_while_what_is_global_comes_and_goes() {
     with_fixtures_found().on_both_loaders(|loader| {
         let done = AtomicUsize::new(0);
@@ -360,6 +430,9 @@ fn a_destructor_may_be_the_first_to_call() {
         let journal = loader.open("journal");
         loader.open_with("lazy_goodbye", LAZY).close();
         assert_eq!(journal.call_text("journal_text"), "definition 1+ bound at last definition 1-");
+        loader.open_with("lazy_goodbye_along", LAZY).close();
+        let said = journal.call_text("journal_text");
+        assert!(said.ends_with("definition 1- definition 1+ bound at last definition 1-"), "{said}");
         let first = loader.open_with("lazy_first", GLOBAL);
         loader.open_with("lazy_goodbye_to_global", LAZY).close();
         first.close();
