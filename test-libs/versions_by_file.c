@@ -3,6 +3,8 @@
 // versions: V1 { global: by_file; };
 // build: versions_by_file/libuser.so
 // needs: versions_by_file/libprovider.so
+// build: versions_by_file/libuser_of_part.so
+// needs: empty_parts/at_link/libthreads.so versions_by_file/libprovider.so
 
 int by_file(void);
 #if defined PROVIDER

@@ -409,6 +409,28 @@ fn what_the_c_library_consists_of_is_never_loaded_a_second_time() {
     });
 }
 
+#[test]
+fn nor_is_a_copy_of_it_that_is_asked_for_by_its_path() {
+    on_ours(|loader| {
+        let loaded = common::maps::maps().into_iter().find(|map| map.path.ends_with("/libc.so.6")).unwrap();
+        let copy = scratch().join("copy.so");
+        fs::copy(loaded.path, &copy).unwrap();
+        let libc = loader.try_open_bare(&copy, With::default()).unwrap();
+        assert_eq!(libc.address("getpid"), libc::getpid as *const () as usize);
+        assert!(!is_mapped("copy.so"));
+    });
+}
+
+#[test]
+fn a_directory_that_cannot_be_reached_ends_its_list() {
+    Child::default().env("LD_LIBRARY_PATH", "$SCRATCH:$LIBS").on_both_loaders(|loader| {
+        let in_circles = scratch().join("libbss.so");
+        std::os::unix::fs::symlink(&in_circles, &in_circles).unwrap();
+        loader.try_open_bare("libbss.so", With::default()).expect_err("the rest of the list is not looked into");
+        loader.try_open_bare("librelr.so", With::default()).expect("for other names it is");
+    });
+}
+
 /// The path by which the C library's loader has `libresolv.so.2`.
 fn path_of_resolv() -> Option<String> {
     unsafe extern "C" fn find(info: *mut libc::dl_phdr_info, _: usize, found: *mut c_void) -> c_int {
@@ -582,6 +604,16 @@ fn a_library_that_the_host_loaded_is_used_and_held_and_not_loaded_again() {
         assert!(is_mapped("liblife_leaf.so"), "still needed");
         as_needed.close();
         assert!(!is_mapped("liblife_leaf.so"), "given back to the host");
+    });
+}
+
+#[test]
+fn a_library_that_the_host_loaded_and_that_has_a_soname_is_not_called_as_its_file_is() {
+    on_both_loaders(|loader| {
+        let _theirs = Loader::Host.open("nested/inner/libnested_inner.so");
+        let by = |name| loader.try_open_bare(name, With::default());
+        by("libnested_inner.so.1").expect("by soname");
+        by("libnested_inner.so").expect_err("nobody has searched for it");
     });
 }
 

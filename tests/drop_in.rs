@@ -49,6 +49,7 @@ fn a_program_that_opens_lazily_prints_the_same() {
 fn a_program_that_knows_another_function_by_the_name_of_a_protected_one_prints_the_same() {
     let libraries = env!("SOLOAD_TEST_LIBS");
     same_on_both("none: a fixture", &format!("{libraries}/programs/protected"), &[libraries]);
+    same_on_both("none: a fixture", &format!("{libraries}/programs/protected_gone"), &[libraries]);
 }
 
 #[test]

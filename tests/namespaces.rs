@@ -157,6 +157,17 @@ fn a_copy_has_its_own_variables_and_so_has_what_it_needs() {
 }
 
 #[test]
+fn what_the_c_librarys_loader_has_loaded_has_a_copy_too() {
+    on_both_loaders(|loader| {
+        let theirs = Loader::Host.open("namespace");
+        let copy = loader.open_in(NEW, "namespace").unwrap();
+        assert_eq!((theirs.call("next_of_inner"), theirs.call("next_of_inner")), (1, 2));
+        assert_eq!((copy.call("next"), copy.call("next_of_inner")), (1, 1));
+        assert_eq!((copies("libnamespace.so"), copies("libnamespace_inner.so")), (2, 2));
+    });
+}
+
+#[test]
 fn a_copy_has_its_own_thread_local_variables() {
     on_both_loaders(|loader| {
         let (one, other) = (loader.open_in(NEW, "namespace").unwrap(), loader.open_in(NEW, "namespace").unwrap());
@@ -518,15 +529,20 @@ fn exceptions_are_thrown_and_caught_in_any_name_space() {
 }
 
 #[test]
-fn what_is_still_loaded_in_a_name_space_is_destroyed_at_exit() {
+fn what_is_still_loaded_in_name_spaces_is_destroyed_at_exit_the_last_of_them_first() {
     let outputs = on_both_loaders(|loader| {
+        let (base, hook) = (loader.open("journal"), loader.open("life_hook"));
+        base.write("journal_prints", 1);
         // The copy's standard output is its own under glibc, and flushed by nobody but itself.
         let journal = loader.open_in(NEW, "journal").unwrap();
         unsafe { (journal.address("journal_prints") as *mut c_int).write(1) };
         let root = loader.open_in(journal.space(), "life_root").unwrap();
-        std::mem::forget((journal, root));
+        let later = loader.open_in(NEW, "journal").unwrap();
+        unsafe { (later.address("journal_prints") as *mut c_int).write(1) };
+        let leaf = loader.open_in(later.space(), "life_leaf").unwrap();
+        std::mem::forget((base, hook, journal, root, later, leaf));
     });
     for (loader, output) in outputs {
-        assert!(output.ends_with("root- left- right- leaf- "), "{loader:?}: {output}");
+        assert!(output.ends_with("leaf- root- left- right- leaf- hook- "), "{loader:?}: {output}");
     }
 }

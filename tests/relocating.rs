@@ -231,14 +231,25 @@ fn the_dynamic_section_holds_addresses_in_memory_where_it_can_be_written_to() {
     let mut read_only = Elf::of("dynamic_section");
     read_only.segment(PT_DYNAMIC, 0).p_flags.set(LE, PF_R);
     on_both_loaders(move |loader| {
-        let elf = Elf::of("dynamic_section");
-        for (path, rebased) in [(fixture("dynamic_section"), true), (read_only.save("read_only.so"), false)] {
+        let mut elf = Elf::of("dynamic_section");
+        // What stands behind the end is no entry.
+        let section = elf.segments(PT_DYNAMIC)[0];
+        let (offset, vaddr) = (section.p_offset.get(LE) as usize, section.p_vaddr.get(LE));
+        let behind =
+            (0..).step_by(16).find(|at| elf.at::<Dyn64<LE>>(offset + at).d_tag.get(LE) == DT_NULL).unwrap() + 16;
+        elf.at::<Dyn64<LE>>(offset + behind).d_tag.set(LE, DT_STRTAB);
+        elf.at::<Dyn64<LE>>(offset + behind).d_val.set(LE, 0x10);
+        for (path, rebased) in [(elf.save("writable.so"), true), (read_only.save("read_only.so"), false)] {
             let library = loader.open(path);
             let bias = library.address("here") as u64 - elf.vaddr("here");
             let value_of: extern "C" fn(i64) -> u64 = unsafe { std::mem::transmute(library.address("value_of")) };
             for (tag, bias) in REBASED.map(|tag| (tag, bias)).into_iter().chain(KEPT.map(|tag| (tag, 0))) {
                 assert_ne!(elf.value(tag), 0, "{tag:?}");
                 assert_eq!(value_of(tag.0), elf.value(tag) + if rebased { bias } else { 0 }, "{tag:?}, {rebased}");
+            }
+            if rebased {
+                let behind = (bias + vaddr) as usize + behind + 8;
+                assert_eq!(unsafe { (behind as *const u64).read() }, 0x10);
             }
         }
     });

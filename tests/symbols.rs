@@ -152,6 +152,14 @@ fn a_protected_symbol_is_its_own_librarys() {
 }
 
 #[test]
+fn so_is_a_hidden_one() {
+    on_both_loaders(|loader| {
+        let answer = inner_answer(loader, |elf| elf.symbol("own_answer").st_other.0 = STV_HIDDEN.0);
+        assert_eq!(answer, 2);
+    });
+}
+
+#[test]
 fn a_hidden_symbol_is_not_found_by_others() {
     on_both_loaders(|loader| {
         let mut elf = Elf::of("breadth_right");
@@ -166,11 +174,17 @@ fn a_hidden_symbol_is_not_found_by_others() {
 }
 
 #[test]
-fn a_symbol_of_the_value_zero_is_no_definition() {
+fn a_symbol_of_the_value_zero_is_no_definition_nor_is_one_of_a_kind_that_is_not_bound_to() {
     on_both_loaders(|loader| {
         let mut elf = Elf::of("breadth_right");
         elf.symbol("breadth_answer").st_value.set(LE, 0);
         loader.open(elf.save("zero.so")).try_address("breadth_answer").expect_err("value zero");
+        let mut elf = Elf::of("breadth_right");
+        elf.symbol("breadth_answer").set_st_info(STB_GLOBAL, STT_SECTION);
+        loader.open(elf.save("section.so")).try_address("breadth_answer").expect_err("a section");
+        let thread_local = loader.open("later_provider");
+        assert_eq!(Elf::of("later_provider").vaddr("later_variable"), 0);
+        assert_eq!(thread_local.read::<i32>("later_variable"), 40, "the first of a thread-local block has a place");
     });
 }
 
@@ -336,9 +350,17 @@ fn what_a_global_library_needs_is_global_too() {
 #[test]
 fn deep_binding_puts_the_librarys_own_scope_first() {
     on_both_loaders(|loader| {
-        let _global = loader.open_with("scope_provider", GLOBAL);
-        assert_eq!(loader.open("scope_deep_bind").call("call_own"), 5, "closed at once");
-        assert_eq!(loader.open_with("scope_deep_bind", DEEP_BIND).call("call_own"), 6);
+        let _global = ["scope_provider", "lazy_second"].map(|name| loader.open_with(name, GLOBAL));
+        let both = || {
+            assert_eq!(loader.open("scope_deep_bind").call("call_own"), 5, "closed at once");
+            assert_eq!(loader.open_with("scope_deep_bind", DEEP_BIND).call("call_own"), 6);
+            assert_eq!(loader.open("lazy_asker_of_needed").call("call_chosen"), 2);
+            assert_eq!(loader.open_with("lazy_asker_of_needed", DEEP_BIND).call("call_chosen"), 1);
+        };
+        both();
+        // So much is bound that it pays to know which names the program started with.
+        (0..300).for_each(|_| loader.open("life_root").close());
+        both();
     });
 }
 
@@ -347,6 +369,8 @@ fn the_program_itself_has_the_global_scope() {
     on_both_loaders(|loader| {
         let this = loader.this();
         assert_eq!(this.address("getpid"), libc::getpid as *const () as usize);
+        let clock = libc::clock_gettime as *const () as usize;
+        assert_eq!(this.address("clock_gettime"), clock, "the kernel's own object has one, too");
         assert_eq!(this.address("soload_test_executable_first"), soload_test_executable_first as *const () as usize);
         let _local = loader.open("scope_provider");
         this.try_address("provided").expect_err("opened into a local scope");
