@@ -374,6 +374,20 @@ mod tests {
     }
 
     #[test]
+    fn versions_of_the_systems_abi_are_known_but_for_mips() {
+        let own = std::fs::read("/proc/self/exe").unwrap();
+        for (system, version, is_good, is_good_on_mips) in
+            [(0, 0, true, true), (0, 1, false, true), (3, 3, true, true), (3, 4, false, true), (9, 0, false, false)]
+        {
+            let mut header = Header::read(&own).unwrap();
+            (header.os_abi, header.abi_version) = (system, version);
+            assert_eq!(header.check_system().is_ok(), is_good, "version {version} of {system}");
+            header.machine = EM_MIPS;
+            assert_eq!(header.check_system().is_ok(), is_good_on_mips, "version {version} of {system} on MIPS");
+        }
+    }
+
+    #[test]
     fn a_header_cut_anywhere_is_an_error() {
         let own = std::fs::read("/proc/self/exe").unwrap();
         for len in 0..64 {
