@@ -382,6 +382,11 @@ fn an_address_has_the_name_of_the_last_symbol_before_it_that_reaches_so_far() {
         assert_eq!(names.iter().flatten().collect::<Vec<_>>(), ["sized", "sized", "sizeless", "sized"]);
         assert_eq!(names[4], None);
         let number = |byte| place(base + byte).1;
+        let mut at_start = common::elf::Elf::of("named_places");
+        at_start.symbol("sized").st_value.set(object::LittleEndian, 0);
+        let other = loader.try_open_bare(at_start.save("other.so"), With::default()).unwrap();
+        let (base_of_other, _) = place(other.address("times_used"));
+        assert_eq!(place(base_of_other + 3).1.unwrap(), "sized", "also at the very beginning");
         assert_eq!([number(4), number(8)], [None, None], "a thread-local and an absolute symbol are at no address");
     });
 }

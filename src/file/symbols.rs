@@ -374,9 +374,8 @@ impl Symbols {
             let within = vaddr.wrapping_sub(symbol.value);
             symbol.value <= vaddr && (within < symbol.size || within == 0)
         };
-        let fits = |symbol: &Symbol| {
-            symbol.is_exported() && !symbol.is_tls() && !symbol.is_absolute() && covers(symbol) && symbol.value != 0
-        };
+        let fits =
+            |symbol: &Symbol| symbol.is_exported() && !symbol.is_tls() && !symbol.is_absolute() && covers(symbol);
         // The first of several at one place.
         all.filter(|(_, symbol)| fits(symbol)).min_by_key(|(_, symbol)| Reverse(symbol.value))
     }
