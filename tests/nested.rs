@@ -617,6 +617,34 @@ fn a_handle_tells_where_libraries_are_looked_for() {
 }
 
 #[test]
+fn where_libraries_are_looked_for_is_not_told_to_who_has_no_room_for_it() {
+    /// `Dl_serinfo`, and room for what follows.
+    #[repr(C)]
+    struct Told {
+        size: usize,
+        count: u32,
+        rest: [u64; 0x1000],
+    }
+    on_ours(|_| unsafe {
+        let path = CString::new(fixture("bss").into_os_string().into_encoded_bytes()).unwrap();
+        let handle = soload::dl::dlopen(path.as_ptr(), libc::RTLD_NOW);
+        let mut told = Told { size: 0, count: 0, rest: [0; 0x1000] };
+        let at = (&raw mut told).cast::<c_void>();
+        assert_eq!(soload::dl::dlinfo(handle, libc::RTLD_DI_SERINFOSIZE, at), 0);
+        let (size, count) = (told.size, told.count);
+        for (smaller, fewer) in [(1, 0), (0, 1)] {
+            (told.size, told.count) = (size - smaller, count - fewer);
+            assert_eq!(soload::dl::dlinfo(handle, libc::RTLD_DI_SERINFO, at), -1);
+            assert!(CStr::from_ptr(soload::dl::dlerror()).to_str().unwrap().contains("expected room"));
+            assert!(told.rest.iter().all(|word| *word == 0), "nothing is written");
+        }
+        (told.size, told.count) = (size, count);
+        assert_eq!(soload::dl::dlinfo(handle, libc::RTLD_DI_SERINFO, at), 0);
+        assert!(told.rest.iter().any(|word| *word != 0));
+    });
+}
+
+#[test]
 fn what_a_library_brought_in_opens_is_looked_for_where_that_library_says() {
     on_both_loaders(|loader| {
         let needs_plugin = loader.open("nested/needs_plugin.so");
