@@ -50,3 +50,28 @@ impl Waits {
         self.0.clear();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::hooks::this_thread;
+    use super::*;
+
+    #[test]
+    fn whoever_has_finished_is_not_waited_for_any_more() {
+        // All of them at once: a number is given to another thread later.
+        let barrier = std::sync::Barrier::new(3);
+        let threads: Vec<Thread> = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..3).map(|_| scope.spawn(|| (this_thread(), barrier.wait()).0)).collect();
+            all.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let [first, second, third] = threads[..] else { panic!("three threads") };
+        let mut waits = Waits::default();
+        waits.begin(first, second);
+        waits.begin(second, third);
+        assert!(waits.lead(first, third) && waits.lead(second, third) && !waits.lead(third, first));
+        waits.finished(third);
+        assert!(!waits.lead(first, third) && waits.lead(first, second) && !waits.is_waiting(second));
+        waits.forget();
+        assert!(waits.is_empty() && !waits.lead(first, second));
+    }
+}
