@@ -2,6 +2,7 @@
 // build: later_provider -DPROVIDER
 // build: later_weak -DREFERENCE=__attribute__((weak))
 // build: later_strong -DREFERENCE=
+// build: later_at_one_offset -DREFERENCE= -ftls-model=initial-exec
 
 #if defined PROVIDER
 int later_answer(void) { return 5; }

@@ -40,6 +40,11 @@ fn a_program_that_uses_all_of_dlfcn_prints_the_same() {
 }
 
 #[test]
+fn a_program_and_a_library_it_started_with_open_what_their_own_search_paths_lead_to() {
+    same_on_both("none: a fixture", &format!("{}/programs/asks", env!("SOLOAD_TEST_LIBS")), &[]);
+}
+
+#[test]
 fn a_program_that_opens_lazily_prints_the_same() {
     let libraries = env!("SOLOAD_TEST_LIBS");
     same_on_both("none: a fixture", &format!("{libraries}/programs/lazy"), &[libraries]);

@@ -157,6 +157,15 @@ fn a_copy_has_its_own_variables_and_so_has_what_it_needs() {
 }
 
 #[test]
+fn what_the_c_librarys_loader_has_made_global_is_not_so_in_other_name_spaces() {
+    on_both_loaders(|loader| {
+        let _global = Loader::Host.open_with("lazy_second", GLOBAL);
+        assert_eq!(loader.open("lazy_asker").call("call_chosen"), 2);
+        loader.open_in(NEW, "lazy_asker").err().expect("nobody defines what it asks for");
+    });
+}
+
+#[test]
 fn what_the_c_librarys_loader_has_loaded_has_a_copy_too() {
     on_both_loaders(|loader| {
         let theirs = Loader::Host.open("namespace");

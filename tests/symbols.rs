@@ -321,6 +321,16 @@ fn what_the_host_opened_globally_after_the_start_serves_references_that_nobody_e
 }
 
 #[test]
+fn of_what_the_host_opened_only_what_is_global_serves() {
+    on_both_loaders(|loader| {
+        let _local = Loader::Host.open("lazy_first");
+        loader.try_open("lazy_asker").expect_err("nothing is global");
+        let _global = Loader::Host.open_with("lazy_second", GLOBAL);
+        assert_eq!(loader.open("lazy_asker").call("call_chosen"), 2);
+    });
+}
+
+#[test]
 fn opening_again_into_the_global_scope_promotes() {
     on_both_loaders(|loader| {
         let _local = loader.open("scope_provider");

@@ -47,6 +47,16 @@ fn function(address: usize) -> extern "C" fn() -> c_int {
     unsafe { std::mem::transmute(address) }
 }
 
+/// glibc has such a block in its reserve from then on, if no thread has used it yet.
+#[test]
+fn a_variable_that_the_host_loaded_later_is_not_at_one_offset_in_all_threads() {
+    on_ours(|loader| {
+        let _provider = Loader::Host.open_with("later_provider", GLOBAL);
+        let error = loader.try_open("later_at_one_offset").expect_err("an error");
+        assert!(error.contains("expected a block at one offset in all threads"), "{error}");
+    });
+}
+
 #[test]
 fn every_thread_old_or_new_starts_with_the_initial_image() {
     on_both_loaders(|loader| {
