@@ -389,3 +389,21 @@ pub(crate) fn thread_local_address(module: usize, offset: u64) -> Addr {
     // SAFETY: the module is one that glibc numbered, of an object that stays loaded.
     Addr(unsafe { __tls_get_addr(&raw const index) } as usize)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_which_nothing_is_asked_but_that_they_are_there_are_put_together() {
+        let block = |size, align, skew| Template { size, align, skew, ..Template::default() };
+        let mut all = block(0, 1, 0);
+        assert!(all.append(&block(8, 2 * TOGETHER_MAX, 0)).is_none(), "of so large an alignment");
+        assert_eq!((all.append(&block(8, 8, 0)), all.append(&block(8, 16, 4))), (Some(0), Some(20)));
+        assert_eq!((all.size, all.align, all.image.len()), (28, 16, 20));
+        assert!(all.append(&Template { needs_static: true, ..block(8, 8, 0) }).is_none());
+        assert!(all.append(&Template { descriptors: vec![0], ..block(8, 8, 0) }).is_none());
+        assert!(all.append(&block(TOGETHER_MAX - 31, 8, 0)).is_none(), "of so large a size");
+        assert_eq!(all.append(&block(TOGETHER_MAX - 32, 8, 0)), Some(32));
+    }
+}
