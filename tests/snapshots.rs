@@ -209,6 +209,12 @@ fn what_cannot_be_shared_is_loaded_all_the_same_and_says_why() {
             "{why}"
         );
         assert_eq!(Lib::Ours(library).call("read_target"), 9);
+        let mut options = OpenOptions::new();
+        let options = options.snapshots(directory()).allow_writable_executable(true);
+        let library = unsafe { options.open(fixture("writable_text")) }.unwrap();
+        let why = library.snapshot().to_string();
+        assert!(why.ends_with("it has a segment that is writable and executable"), "{why}");
+        assert_eq!(Lib::Ours(library).call("patched_function"), 6);
 
         // What rests on a library that lies elsewhere in each process.
         let inner = ours("ifunc_inner").unwrap();
@@ -217,6 +223,12 @@ fn what_cannot_be_shared_is_loaded_all_the_same_and_says_why() {
         assert!(why.ends_with("libifunc_inner.so: it was loaded before, and is not shared"), "{why}");
         assert_eq!(Lib::Ours(outer).call("call_outer"), 1);
         drop(inner);
+
+        // What may serve what nobody else defines, here and not elsewhere.
+        let later = Loader::Host.open("life_leaf");
+        let why = open_in(&directory(), &fixture("ifunc_outer")).unwrap().snapshot().to_string();
+        assert!(why.ends_with("has opened objects that may define what nobody else does"), "{why}");
+        drop(later);
     });
 }
 
