@@ -131,7 +131,7 @@ fn a_version_that_asks_for_something_of_the_loader_is_none_of_the_c_library_s() 
             needed.vna_other.set(LE, needed.vna_other.get(LE) + 1);
             needed.vna_hash.set(LE, hash(what.as_bytes()));
             needed.vna_name.set(LE, name);
-            loader.try_open(elf.save(&format!("{what}.so")))
+            loader.try_open(elf.save(format!("{what}.so")))
         };
         for (what, since) in [("GLIBC_ABI_DT_RELR", (2, 36)), ("GLIBC_ABI_DT_X86_64_PLT", (2, 43))] {
             match asking_for(what) {

@@ -293,8 +293,7 @@ fn first_of(
     // Who asks the world at large names no library that he would keep open: as in glibc, it stays as long as he does.
     if let (Object::Module(module), libc::RTLD_DEFAULT) = (object, handle) {
         match asker {
-            Some(Object::Module(asker)) if asker.id == module.id => {}
-            Some(Object::Module(asker)) if !registry::is_kept(asker) => drop(registry::refer(asker.id, module.id)),
+            Some(Object::Module(asker)) => drop(registry::refer(asker.id, module.id)),
             _ => registry::keep(&module),
         }
     }
