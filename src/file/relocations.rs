@@ -196,8 +196,8 @@ impl Relocations {
         self.apply(&mut Each(relative, each))
     }
 
-    /// Calls `each` with places of relocations: of relative ones with one in each page at least, if they are sorted as linkers
-    /// do, and with all the others.
+    /// Calls `each` with places of relocations: with one in each page at least of those that are relative, and of those by one
+    /// symbol, if they are sorted as linkers do.
     pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
         self.relr().for_each(|relocation| each(relocation.place));
         for table in &self.tables {
@@ -206,15 +206,25 @@ impl Relocations {
                 continue;
             }
             let entries = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
-            let mut at = 0;
+            // Of many by one symbol, how far the next leap shall go, in eighths: after one that led nowhere there are small steps.
+            let (mut at, mut last, mut reach) = (0, 0, 0);
             while let Some(entry) = entries.get(at) {
                 let [place, info, _] = entry.map(u64::from_le_bytes);
                 fetch(entries, at);
                 each(Vaddr(place));
                 // The page has no more words than that: where the one after so many is in the next page, all between are in
                 // this one and that. Where it is further off, there may be pages between.
-                let rest = (page.bytes() - (place - page.down(place))) as usize;
-                let mut leap = if info == u64::from(number) { rest / 8 } else { 1 };
+                let rest = (page.bytes() - (place - page.down(place))) as usize / 8;
+                if info != last {
+                    (last, reach) = (info, 0);
+                }
+                let mut leap = if info == u64::from(number) { rest } else { rest.min(reach / 8) };
+                if leap <= 1 {
+                    // Where the next one stands does not depend on what has been read: the processor goes on.
+                    reach += 1;
+                    at += 1;
+                    continue;
+                }
                 let near = |ahead: &[[u8; 8]; 3]| {
                     let [ahead, same, _] = ahead.map(u64::from_le_bytes);
                     same == info && page.down(ahead).wrapping_sub(page.down(place)) <= page.bytes()
@@ -222,6 +232,7 @@ impl Relocations {
                 while leap > 1 && !entries.get(at + leap).is_some_and(near) {
                     leap /= 2;
                 }
+                reach = if leap > 1 { 16 * leap } else { 0 };
                 at += leap.max(1);
             }
         }
@@ -364,8 +375,8 @@ mod tests {
     fn a_sample_has_every_page_and_few_of_the_words_in_it() {
         const RELATIVE: u32 = 8;
         let page = PageSize::new(4096).unwrap();
-        let sampled = |places: &[u64]| {
-            let words = places.iter().flat_map(|place| [*place, u64::from(RELATIVE), 0]);
+        let sampled_of = |places: &[u64], info: &dyn Fn(usize) -> u64| {
+            let words = places.iter().enumerate().flat_map(|(number, place)| [*place, info(number), 0]);
             let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
             let view = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
             let table = Table { view, has_addend: true, plt: false };
@@ -374,6 +385,8 @@ mod tests {
             all.sample_places(RELATIVE, page, |place| sampled.push(place.0));
             sampled
         };
+        let sampled = |places: &[u64]| sampled_of(places, &|_| RELATIVE.into());
+        let of_one_symbol = |places: &[u64]| sampled_of(places, &|_| 7 << 32 | 1);
         let pages = |places: &[u64]| {
             let mut pages: Vec<u64> = places.iter().map(|place| page.down(*place)).collect();
             pages.dedup();
@@ -381,15 +394,20 @@ mod tests {
         };
         let dense: Vec<u64> = (0..4096).map(|word| 0x1238 + word * 8).collect();
         assert!(sampled(&dense).len() <= 12);
+        assert!(of_one_symbol(&dense).len() <= 12 + 32);
+        assert_eq!(sampled_of(&dense, &|number| (number as u64 % 2) << 32 | 1), dense, "of each symbol there is one");
+        // Each leads two pages on: there is nothing to leap to.
+        let scattered: Vec<u64> = (0..500).map(|word| 0x1000 + word * 8192).collect();
         // Words far apart, pages without any, one word alone between full pages, words at odd places, downwards.
         let sparse: Vec<u64> = (0..500).map(|word| 0x1000 + word * 88).collect();
         let alone: Vec<u64> =
             dense[..512].iter().copied().chain([0x5000]).chain((0..512).map(|w| 0x6000 + w * 8)).collect();
         let odd: Vec<u64> = (0..3000).map(|word| 0x1003 + word * 9 + word / 100 * 5000).collect();
         let backwards = sparse.iter().rev().copied().collect();
-        for places in [dense, sparse.clone(), alone, odd, backwards, vec![u64::MAX - 7, u64::MAX], vec![7]] {
+        for places in [dense, sparse.clone(), alone, odd, backwards, scattered, vec![u64::MAX - 7, u64::MAX], vec![7]] {
             assert_eq!(pages(&sampled(&places)), pages(&places));
+            assert_eq!(pages(&of_one_symbol(&places)), pages(&places));
         }
-        assert!(sampled(&sparse).len() <= 60);
+        assert!(sampled(&sparse).len() <= 60 && of_one_symbol(&sparse).len() <= 60);
     }
 }
