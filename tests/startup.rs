@@ -86,6 +86,6 @@ fn the_first_open_asks_the_kernel_for_nothing_that_a_later_one_does_not() {
     // Where the C library has probes for SystemTap, debuggers go by these: its loader's file says where.
     let loader = std::fs::read("/lib64/ld-linux-x86-64.so.2").unwrap();
     let has_probes = loader.windows(8).any(|window| window == b"stapsdt\0");
-    let probes: &[i64] = if has_probes { &[libc::SYS_openat, libc::SYS_pread64] } else { &[] };
-    assert_eq!(opens[0], [&opens[1], probes].concat());
+    // It is opened, asked which file it is, and read once, as every file is.
+    assert_eq!(opens[0], opens[1].repeat(if has_probes { 2 } else { 1 }));
 }
