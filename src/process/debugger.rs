@@ -4,7 +4,7 @@
 //! its other name spaces there (2.35 and later). Ours is appended at the end; glibc's own list is never touched.
 //!
 //! It learns of changes by a breakpoint: at a function that does nothing, which we call as well; or, where glibc was built with
-//! probes for SystemTap (Fedora, Debian sid), at places that only ld.so itself comes by. At one of these, where it has unmapped
+//! probes for SystemTap (Fedora, Ubuntu, Debian sid), at places that only ld.so itself comes by. At one of these, where it has unmapped
 //! something, gdb reads all lists anew. So if there is a breakpoint, and only then, ld.so is made to map and unmap something.
 //!
 //! # Safety

@@ -199,27 +199,34 @@ pub(crate) fn debug() -> Option<*mut Debug> {
 /// `debug` is the C library's.
 pub(super) unsafe fn probe(debug: *const Debug) -> Option<Addr> {
     const START: usize = 4096;
-    // SAFETY: the list is glibc's own, and ld.so never goes. Its first page, which nobody writes, is there as it is in the file.
-    unsafe {
-        let mut map = (*debug).map.as_ref()?;
-        // Zero where no ld.so has said where it is (a static program).
-        while map.bias != (*debug).loader || map.bias == 0 {
-            map = map.next.as_ref()?;
-        }
-        let path = Path::new(OsStr::from_bytes(CStr::from_ptr(map.name).to_bytes()));
-        let start = std::slice::from_raw_parts(map.bias as *const u8, START);
-        Some(Bias::between(Addr(map.bias), Vaddr(0)).at(probes::of_unmapping(path, start)?))
-    }
+    // SAFETY: the caller's promise. Zero where no ld.so has said where it is (a static program).
+    let loader = Some(unsafe { (*debug).loader }).filter(|loader| *loader != 0)?;
+    let map = listed(|map| map.bias == loader)?;
+    // SAFETY: ld.so never goes. Its first page, which nobody writes, is there as it is in the file.
+    let start = unsafe { std::slice::from_raw_parts(map.bias as *const u8, START) };
+    let path = Path::new(OsStr::from_bytes(map.path()));
+    Some(Bias::between(Addr(map.bias), Vaddr(0)).at(probes::of_unmapping(path, start)?))
 }
 
 const LIBC: &[u8] = b"libc.so.6";
 
-/// The object of that file name, as the list for debuggers has it.
-fn listed(file: &[u8]) -> Option<&'static LinkMap> {
+impl LinkMap {
+    fn path(&self) -> &[u8] {
+        // SAFETY: each entry has a name. Who looks for a part of the C library finds it before any that may go.
+        unsafe { CStr::from_ptr(self.name) }.to_bytes()
+    }
+
+    fn is_called(&self, file: &[u8]) -> bool {
+        self.path().rsplit(|byte| *byte == b'/').next() == Some(file)
+    }
+}
+
+/// The first object in the list for debuggers that is the wanted part of the C library.
+fn listed(is_wanted: impl Fn(&LinkMap) -> bool) -> Option<&'static LinkMap> {
     // SAFETY: the list is glibc's own; the entries of the C library's parts never go.
     unsafe {
         let mut map = (*debug()?).map.as_ref()?;
-        while CStr::from_ptr(map.name).to_bytes().rsplit(|byte| *byte == b'/').next() != Some(file) {
+        while !is_wanted(map) {
             map = map.next.as_ref()?;
         }
         Some(map)
@@ -228,7 +235,7 @@ fn listed(file: &[u8]) -> Option<&'static LinkMap> {
 
 /// What the C library is added to in memory, and its symbols.
 fn symbols() -> Option<(Bias, Symbols)> {
-    let start = listed(LIBC)?.bias;
+    let start = listed(|map| map.is_called(LIBC))?.bias;
     // SAFETY: its first segment begins with its header, which says where the program headers are; it never goes.
     let headers = unsafe {
         let header = start as *const libc::Elf64_Ehdr;
@@ -245,7 +252,7 @@ fn symbols() -> Option<(Bias, Symbols)> {
 /// memory nor a lock: who asks for `dlsym` may be somebody's `malloc`.
 fn address(file: &[u8], name: &[u8]) -> Option<usize> {
     const HIDDEN: u16 = 0x8000;
-    let (map, wanted) = (listed(file)?, hash::gnu(name)?);
+    let (map, wanted) = (listed(|map| map.is_called(file))?, hash::gnu(name)?);
     // SAFETY: the C library's own tables, as the gABI and GNU's hash table have them; glibc itself looks names up there. They
     // never go, and nobody writes them.
     unsafe {

@@ -37,5 +37,5 @@ pub(crate) const DIVERGENCE_BASE_VERSION: Divergence = Divergence(
     "glibc 2.41 no longer takes a definition without version of its own for one of whatever version is wanted, where the library has versions; 2.36 does, and so does ours",
 );
 pub(crate) const DIVERGENCE_ABILITIES: Divergence = Divergence(
-    "a library with packed relative relocations, or marked procedure linkage, is refused by releases of glibc that do not know of such things; ours does, whichever release it is beside",
+    "a library with packed relative relocations, or marked procedure linkage, is refused by releases of glibc that do not know of such things; ours loads it, whichever release it is beside",
 );
