@@ -39,7 +39,7 @@ pub(crate) use own::{Zeros, auxiliary, auxiliary_str, c_library_release, page_si
 #[cfg(feature = "snapshots")]
 pub(crate) use own::{is_privileged, random};
 use room::Map;
-pub(crate) use room::{Piece, Reservation, Room, Shown};
+pub(crate) use room::{Laid, Piece, Reservation, Room, Shown};
 
 /// Which file it is, whatever it is called: two equal identities are one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -76,7 +76,7 @@ fn work() -> ! {
     let image = Image::open(&path).unwrap();
     let plan = Plan::of(&image, PageSize::native()).unwrap();
     drop(image);
-    let writable: Vec<_> = plan.maps.iter().filter(|map| map.protection.write && map.file.is_some()).collect();
+    let writable: Vec<_> = plan.maps().iter().filter(|map| map.protection.write && map.file.is_some()).collect();
     let ranges: Vec<_> = writable.iter().map(|map| map.range.clone()).collect();
     let relocated = Arc::new(Mutex::new(0));
     let (counts, before) = (Arc::clone(&relocated), ranges.clone());

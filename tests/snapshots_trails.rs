@@ -197,8 +197,8 @@ fn another_process_that_goes_by_a_trail_reads_less_of_the_files() {
         fs::remove_file(&trail).unwrap();
         let without = reads();
         assert!(trail.exists(), "left again");
-        // One of the trail, and the names of four libraries less.
-        assert!(with < without, "{with} reads, {without} without a trail");
+        // One of the trail, and of four libraries less: their headers, dynamic sections and names.
+        assert!(with + 3 * 4 <= without + 1, "{with} reads, {without} without a trail");
         assert_eq!(reads(), with);
     });
 }

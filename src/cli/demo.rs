@@ -120,7 +120,11 @@ fn write_all(out: &mut impl Write, loaded: &Loaded, calls: &[String], second: bo
 fn write_memory(out: &mut impl Write, plan: &Plan, regions: &[Region], second: bool) -> io::Result<()> {
     let pages = (plan.span.end.0 - plan.span.start.0) / plan.page.bytes();
     let page = print::Size(plan.page.bytes());
-    writeln!(out, "\n{BOLD}Plan{BOLD:#}: {} in {pages} pages of {page}\n", print::plural(plan.maps.len(), "mapping"))?;
+    writeln!(
+        out,
+        "\n{BOLD}Plan{BOLD:#}: {} in {pages} pages of {page}\n",
+        print::plural(plan.maps().len(), "mapping")
+    )?;
     memory::write_plan(out, plan, regions)?;
     let who = if second { ", while a second process has loaded the same file" } else { "" };
     writeln!(out, "\n{BOLD}Pages{BOLD:#} afterwards{who}\n")?;

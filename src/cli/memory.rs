@@ -75,8 +75,8 @@ pub(super) fn causes_json(counts: Causes) -> Value {
 
 /// The regions of a plan, in order of address.
 pub(super) fn regions(plan: &Plan, forecast: Option<&Forecast>) -> Vec<Region> {
-    let mut regions = Vec::with_capacity(plan.maps.len() + 1);
-    for (mapping, map) in plan.maps.iter().enumerate() {
+    let mut regions = Vec::with_capacity(plan.maps().len() + 1);
+    for (mapping, map) in plan.maps().iter().enumerate() {
         let relro = plan.relro.clone().unwrap_or(map.range.start..map.range.start);
         let clamp = |at: Vaddr| at.clamp(map.range.start, map.range.end);
         let cuts = [map.range.start, clamp(relro.start), clamp(relro.end), map.range.end];
@@ -84,7 +84,7 @@ pub(super) fn regions(plan: &Plan, forecast: Option<&Forecast>) -> Vec<Region> {
             let range = cut[0]..cut[1];
             let sealed = relro.contains(&range.start);
             let file = map.file.map(|offset| FileOffset(offset.0 + (range.start.0 - map.range.start.0)));
-            let zeros = plan.zeros.iter().find(|zeros| map.file.is_some() && range.contains(&zeros.start));
+            let zeros = plan.zeros().iter().find(|zeros| map.file.is_some() && range.contains(&zeros.start));
             let content = match (map.protection, file) {
                 (_, None) => "zeros",
                 (Protection { execute: true, write: true, .. }, _) => "code and variables",
@@ -130,7 +130,7 @@ pub(super) fn copied_pages(
     let mut pages = BTreeSet::new();
     let image = Image::open(path).map_err(|error| error.to_string())?;
     let plan = Plan::of(&image, PageSize::native()).map_err(|error| error.to_string())?;
-    for map in plan.maps.iter().filter(|map| wanted(map)) {
+    for map in plan.maps().iter().filter(|map| wanted(map)) {
         let range = bias.at(map.range.start)..bias.at(map.range.end);
         let measured = PageMap::of_range(range).map_err(|error| error.to_string())?;
         let states = measured.pages.iter().enumerate();
@@ -160,7 +160,7 @@ pub(super) fn write_plan(out: &mut impl Write, plan: &Plan, regions: &[Region]) 
     }
     print::align_right(&mut table, [1, 2, 5]);
     print::write_table(out, &table)?;
-    for zeros in &plan.zeros {
+    for zeros in plan.zeros() {
         writeln!(out, "\n  The zero part begins at {}: the rest of that page is written, and so copied.", zeros.start)?;
     }
     Ok(())
@@ -298,7 +298,7 @@ mod tests {
         let plan = Plan::of(&image, PageSize::native()).unwrap();
         let forecast = Forecast::of(&image, &plan).unwrap();
         let regions = regions(&plan, Some(&forecast));
-        for (mapping, map) in plan.maps.iter().enumerate() {
+        for (mapping, map) in plan.maps().iter().enumerate() {
             let of_map: Vec<_> = regions.iter().filter(|region| region.mapping == mapping).collect();
             assert_eq!(of_map.first().unwrap().range.start, map.range.start);
             assert_eq!(of_map.last().unwrap().range.end, map.range.end);

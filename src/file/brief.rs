@@ -64,12 +64,12 @@ impl Brief {
         let pieces = Pieces { file: &file, held: RefCell::new(Held { pieces: Vec::new(), buffer }) };
         let read_start = |bytes: &[u8]| {
             let header = Header::read_start(bytes, file.size)?;
-            Ok((header, header.program_headers(bytes).ok()))
+            let headers = header.program_headers(bytes).and_then(|headers| Headers::check(headers, file.size));
+            Ok((header, headers.ok()))
         };
         // What is no ELF file is told by its first bytes, and most files are none.
         let start = pieces.with(0, file.size.min(PIECE as u64), read_start).transpose()?;
-        let headers = start.and_then(|(header, program)| Some((header, Headers::check(program?, file.size).ok()?)));
-        match headers.and_then(|(header, headers)| Self::in_pieces(header, &headers, &pieces)) {
+        match start.and_then(|(header, headers)| Self::in_pieces(header, &headers?, &pieces)) {
             Some(brief) => Ok(brief),
             None => Self::of(&*Image::read(std::path::PathBuf::new(), file)?),
         }

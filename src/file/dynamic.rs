@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 
+use smallvec::SmallVec;
+
 use super::Strings;
 use super::elf::tag;
 use crate::addr::Vaddr;
@@ -12,9 +14,6 @@ const NEEDED_MAX: usize = 4096;
 
 /// Bytes of all names of one object together: entries may point to the same long one, and no path is longer than 4,096.
 const NAMES_MAX: u64 = 1 << 20;
-
-/// Libraries that few objects need more of.
-const MANY: usize = 16;
 
 /// Bytes that most names have room in, with their length before them.
 const ROOM: usize = 24;
@@ -92,7 +91,7 @@ pub(crate) struct Dynamic {
     pub(crate) soname: Stated,
     pub(crate) rpath: Stated,
     pub(crate) runpath: Stated,
-    pub(crate) needed: Vec<u64>,
+    pub(crate) needed: SmallVec<[u64; 8]>,
     /// `DT_FILTER` and (true) `DT_AUXILIARY`.
     pub(crate) filters: Vec<(bool, u64)>,
     pub(crate) audit: Stated,
@@ -114,9 +113,6 @@ impl Dynamic {
                     if all.needed.len() == NEEDED_MAX {
                         let found = NEEDED_MAX as u64 + 1;
                         return Err(ErrorKind::Limit { what: "DT_NEEDED entries", limit: NEEDED_MAX as u64, found });
-                    }
-                    if all.needed.is_empty() {
-                        all.needed.reserve(MANY);
                     }
                     all.needed.push(value);
                     continue;

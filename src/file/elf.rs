@@ -6,9 +6,9 @@ use goblin::elf::header::{
 };
 pub(crate) use goblin::elf::header::{EM_MIPS, ET_DYN, ET_EXEC};
 use goblin::elf::program_header::ProgramHeader as Raw;
-use goblin::elf::program_header::program_header64::ProgramHeader as Native;
 use goblin::elf::section_header::SectionHeader;
 pub(crate) use goblin::elf::{dynamic as tag, program_header as segment_type};
+use scroll::Pread;
 
 use super::view::{ByteOrder, Class, View};
 use crate::addr::{FileOffset, Protection, Vaddr};
@@ -156,23 +156,20 @@ impl Header {
     }
 
     /// The program headers of the file this is the header of.
-    pub(crate) fn program_headers(
+    pub(crate) fn program_headers<'b>(
         &self,
-        bytes: &[u8],
-    ) -> Result<impl Iterator<Item = ProgramHeader> + use<>, ErrorKind> {
-        let (context, count) = (context(self.class, self.order), usize::from(self.count));
-        let start = bytes.get(self.table.0 as usize..).filter(|rest| rest.len() >= count * Raw::size(context));
-        let parse = |table| match (self.class, context.le == Endian::default()) {
-            // These stand in the file as in memory.
-            (Class::Elf64, true) => Some(Native::from_bytes(table, count)),
-            _ => Some(Raw::parse(table, 0, count, context).ok()?.into_iter().map(Native::from).collect()),
-        };
-        let raw = start.and_then(parse).ok_or_else(|| {
-            ErrorKind::malformed("program header table", At::File(self.table), "a table within the file", "its end")
-        })?;
-        let table = self.table.0;
-        let place = move |index: usize| FileOffset(table + (index * Raw::size(context)) as u64);
-        Ok(raw.into_iter().enumerate().map(move |(index, raw)| ProgramHeader::of(index, place(index), &raw)))
+        bytes: &'b [u8],
+    ) -> Result<impl Iterator<Item = ProgramHeader> + use<'b>, ErrorKind> {
+        let (context, count, at) = (context(self.class, self.order), usize::from(self.count), self.table);
+        let size = Raw::size(context);
+        let table =
+            usize::try_from(at.0).ok().and_then(|at| bytes.get(at..)?.get(..count * size)).ok_or_else(|| {
+                ErrorKind::malformed("program header table", At::File(at), "a table within the file", "its end")
+            })?;
+        Ok((0..count).map_while(move |index| {
+            let (start, raw) = (index * size, table.pread_with::<Raw>(index * size, context).ok()?);
+            Some(ProgramHeader::of(index, FileOffset(at.0 + start as u64), &raw))
+        }))
     }
 
     /// Tag and value of each entry of the dynamic section, up to `DT_NULL`, out of bytes in which it begins at `start`.
@@ -247,7 +244,7 @@ impl Header {
 }
 
 impl ProgramHeader {
-    fn of(index: usize, at: FileOffset, raw: &Native) -> Self {
+    fn of(index: usize, at: FileOffset, raw: &Raw) -> Self {
         Self {
             index,
             at,
@@ -365,7 +362,7 @@ mod tests {
         let raw = Raw::parse(&own, start, header.count.into(), context).unwrap();
         let read = |(index, raw): (usize, Raw)| {
             let at = FileOffset((start + index * Raw::size(context)) as u64);
-            ProgramHeader::of(index, at, &raw.into())
+            ProgramHeader::of(index, at, &raw)
         };
         let all: Vec<_> = raw.into_iter().enumerate().map(read).collect();
         assert_eq!(header.program_headers(&own).unwrap().collect::<Vec<_>>(), all);

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
+use smallvec::SmallVec;
+
 use super::dynamic::{Dynamic, Names, Needed};
-use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader};
-use super::piece::{arrays_in, names_in_piece};
+use super::elf::{ET_DYN, ET_EXEC, Header, ProgramHeader, tag};
+use super::piece::{Arrays, Known, arrays_in, names_in_piece};
 use super::plan::Plan;
 use super::relocations::Relocations;
 use super::segments::{FileImage, Headers, NoteSegment, Segment};
@@ -15,7 +17,7 @@ use super::{Home, Homes, Source, frames, inspect, notes, room};
 use crate::addr::{Protection, Vaddr};
 use crate::arch::Machine;
 use crate::error::{Error, ErrorKind};
-use crate::sys::{self, Bytes, Identity, RegularFile, Reservation, Shown};
+use crate::sys::{self, Bytes, Identity, Laid, RegularFile, Reservation, Shown};
 
 /// Bytes at the start of a file in which its header and program headers are, of nearly every file.
 const HEAD: usize = 1024;
@@ -51,7 +53,7 @@ pub struct Image {
     dynamic: Option<Dynamic>,
     names: Names,
     /// Bytes of the file with the arrays of functions to run, and where they begin, if they have been read.
-    arrays: Option<(u64, Box<[u8]>)>,
+    arrays: Option<Arrays>,
 }
 
 impl Image {
@@ -78,16 +80,21 @@ impl Image {
     }
 
     /// The same for a file that is going to be loaded: it is shown where the object will be, if the file is one that can
-    /// be, so that nothing has to be mapped or faulted in twice. Its names need not be read if they are known.
+    /// be, so that nothing has to be mapped or faulted in twice. What is known of it need not be read.
     pub(crate) fn read_in_place(
         path: PathBuf,
         file: RegularFile,
-        names: Option<Names>,
+        known: Option<Known<'_>>,
         homes: &Homes<'_>,
     ) -> Result<Box<Self>, ErrorKind> {
         let mut buffer = [0; BUFFER];
-        let len = file.read_into(0, &mut buffer[..HEAD])?;
-        let head = &buffer[..len];
+        let head = match &known {
+            Some(known) if !known.head.is_empty() => known.head,
+            _ => {
+                let len = file.read_into(0, &mut buffer[..HEAD])?;
+                &buffer[..len]
+            }
+        };
         let header = Header::read_start(head, file.size)?;
         if header.headers_end() > head.len() as u64 {
             return Self::read(path, file);
@@ -103,12 +110,15 @@ impl Image {
         let home = homes(&file, &|| notes::build_id(&headers.notes, head, header.order), room.len);
         if home.is_some() {
             // Nothing else is wanted of the notes of what is going to be loaded.
-            headers.notes = Vec::new();
+            headers.notes.clear();
         }
-        // In its home, what is written to comes from elsewhere.
         let own = header.is_native() && home.is_none();
-        let pieces = if own { room::pieces(&plan, &room) } else { None };
-        let shown = pieces.and_then(|pieces| file.map_pieces(&room, pieces));
+        let pieces = room::pieces(&plan, &room).filter(|_| header.is_native());
+        // In its home, what is written to comes from elsewhere.
+        let shown = pieces.and_then(|pieces| match home {
+            Some(home) => file.map_constant(&room, home.start, pieces),
+            None => file.map_pieces(&room, pieces),
+        });
         let shown = shown.map_or_else(|| file.show(&room, home.map(|home| home.start)), Ok)?;
         let bytes = shown.bytes();
         let mut arrays = None;
@@ -118,6 +128,13 @@ impl Image {
                 && let Some(bytes) = shown.copied(at.vaddr.0..at.vaddr.0.saturating_add(at.file_size))
             {
                 return header.dynamic_entries(&bytes, 0, at).and_then(Dynamic::collect);
+            }
+            if let Some(known) = known.as_ref().filter(|known| !known.dynamic.is_empty()) {
+                let (start, bytes) = known.arrays;
+                arrays = (!bytes.is_empty()).then(|| (start, bytes.into()));
+                // What it needs is known, too.
+                let entries = header.dynamic_entries(known.dynamic, 0, at)?;
+                return Dynamic::collect(entries.filter(|(key, _)| *key != tag::DT_NEEDED));
             }
             // Of its page the file's content is wanted just this once: reading it costs less than a fault. And, where relocated
             // pages may be had, of what stands close before it.
@@ -138,7 +155,7 @@ impl Image {
         let view = View::new(bytes, header.class, header.order);
         // Nor is anything else going to be looked at in the pages of the names.
         let mut read = || names_in_piece(dynamic.as_ref()?, &headers.segments, &file, &mut buffer);
-        let names = names.or_else(|| home.and_then(|_| read()));
+        let names = known.map(|known| known.names).or_else(|| home.and_then(|_| read()));
         let (shown, plan, known, names) = (Some(shown), Some(plan), names.is_some(), names.unwrap_or_default());
         Box::new(Self { path, file, header, headers, plan, view, shown, home, dynamic, names, arrays }).checked(known)
     }
@@ -158,7 +175,7 @@ impl Image {
             self.headers.check_functions(dynamic)?;
         }
         // From here on they are names.
-        self.dynamic.iter_mut().for_each(|dynamic| dynamic.needed = Vec::new());
+        self.dynamic.iter_mut().for_each(|dynamic| dynamic.needed = SmallVec::new());
         Ok(self)
     }
 
@@ -167,9 +184,9 @@ impl Image {
         self.plan.take().map_or_else(|| Plan::of_segments(self.segments(), self.relro(), sys::page_size()), Ok)
     }
 
-    /// The room in which the file is shown, for its segments to be mapped, and whether they are; `None` if it is not. There is
-    /// nothing to be read from here on but what was, until [`Self::show_whole`].
-    pub(crate) fn take_room(&mut self) -> Option<(Reservation, bool)> {
+    /// The room in which the file is shown, for its segments to be mapped; `None` if it is not. There is nothing to be read from
+    /// here on but what was, until [`Self::show_whole`].
+    pub(crate) fn take_room(&mut self) -> Option<(Reservation, Laid)> {
         let shown = self.shown.take()?;
         self.view = View::new(Bytes::from_static(&[]), self.header.class, self.header.order);
         shown.into_room()
@@ -469,10 +486,13 @@ mod tests {
     fn read(path: &Path, at_home: bool) -> Result<String, String> {
         // Where it can be is another question.
         let home = Home { start: Addr(0), library: [0; 32] };
-        let read = RegularFile::open(path).and_then(|file| match at_home {
+        said(RegularFile::open(path).and_then(|file| match at_home {
             true => Image::read_in_place(path.into(), file, None, &|_, _, _| Some(home)),
             false => Image::read(path.into(), file),
-        });
+        }))
+    }
+
+    fn said(read: Result<Box<Image>, ErrorKind>) -> Result<String, String> {
         read.map(|image| format!("{:?} {:?}", image.dynamic, image.names)).map_err(|kind| kind.to_string())
     }
 
@@ -482,6 +502,41 @@ mod tests {
         for path in libraries.map(|entry| entry.unwrap().path()) {
             assert_eq!(read(&path, true), read(&path, false), "{}", path.display());
         }
+    }
+
+    #[test]
+    #[cfg(feature = "snapshots")]
+    fn what_is_known_of_a_file_is_not_read_and_says_the_same() {
+        let home = Home { start: Addr(0), library: [0; 32] };
+        let (mut known, mut with_arrays) = (0, 0);
+        for path in std::fs::read_dir(env!("SOLOAD_TEST_LIBS")).unwrap().map(|entry| entry.unwrap().path()) {
+            let Ok(image) = RegularFile::open(&path).and_then(|file| Image::read(path.clone(), file)) else { continue };
+            let (head, dynamic, (at, arrays)) = crate::file::piece::pieces(&image);
+            if image.dynamic().is_none() || head.len() > HEAD || dynamic.is_empty() {
+                continue;
+            }
+            let names = image.names().clone();
+            let told = || Known { names: names.clone(), head: &head, dynamic: &dynamic, arrays: (at, &arrays) };
+            let open = || RegularFile::open(&path).unwrap();
+            let by_known = |known| Image::read_in_place(path.clone(), open(), Some(known), &|_, _, _| Some(home));
+            let whole = by_known(told()).unwrap();
+            for (at, bytes) in image
+                .dynamic()
+                .into_iter()
+                .flat_map(|dynamic| [dynamic.init_array, dynamic.fini_array])
+                .filter_map(|at| at.get())
+                .map(|at| (Vaddr(at), 8))
+            {
+                assert_eq!(whole.bytes_at(at, bytes), image.bytes_at(at, bytes), "{}", path.display());
+                with_arrays += usize::from(matches!(whole.bytes_at(at, bytes), Some(Cow::Borrowed(_))));
+            }
+            assert_eq!(said(Ok(whole)), said(Ok(image)), "{}", path.display());
+            known += 1;
+            // It is what counts: the file is not looked at.
+            assert!(by_known(Known { head: &head[..32], ..told() }).is_err());
+            assert!(by_known(Known { dynamic: &dynamic[..dynamic.len() / 2], ..told() }).is_err());
+        }
+        assert!(known > 20 && with_arrays > 20, "{known} {with_arrays}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ pub(crate) mod hash;
 pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod notes;
-mod piece;
+pub(crate) mod piece;
 pub(crate) mod plan;
 pub(crate) mod probes;
 pub(crate) mod relocations;

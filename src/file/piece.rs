@@ -1,9 +1,14 @@
 //! Pieces of a file that are read instead of mapped, for what is wanted of them just once: names, and arrays of functions.
 
 use std::borrow::Cow;
+use std::ops::Range;
+
+use smallvec::SmallVec;
 
 use super::Strings;
 use super::dynamic::{Dynamic, Names};
+#[cfg(feature = "snapshots")]
+use super::image::Image;
 use super::segments::{Segment, locate};
 use crate::addr::Vaddr;
 use crate::sys::RegularFile;
@@ -48,20 +53,64 @@ pub(super) fn names_in_piece(
     Names::read(dynamic, &Piece { bytes: &piece[..read], start: first, size }).ok()
 }
 
+/// What is known of a file by whoever has read the very same one before: pieces of it, empty where they are not known.
+pub(crate) struct Known<'a> {
+    pub(crate) names: Names,
+    /// Its start, as far as its headers go.
+    pub(crate) head: &'a [u8],
+    /// Its dynamic section.
+    pub(crate) dynamic: &'a [u8],
+    /// Its arrays of functions to run, and where in the file they begin.
+    pub(crate) arrays: (u64, &'a [u8]),
+}
+
+/// Pieces of one file that are kept for whoever opens the same: header, dynamic section, arrays of functions to run and where
+/// they begin.
+#[cfg(feature = "snapshots")]
+pub(crate) type Pieces = (Vec<u8>, Vec<u8>, (u64, Vec<u8>));
+
+/// Bytes of a piece that is worth being kept.
+#[cfg(feature = "snapshots")]
+const KEPT_MAX: u64 = 4096;
+
+/// What others can know of the file of `image`.
+#[cfg(feature = "snapshots")]
+pub(crate) fn pieces(image: &Image) -> Pieces {
+    let read = |range: Range<u64>| {
+        let len = range.end.checked_sub(range.start).filter(|len| *len <= KEPT_MAX)? as usize;
+        image.file().read(range.start, len).ok().filter(|bytes| bytes.len() == len)
+    };
+    let head = read(0..image.header().headers_end()).unwrap_or_default();
+    let section = image.dynamic_header().and_then(|at| Some(at.offset..at.offset.checked_add(at.file_size)?));
+    let arrays = image.dynamic().and_then(|dynamic| arrays(dynamic, image.segments()));
+    let start = arrays.as_ref().map_or(0, |range| range.start);
+    (head, section.and_then(read).unwrap_or_default(), (start, arrays.and_then(read).unwrap_or_default()))
+}
+
 /// The bytes of a piece of the file, which begins at `start`, that have the arrays of functions to run; and where they begin.
-pub(super) fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &[Segment]) -> Option<(u64, Box<[u8]>)> {
+pub(super) fn arrays_in(start: u64, piece: &[u8], dynamic: &Dynamic, segments: &[Segment]) -> Option<Arrays> {
+    let all = arrays(dynamic, segments)?;
+    let within = |at: u64| usize::try_from(at.checked_sub(start)?).ok();
+    let bytes = piece.get(within(all.start)?..within(all.end)?)?;
+    Some((all.start, bytes.into()))
+}
+
+/// Bytes of a file with its arrays of functions to run, and where in it they begin.
+pub(super) type Arrays = (u64, SmallVec<[u8; 32]>);
+
+/// Where in the file the arrays of functions to run are, and all between them.
+fn arrays(dynamic: &Dynamic, segments: &[Segment]) -> Option<Range<u64>> {
     let arrays = [
         (dynamic.init_array.get(), dynamic.init_arraysz.get()),
         (dynamic.fini_array.get(), dynamic.fini_arraysz.get()),
     ];
     let place = |(at, len): (Option<u64>, Option<u64>)| {
-        let first = locate(segments, Vaddr(at?))?.0.0.checked_sub(start)?;
+        let first = locate(segments, Vaddr(at?))?.0.0;
         Some((first, first.checked_add(len?)?))
     };
     let around = |(first, end): (u64, u64), place: (u64, u64)| (first.min(place.0), end.max(place.1));
     let (first, end) = arrays.into_iter().filter_map(place).fold((u64::MAX, 0), around);
-    let bytes = piece.get(usize::try_from(first).ok()?..usize::try_from(end).ok()?)?;
-    Some((start + first, bytes.into()))
+    (first < end).then_some(first..end)
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::image::Image;
 use super::segments::Segment;
 use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
@@ -16,7 +18,7 @@ const SPAN_MAX: u64 = 1 << 40;
 /// use soload::{Image, PageSize, Plan};
 /// let image = Image::open("/proc/self/exe".as_ref())?;
 /// let plan = Plan::of(&image, PageSize::new(4096).unwrap())?;
-/// assert!(plan.maps.iter().all(|map| map.range.start.0 % 4096 == 0));
+/// assert!(plan.maps().iter().all(|map| map.range.start.0 % 4096 == 0));
 /// # Ok::<(), soload::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,10 +29,8 @@ pub struct Plan {
     pub span: Range<Vaddr>,
     /// What the start of the reservation must be a multiple of: the largest `p_align`.
     pub align: PageSize,
-    /// The mappings, in order of address. What lies between them stays reserved and inaccessible.
-    pub maps: Vec<PlannedMap>,
-    /// Bytes that must be zero though the file has others there: from the end of a segment's file part to its page's.
-    pub zeros: Vec<Range<Vaddr>>,
+    maps: Vec<PlannedMap>,
+    zeros: SmallVec<[Range<Vaddr>; 1]>,
     /// Whole pages that become read-only once everything is relocated.
     pub relro: Option<Range<Vaddr>>,
 }
@@ -41,7 +41,7 @@ pub struct Plan {
 /// use soload::{Image, PageSize, Plan};
 /// let image = Image::open("/proc/self/exe".as_ref())?;
 /// let plan = Plan::of(&image, PageSize::new(4096).unwrap())?;
-/// assert_eq!(plan.maps[0].file, Some(soload::FileOffset(0)));
+/// assert_eq!(plan.maps()[0].file, Some(soload::FileOffset(0)));
 /// # Ok::<(), soload::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,8 +87,7 @@ impl Plan {
             span: Vaddr(start)..Vaddr(end),
             align,
             maps: Vec::with_capacity(segments.len() + 1),
-            // Mostly there is one.
-            zeros: Vec::with_capacity(1),
+            zeros: SmallVec::new(),
             relro: None,
         };
         for segment in segments {
@@ -144,6 +143,34 @@ impl Plan {
             });
         }
         Ok(())
+    }
+
+    /// The mappings, in order of address. What lies between them stays reserved and inaccessible.
+    ///
+    /// ```
+    /// use soload::{Image, PageSize, Plan};
+    /// let image = Image::open("/proc/self/exe".as_ref())?;
+    /// let plan = Plan::of(&image, PageSize::new(4096).unwrap())?;
+    /// assert!(plan.maps().is_sorted_by_key(|map| map.range.start));
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    #[must_use]
+    pub fn maps(&self) -> &[PlannedMap] {
+        &self.maps
+    }
+
+    /// Bytes that must be zero though the file has others there: from the end of a segment's file part to its page's.
+    ///
+    /// ```
+    /// use soload::{Image, PageSize, Plan};
+    /// let image = Image::open("/proc/self/exe".as_ref())?;
+    /// let plan = Plan::of(&image, PageSize::new(4096).unwrap())?;
+    /// assert!(plan.zeros().iter().all(|zeros| plan.map_at(zeros.start).is_some_and(|map| map.range.end == zeros.end)));
+    /// # Ok::<(), soload::Error>(())
+    /// ```
+    #[must_use]
+    pub fn zeros(&self) -> &[Range<Vaddr>] {
+        &self.zeros
     }
 
     /// Asks for a place where code can be mapped in pages of 2 MiB: one that differs from its offset in the file by a
@@ -216,15 +243,15 @@ mod tests {
     }
 
     fn ranges(plan: &Plan) -> Vec<(u64, u64, bool)> {
-        plan.maps.iter().map(|map| (map.range.start.0, map.range.end.0, map.file.is_some())).collect()
+        plan.maps().iter().map(|map| (map.range.start.0, map.range.end.0, map.file.is_some())).collect()
     }
 
     #[test]
     fn the_zero_part_fills_the_last_file_page_and_then_pages_of_its_own() {
         let plan = Plan::of_segments(&[segment(0x2e10, 0x3e10, 0x200, 0x2000)], None, PAGE).unwrap();
         assert_eq!(ranges(&plan), [(0x3000, 0x5000, true), (0x5000, 0x6000, false)]);
-        assert_eq!(plan.zeros, [Vaddr(0x4010)..Vaddr(0x5000)]);
-        assert_eq!(plan.maps[0].file, Some(FileOffset(0x2000)));
+        assert_eq!(plan.zeros(), [Vaddr(0x4010)..Vaddr(0x5000)]);
+        assert_eq!(plan.maps()[0].file, Some(FileOffset(0x2000)));
     }
 
     #[test]

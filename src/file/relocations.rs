@@ -1,5 +1,7 @@
 //! Relocations: `DT_RELR`, `DT_REL`, `DT_RELA` and `DT_JMPREL` as one sequence, in the order they are applied.
 
+use smallvec::SmallVec;
+
 use super::Source;
 use super::dynamic::Dynamic;
 use super::elf::{EM_MIPS, tag};
@@ -68,7 +70,7 @@ pub(crate) trait Apply {
 #[derive(Clone)]
 pub(crate) struct Relocations {
     relr: Option<View>,
-    tables: Vec<Table>,
+    tables: SmallVec<[Table; 2]>,
     /// How many are relative, as the file states.
     relative: u64,
     mips64: bool,
@@ -118,8 +120,7 @@ impl Relocations {
         let plt_entry = if plt_has_addend { 3 } else { 2 } * word;
         let plt = table("DT_JMPREL", dynamic.jmprel.get(), dynamic.pltrelsz.get(), plt_entry, None)?;
         let relr = table("DT_RELR", dynamic.relr.get(), dynamic.relrsz.get(), word, dynamic.relrent.get())?;
-        // Most objects have two.
-        let mut tables = Vec::with_capacity(2);
+        let mut tables = SmallVec::new();
         let mut add = |view: Option<View>, has_addend, plt| {
             if let Some(view) = view {
                 tables.push(Table { view, has_addend, plt });
@@ -353,13 +354,15 @@ impl Iterator for SetBits {
 
 #[cfg(test)]
 mod tests {
+    use smallvec::smallvec;
+
     use super::*;
     use crate::file::view::ByteOrder;
 
     fn places(words: &[u64]) -> Vec<u64> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
         let relr = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
-        let all = Relocations { relr: Some(relr), tables: Vec::new(), relative: 0, mips64: false };
+        let all = Relocations { relr: Some(relr), tables: SmallVec::new(), relative: 0, mips64: false };
         all.iter().map(|relocation| relocation.place.0).collect()
     }
 
@@ -380,7 +383,7 @@ mod tests {
             let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
             let view = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
             let table = Table { view, has_addend: true, plt: false };
-            let all = Relocations { relr: None, tables: vec![table], relative: 0, mips64: false };
+            let all = Relocations { relr: None, tables: smallvec![table], relative: 0, mips64: false };
             let mut sampled = Vec::new();
             all.sample_places(RELATIVE, page, |place| sampled.push(place.0));
             sampled

@@ -7,14 +7,14 @@ use crate::sys::{Piece, Room};
 /// The room in which every segment's part of the file can be shown where the object is mapped, if the file is simply mapped
 /// there from its start on: its first segment begins with the file, is never written, and stands at the first address.
 pub(super) fn in_place(plan: &Plan) -> Option<Room> {
-    let (first, len) = (plan.maps.first()?, plan.span.end.0);
+    let (first, len) = (plan.maps().first()?, plan.span.end.0);
     let begins = first.range.start == Vaddr(0) && first.file.is_some_and(|from| from.0 == 0);
     let constant = begins && first.protection.read && !first.protection.write;
     let shown = |map: &PlannedMap| map.file.is_none_or(|from| from.0 + bytes(map) <= len);
-    if !constant || plan.align.bytes() > PageSize::HUGE.bytes() || !plan.maps.iter().all(shown) {
+    if !constant || plan.align.bytes() > PageSize::HUGE.bytes() || !plan.maps().iter().all(shown) {
         return None;
     }
-    let writable = || plan.maps.iter().filter(|map| map.protection.write);
+    let writable = || plan.maps().iter().filter(|map| map.protection.write);
     let constant = writable().next().map_or(len, |map| map.range.start.0);
     let data = writable().filter(|map| map.file.is_some()).max_by_key(|map| bytes(map));
     let huge = data.filter(|map| bytes(map) >= PageSize::HUGE.bytes() && plan.page.huge().is_some());
@@ -34,13 +34,13 @@ pub(super) fn pieces<'a>(plan: &'a Plan, room: &Room) -> Option<impl Iterator<It
         };
         follows && fits && map.protection.read
     };
-    let zeros = plan.zeros.first().is_some_and(|zeros| zeros.start.0 < room.constant);
+    let zeros = plan.zeros().first().is_some_and(|zeros| zeros.start.0 < room.constant);
     let piece = |map: &PlannedMap| Piece {
         range: map.range.start.0..map.range.end.0,
         from: map.file.map(|from| from.0),
         protection: map.protection,
     };
-    (plan.maps.iter().all(simple) && !zeros).then(|| plan.maps.iter().map(piece))
+    (plan.maps().iter().all(simple) && !zeros).then(|| plan.maps().iter().map(piece))
 }
 
 fn bytes(map: &PlannedMap) -> u64 {

@@ -5,6 +5,8 @@ use super::elf::{ProgramHeader, segment_type as pt};
 use super::view::View;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 
@@ -69,14 +71,14 @@ pub(crate) struct NoteSegment {
 
 /// What the program headers say, checked.
 pub(super) struct Headers {
-    pub(super) segments: Vec<Segment>,
+    pub(super) segments: SmallVec<[Segment; 4]>,
     pub(super) dynamic: Option<ProgramHeader>,
     /// Boxed, as few objects have these two.
     pub(super) interpreter: Option<Box<ProgramHeader>>,
     pub(super) tls: Option<Box<ProgramHeader>>,
     pub(super) relro: Option<Range<Vaddr>>,
     pub(super) eh_frame: Option<Vaddr>,
-    pub(super) notes: Vec<NoteSegment>,
+    pub(super) notes: SmallVec<[NoteSegment; 2]>,
     /// `None`: no `PT_GNU_STACK`, which leaves it to the machine's default.
     pub(super) stack: Option<Protection>,
 }
@@ -84,13 +86,13 @@ pub(super) struct Headers {
 impl Headers {
     pub(super) fn check(headers: impl IntoIterator<Item = ProgramHeader>, file_size: u64) -> Result<Self, ErrorKind> {
         let mut checked = Self {
-            segments: Vec::with_capacity(4),
+            segments: SmallVec::new(),
             dynamic: None,
             interpreter: None,
             tls: None,
             relro: None,
             eh_frame: None,
-            notes: Vec::with_capacity(2),
+            notes: SmallVec::new(),
             stack: None,
         };
         let mut relro = None;

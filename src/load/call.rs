@@ -4,6 +4,8 @@
 //! Foreign code can do anything. What these functions guarantee is that the address was checked to be code of a known
 //! object by whoever made the [`Code`], and that the calling convention is the one the psABI gives such functions.
 
+use smallvec::SmallVec;
+
 use crate::addr::Addr;
 
 /// The arguments that constructors get: those of the process (glibc passes them, and Rust's `std::env::args` rests on it).
@@ -21,13 +23,13 @@ pub(crate) struct Code(Addr);
 /// The functions of an object that are run: its constructors and behind them its destructors, in the order in which they run.
 #[derive(Default)]
 pub(crate) struct Functions {
-    all: Vec<Code>,
+    all: SmallVec<[Code; 4]>,
     constructors: usize,
 }
 
 impl Functions {
     /// The first `constructors` of `all` are constructors.
-    pub(crate) fn new(all: Vec<Code>, constructors: usize) -> Self {
+    pub(crate) fn new(all: SmallVec<[Code; 4]>, constructors: usize) -> Self {
         Self { all, constructors }
     }
 
@@ -46,7 +48,7 @@ pub(crate) struct Arrays {
     /// Whether `DT_INIT` does nothing.
     pub(crate) idle: bool,
     /// First those of `DT_INIT_ARRAY`: so many.
-    pub(crate) words: Vec<usize>,
+    pub(crate) words: SmallVec<[usize; 4]>,
     pub(crate) inits: usize,
 }
 

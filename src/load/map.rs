@@ -11,6 +11,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use smallvec::SmallVec;
+
 use super::written::Written;
 use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
@@ -19,13 +21,13 @@ use crate::file::image::Image;
 use crate::file::plan::Plan;
 use crate::file::relocations::{self, Entry};
 use crate::file::view::View;
-use crate::sys::{Bytes, Reservation};
+use crate::sys::{Bytes, Laid, Reservation};
 
 /// An image in memory. Dropping the last owner unmaps it.
 pub(crate) struct Mapping {
     reservation: Reservation,
     bias: Bias,
-    parts: Vec<Part>,
+    parts: SmallVec<[Part; 5]>,
     /// The largest part that is writable, where nearly all relocated words are.
     data: Range<u64>,
     relro: Option<Range<Vaddr>>,
@@ -89,8 +91,9 @@ impl Mapping {
         let (start, size) = (plan.span.start, plan.span.end.0 - plan.span.start.0);
         let room = image.take_room().filter(|(room, _)| room.len() as u64 <= size);
         // What is mapped as several pieces cannot be moved in one.
-        let room = room.filter(|(room, whole)| !whole || place.start.is_none_or(|wanted| room.start() == wanted));
-        let (in_place, whole) = (room.is_some(), room.as_ref().is_some_and(|(_, whole)| *whole));
+        let there = |room: &Reservation| place.start.is_none_or(|wanted| room.start() == wanted);
+        let room = room.filter(|(room, laid)| *laid == Laid::Nothing || there(room));
+        let (in_place, laid) = (room.is_some(), room.as_ref().map_or(Laid::Nothing, |(_, laid)| *laid));
         let mut reservation = match (room, place.start) {
             (Some((room, _)), Some(wanted)) if room.start() != wanted => room.moved_to(wanted)?,
             (Some((room, _)), _) => room,
@@ -99,15 +102,16 @@ impl Mapping {
         };
         let bias = Bias::between(reservation.start(), start);
         let blocks = written.as_ref().map_or_else(Vec::new, |written| written.blocks(bias));
-        let mut parts: Vec<Part> = Vec::with_capacity(plan.maps.len());
-        for (index, map) in plan.maps.iter().enumerate() {
+        let mut parts: SmallVec<[Part; 5]> = SmallVec::new();
+        for (index, map) in plan.maps().iter().enumerate() {
             let (offset, len) = (map.range.start.0 - start.0, map.range.end.0 - map.range.start.0);
             // Of a room that grows only what is there already is shown.
             let in_place = in_place && offset + len <= reservation.len() as u64;
             let shown = in_place && !map.protection.write && map.file.is_some_and(|from| from.0 == offset);
             match (place.kept(index), map.file) {
                 (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from, false)?,
-                (None, _) if whole => {}
+                (None, _) if laid == Laid::Whole => {}
+                (None, Some(_)) if shown && laid == Laid::Constant => {}
                 // The file is shown from its start on: what lies as far in as in the file stands there.
                 (None, Some(_)) if shown && map.protection == Protection::READ => {}
                 (None, Some(_)) if shown && reservation.protect(offset, len, map.protection).is_ok() => {}
@@ -118,7 +122,7 @@ impl Mapping {
                 }
                 (None, None) => reservation.map_zeros(offset, len, map.protection)?,
             }
-            let end = plan.maps.get(index + 1).map_or(plan.span.end.0, |next| next.range.start.0);
+            let end = plan.maps().get(index + 1).map_or(plan.span.end.0, |next| next.range.start.0);
             let (behind, gap) = (offset + len, end - map.range.end.0);
             if gap > 0 && behind == reservation.len() as u64 {
                 reservation.map_zeros(behind, gap, Protection::NONE)?;
@@ -157,9 +161,9 @@ impl Mapping {
             text_is_open: AtomicBool::new(false),
             writes_text: image.has_text_relocations(),
         };
-        for zeros in &plan.zeros {
+        for zeros in plan.zeros() {
             // Kept pages are as they were left, their ends included.
-            let number = plan.maps.iter().position(|map| map.range.contains(&zeros.start));
+            let number = plan.maps().iter().position(|map| map.range.contains(&zeros.start));
             if number.is_some_and(|number| place.kept(number).is_some()) {
                 continue;
             }
@@ -193,7 +197,7 @@ impl Mapping {
         Ok(Self {
             bias: Bias::between(reservation.start(), Vaddr(0)),
             reservation,
-            parts: parts.map(|(range, protection)| Part { range, protection }).into(),
+            parts: parts.into_iter().map(|(range, protection)| Part { range, protection }).collect(),
             data: split..end,
             relro: Some(Vaddr(split)..Vaddr(end)),
             text_is_open: AtomicBool::new(false),
@@ -203,7 +207,7 @@ impl Mapping {
 
     /// Asks for pages of 2 MiB under the code. Nothing of it has been read by this mapping yet.
     pub(crate) fn prefer_huge_pages(&self, plan: &Plan) {
-        let code = plan.maps.iter().filter(|map| map.protection.execute && map.file.is_some());
+        let code = plan.maps().iter().filter(|map| map.protection.execute && map.file.is_some());
         for range in code.map(|map| &map.range) {
             self.reservation.prefer_huge_pages(range.start.0 - plan.span.start.0, range.end.0 - range.start.0);
         }

@@ -1,15 +1,17 @@
 //! Sets of small numbers, a bit for each.
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::file::relocations::SetBits;
 
 /// Which of so many numbers are in it.
 #[derive(Debug, Default)]
-pub(crate) struct Numbers(Box<[u64]>);
+pub(crate) struct Numbers(SmallVec<[u64; 3]>);
 
 impl Numbers {
     /// None of the numbers below `count`.
     pub(crate) fn none(count: usize) -> Self {
-        Self(vec![0; count.div_ceil(64)].into())
+        Self(smallvec![0; count.div_ceil(64)])
     }
 
     pub(crate) fn insert(&mut self, number: usize) {

@@ -22,7 +22,7 @@ impl Written {
     /// Of the pages of `plan`; `relative` is the type of relocations that have no symbol. `None` if they are few.
     pub(crate) fn of(plan: &Plan, relocations: impl FnOnce() -> Option<Relocations>, relative: u32) -> Option<Self> {
         let len = |map: &&PlannedMap| map.range.end.0 - map.range.start.0;
-        let of_file = plan.maps.iter().filter(|map| map.protection.write && map.file.is_some());
+        let of_file = plan.maps().iter().filter(|map| map.protection.write && map.file.is_some());
         let range = of_file.max_by_key(len)?.range.clone();
         let shift = plan.page.bytes().trailing_zeros();
         let count = ((range.end.0 - range.start.0) >> shift) as usize;
@@ -39,7 +39,7 @@ impl Written {
                 (*written, last) = (true, page);
             }
         };
-        plan.zeros.iter().for_each(|zeros| mark(zeros.start));
+        plan.zeros().iter().for_each(|zeros| mark(zeros.start));
         relocations()?.sample_places(relative, plan.page, mark);
         Some(Self { range, shift, pages })
     }

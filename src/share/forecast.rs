@@ -117,7 +117,7 @@ impl Writes {
 /// let plan = Plan::of(&image, PageSize::native())?;
 /// let forecast = Forecast::of(&image, &plan)?;
 /// let of_the_code: usize =
-///     plan.maps.iter().filter(|map| map.protection.execute).map(|map| forecast.count_in(&map.range)).sum();
+///     plan.maps().iter().filter(|map| map.protection.execute).map(|map| forecast.count_in(&map.range)).sum();
 /// assert!(of_the_code == 0 && !forecast.pages.is_empty());
 /// # Ok::<(), soload::Error>(())
 /// ```
@@ -141,7 +141,7 @@ impl Forecast {
 
     fn of_image(image: &Image, plan: &Plan) -> Result<Self, ErrorKind> {
         let mut forecast = Self { page: plan.page, pages: BTreeMap::new() };
-        for zeros in &plan.zeros {
+        for zeros in plan.zeros() {
             forecast.write(plan, zeros.start, 1, Cause::BssTail);
         }
         forecast.rebase_dynamic(image, plan);

@@ -100,7 +100,7 @@ impl Mapping {
     /// ```
     #[must_use]
     pub fn bias_of(mappings: &[Self], image: &Image, plan: &Plan) -> Option<Bias> {
-        let first = plan.maps.iter().find(|map| map.file.is_some())?;
+        let first = plan.maps().iter().find(|map| map.file.is_some())?;
         let from = first.file?;
         let of_file: Vec<&Self> = mappings.iter().filter(|mapping| mapping.is_of(image)).collect();
         let biases = of_file.iter().filter(|mapping| mapping.offset <= from).map(|mapping| {
@@ -109,9 +109,9 @@ impl Mapping {
         });
         // A file that is also mapped as a whole, to be read, has only its first segment in place.
         // What is written may be memory of the process's own by now (see `Guard::Lease`), or of a snapshot.
-        let constant = plan.maps.iter().any(|map| map.file.is_some() && !map.protection.write);
+        let constant = plan.maps().iter().any(|map| map.file.is_some() && !map.protection.write);
         let fits = |bias: &Bias| {
-            let maps = plan.maps.iter().filter(|map| !(constant && map.protection.write));
+            let maps = plan.maps().iter().filter(|map| !(constant && map.protection.write));
             let mut places = maps.filter_map(|map| Some((bias.at(map.range.start), map.file?)));
             places.all(|(at, offset)| {
                 let has = |mapping: &&Self| {
@@ -122,7 +122,7 @@ impl Mapping {
             })
         };
         let executable = |bias: &Bias| {
-            let code = plan.maps.iter().find(|map| map.protection.execute && map.file.is_some());
+            let code = plan.maps().iter().find(|map| map.protection.execute && map.file.is_some());
             code.is_none_or(|map| {
                 let at = bias.at(map.range.start);
                 of_file.iter().any(|mapping| mapping.range.contains(&at) && mapping.protection.execute)

@@ -82,7 +82,7 @@ impl Code {
         let in_file =
             |map: &PlannedMap| Some((map.file?.0, map.file?.0.checked_add(map.range.end.0 - map.range.start.0)?));
         let ranges = |wanted: &dyn Fn(&PlannedMap) -> bool| -> Vec<Range<u64>> {
-            plan.maps.iter().filter(|map| wanted(map)).filter_map(in_file).map(|(start, end)| start..end).collect()
+            plan.maps().iter().filter(|map| wanted(map)).filter_map(in_file).map(|(start, end)| start..end).collect()
         };
         let (ranges, mapped) = (ranges(&|map| map.protection.execute), ranges(&|_| true));
         let found = mapped.iter().map(|range: &Range<u64>| range.end - range.start).sum();

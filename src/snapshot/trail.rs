@@ -1,7 +1,7 @@
 //! A *trail*: which files an open came to, and who needs whom, for others that open the same.
 //!
-//! Who follows one searches nothing: it opens each file, and goes on if it is the very file that the trail is about. What
-//! is in a file it reads there. A trail is a file of the directory, sealed as snapshots are; whatever is wrong with it,
+//! Who follows one searches nothing: it opens each file, and goes on if it is the very file that the trail is about. What all
+//! read there once, the trail repeats: a call for each piece of each file is a tenth of what a wide load takes. A trail is a file of the directory, sealed as snapshots are; whatever is wrong with it,
 //! everything is found as always.
 
 use std::borrow::Cow;
@@ -18,11 +18,11 @@ use crate::sys::Zeros;
 pub(super) const TRAIL: &str = ".trail";
 
 const MAGIC: [u8; 8] = *b"soload\0T";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The seal, which comes first: the keyed hash of the trail's own key and of all that follows.
 const SEAL: usize = size_of::<Hash>();
 
-/// Bytes of one: the widest real open, of 161 files, has 28 kilobytes.
+/// Bytes of one: the widest real open, of 161 files, has 217 kilobytes.
 const TRAIL_MAX: u64 = 1 << 22;
 
 /// What discovery went by, and what it found.
@@ -57,6 +57,15 @@ pub(crate) struct Found<'a> {
     pub(crate) cached: u8,
     /// Which library it is.
     pub(crate) library: Hash,
+    /// Where it lies in this session, and bytes of address space that it takes.
+    pub(crate) home: u64,
+    pub(crate) room: u64,
+    /// Pieces of the file, empty where they are not known: its start, as far as its headers go, its dynamic section, and its
+    /// arrays of functions to run.
+    pub(crate) head: Cow<'a, [u8]>,
+    pub(crate) dynamic: Cow<'a, [u8]>,
+    pub(crate) arrays: Cow<'a, [u8]>,
+    pub(crate) arrays_at: u64,
 }
 fields!(Found, Found<'a> {
     path: Cow<'a, [u8]>,
@@ -65,6 +74,12 @@ fields!(Found, Found<'a> {
     names: List<'a, Cow<'a, [u8]>>,
     cached: u8,
     library: Hash,
+    home: u64,
+    room: u64,
+    head: Cow<'a, [u8]>,
+    dynamic: Cow<'a, [u8]>,
+    arrays: Cow<'a, [u8]>,
+    arrays_at: u64,
 });
 
 /// What the trail of an open is called: by the name that is opened, `ld.so.cache`, and the paths of what the program started

@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::bind::{Bound, Scope, Source};
 use super::gather::{self, Callee};
 use super::map::Mapped;
@@ -43,8 +45,8 @@ pub(super) fn adopt(
     let functions = adopting.callees(&manifest.functions)?;
     let mut outcomes: Vec<Outcome> = deal.members.iter().map(|_| Outcome::default()).collect();
     let mut shared = Vec::with_capacity(deal.members.len());
-    let members = manifest.members.iter().zip(&deal.members).zip(group.new_members());
-    for (((member, own), (_, mapped)), outcome) in members.zip(&mut outcomes) {
+    let members = deal.members.iter().zip(group.new_members()).zip(&mut outcomes);
+    for (((own, (_, mapped)), outcome), member) in members.zip(manifest.members.iter()) {
         adopting.member(&member, mapped, outcome)?;
         shared.push(Shared { library: own.wanted.id, content: member.content });
     }
@@ -224,7 +226,7 @@ impl Adopting<'_> {
         let idle = member.idle == 1;
         let (init_at, inits) = array(dynamic.init_array.get(), dynamic.init_arraysz.get(), &member.init)?;
         let (fini_at, finis) = array(dynamic.fini_array.get(), dynamic.fini_arraysz.get(), &member.fini)?;
-        let mut words = Vec::with_capacity(inits + finis);
+        let mut words = SmallVec::with_capacity(inits + finis);
         let mut add = |at: u64, numbers: &List<'_, u32>, in_file: &[[u8; 8]]| {
             for (index, number) in numbers.iter().enumerate() {
                 let word = function(mapped, at.wrapping_add(8 * index as u64), number, in_file.get(index));

@@ -62,7 +62,9 @@ pub(crate) struct Scope {
 /// Decides where references are looked for, and holds the objects of the host among those; `None` if one of them has
 /// gone meanwhile.
 pub(crate) fn scope<T>(group: &Group<Object, T>, look: &Look, wishes: &Wishes, help: &HostHelp) -> Option<Scope> {
-    let mut sources: Vec<Source> = look.global_scope().map(Source::Object).collect();
+    // The program and the C library come first, mostly.
+    let mut sources = Vec::with_capacity(4 + group.members.len());
+    sources.extend(look.global_scope().map(Source::Object));
     let global = sources.len();
     for (index, member) in group.members.iter().enumerate() {
         match member {
@@ -144,18 +146,8 @@ impl Bound {
     }
 
     /// What those ask for.
-    pub(super) fn missing(&self) -> Vec<Versioned> {
-        let of = |mapped: &Mapped| {
-            let symbols = &mapped.symbols;
-            let named = |index: &u32| {
-                let version = symbols.versions.index(*index).map(|index| index.number);
-                let version = symbols.versions.requirements.iter().find(|need| Some(need.index) == version);
-                let version = version.and_then(|need| symbols.string(need.version.name));
-                Some((symbols.string(symbols.get(*index)?.name)?.into(), version.map(Into::into)))
-            };
-            mapped.outcome.missing.iter().filter_map(named).collect::<Vec<Versioned>>()
-        };
-        self.group.new_members().flat_map(|(_, mapped)| of(mapped)).collect()
+    pub(super) fn missing(&self) -> impl Iterator<Item = Versioned<'_>> {
+        self.group.new_members().flat_map(|(_, mapped)| mapped.missing())
     }
 }
 
@@ -228,7 +220,7 @@ pub(crate) fn relocate(
         }
     }
     let mut providers = Providers::new(all, &scope.order, &demand, leading, rules);
-    let mut outcomes = Vec::with_capacity(group.order.len());
+    let mut outcomes = Vec::with_capacity(group.new_members().count());
     for &index in &group.order {
         let Some(mapped) = member(index) else { continue };
         let image = &mapped.new.image;
@@ -316,6 +308,18 @@ fn needed_by(index: usize, needs: &Needs) -> Vec<bool> {
 }
 
 impl Mapped {
+    /// What its weak references ask for that nobody defines.
+    fn missing(&self) -> impl Iterator<Item = Versioned<'_>> {
+        let symbols: &Symbols = &self.symbols;
+        let named = |index: &u32| {
+            let version = symbols.versions.index(*index).map(|index| index.number);
+            let version = symbols.versions.requirements.iter().find(|need| Some(need.index) == version);
+            let version = version.and_then(|need| symbols.string(need.version.name));
+            Some((symbols.string(symbols.get(*index)?.name)?, version))
+        };
+        self.outcome.missing.iter().filter_map(named)
+    }
+
     /// Whether its functions may be bound when they are first called: it does not ask for the contrary, and there is
     /// room for what the trampoline needs.
     fn may_wait(&self) -> bool {

@@ -5,6 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::bind::Bound;
 use super::enter::path_of_part;
 use crate::error::{Error, ErrorKind};
@@ -16,15 +18,18 @@ use crate::process::storage::thread_local_address;
 use crate::process::world::Look;
 
 /// A symbol's name, and the version that is asked for.
-pub(super) type Versioned = (Box<[u8]>, Option<Box<[u8]>>);
+pub(super) type Versioned<'a> = (&'a [u8], Option<&'a [u8]>);
+
+/// The same, kept.
+type Asked = (Box<[u8]>, Option<Box<[u8]>>);
 
 /// Objects that are asked here whether they define a name at all, before the C library's look-up is: if that finds nothing, it
 /// makes a message of it, which takes longer than asking so few objects.
 const FEW: usize = 4;
 
 /// The definition that an object of the host has, which is pinned.
-fn defines(object: &HostObject, (name, version): &Versioned) -> Option<Symbol> {
-    let version = version.as_deref().map(|name| WantedVersion { name, hash: hash::sysv(name), exact: true });
+fn defines(object: &HostObject, (name, version): Versioned<'_>) -> Option<Symbol> {
+    let version = version.map(|name| WantedVersion { name, hash: hash::sysv(name), exact: true });
     let wanted = Wanted::by_name(name, version)?;
     hooks::undisturbed(|| object.symbols()?.find(&wanted)).map(|(_, symbol)| symbol)
 }
@@ -35,7 +40,7 @@ fn defines(object: &HostObject, (name, version): &Versioned) -> Option<Symbol> {
 #[derive(Default)]
 pub(crate) struct HostHelp {
     parts: Vec<(PathBuf, Pin)>,
-    asked: BTreeSet<Versioned>,
+    asked: BTreeSet<Asked>,
     providers: Vec<(Arc<HostObject>, Option<Arc<Pin>>)>,
 }
 
@@ -70,32 +75,32 @@ impl HostHelp {
         if host.later().next().is_none() {
             return false;
         }
-        let missing: Vec<Versioned> = match bound {
-            Ok(bound) => bound.as_ref().map_or_else(Vec::new, Bound::missing),
-            Err(error) => match error.kind() {
-                ErrorKind::UndefinedSymbols { symbols, .. } => {
-                    let version = |version: &String| version.as_bytes().into();
-                    symbols.iter().map(|s| (s.name.as_bytes().into(), s.version.as_ref().map(version))).collect()
-                }
-                _ => Vec::new(),
-            },
-        };
         // One that cannot be pinned has gone.
         let pinned = |object: &Arc<HostObject>| object.pin().ok().map(|pin| (Arc::clone(object), pin));
-        let few = host.later().nth(FEW).is_none().then(|| host.later().filter_map(pinned).collect::<Vec<_>>());
+        let pinned = || host.later().filter_map(pinned).collect::<SmallVec<[_; FEW]>>();
+        let few = host.later().nth(FEW).is_none().then(pinned);
         let mut found = false;
-        for symbol in missing {
-            let mut any = few.iter().flatten().map(|(object, _)| defines(object, &symbol));
-            if (few.is_none() || any.any(|found| found.is_some())) && self.asked.insert(symbol.clone()) {
-                found |= self.find(&symbol, &host);
+        let mut ask = |(name, version): Versioned<'_>| {
+            let mut any = few.iter().flatten().map(|(object, _)| defines(object, (name, version)));
+            if (few.is_none() || any.any(|found| found.is_some()))
+                && self.asked.insert((name.into(), version.map(Into::into)))
+            {
+                found |= self.find((name, version), &host);
             }
+        };
+        match bound.as_ref().map_err(Error::kind) {
+            Ok(bound) => bound.iter().flat_map(Bound::missing).for_each(ask),
+            Err(ErrorKind::UndefinedSymbols { symbols, .. }) => {
+                symbols.iter().for_each(|s| ask((s.name.as_bytes(), s.version.as_ref().map(String::as_bytes))));
+            }
+            Err(_) => {}
         }
         found
     }
 
     /// Adds the object that has the host's definition of `symbol`; `false` if there is none.
-    fn find(&mut self, symbol: &Versioned, host: &Host) -> bool {
-        let Some(addr) = host::global_symbol(&symbol.0, symbol.1.as_deref()) else { return false };
+    fn find(&mut self, symbol: Versioned<'_>, host: &Host) -> bool {
+        let Some(addr) = host::global_symbol(symbol.0, symbol.1) else { return false };
         // Which object that is, glibc does not say for thread-local variables: the address is in nobody's segments.
         for object in host.later() {
             let Ok(pin) = object.pin() else { continue };

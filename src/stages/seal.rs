@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use smallvec::SmallVec;
+
 use super::bind::{Bound, Scope, Source, Stubs};
 use super::map::Mapped;
 use crate::addr::{Addr, Vaddr};
@@ -283,7 +285,7 @@ impl Mapped {
                 &read
             }
         };
-        let add = |all: &mut Vec<Code>, what: &str, addr: usize| {
+        let add = |all: &mut SmallVec<_>, what: &str, addr: usize| {
             // 0 and -1 are what old linkers put around lists of functions.
             if !matches!(addr, 0 | usize::MAX) {
                 let expected = "the address of a function in an executable segment";
@@ -293,7 +295,7 @@ impl Mapped {
             Ok(())
         };
         let single = |at: Stated| at.get().filter(|at| *at != 0).map_or(0, |at| bias.at(Vaddr(at)).0);
-        let mut all = Vec::with_capacity(2 + arrays.words.len());
+        let mut all = SmallVec::with_capacity(2 + arrays.words.len());
         if !arrays.idle {
             add(&mut all, "DT_INIT", single(dynamic.init))?;
         }

@@ -92,7 +92,7 @@ pub(super) struct Shareable {
     index: usize,
     pub(super) wanted: Wanted,
     /// Where it lies, once that is known: mostly when it is opened.
-    home: Option<Addr>,
+    pub(super) home: Option<Addr>,
     pub(super) stamp: FileStamp,
     /// Which of the pages of all members are its own.
     kept: Range<usize>,
@@ -110,7 +110,7 @@ impl Placed {
 
 /// The mappings of a plan that relocation writes to: their numbers and addresses.
 pub(super) fn writable(plan: &Plan) -> impl Iterator<Item = (u32, &Range<Vaddr>)> {
-    let of_file = plan.maps.iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
+    let of_file = plan.maps().iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
     of_file.map(|(number, map)| (number as u32, &map.range))
 }
 
@@ -379,7 +379,7 @@ impl Shareable {
         if image.has_text_relocations() {
             return Err(Refusal::unsuitable(image.path(), "it has text relocations"));
         }
-        if plan.maps.iter().any(|map| map.protection.write && map.protection.execute) {
+        if plan.maps().iter().any(|map| map.protection.write && map.protection.execute) {
             return Err(Refusal::unsuitable(image.path(), "it has a segment that is writable and executable"));
         }
         let stamp = stamp(image.file());

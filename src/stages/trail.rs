@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::enter::{Planned, cache_alone, cached_for_all};
 use super::sharing::Shareable;
+use crate::addr::Addr;
 use crate::file::dynamic::Names;
 use crate::file::image::Image;
+use crate::file::piece::{Known, pieces};
 use crate::file::{BuildId, Home};
 use crate::find::Rule;
 use crate::find::again::Before;
@@ -19,7 +21,7 @@ use crate::load::group::Slot;
 use crate::loader::Wishes;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, Wanted, trail_key};
+use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, trail_key};
 use crate::sys::{RegularFile, Stamp};
 
 /// Whether an open goes by a trail.
@@ -44,7 +46,7 @@ impl Way {
         match left.as_ref().and_then(OpenTrail::trail) {
             // It was left where others had been opened before: they will come again.
             Some(trail) if !fits(&trail, look) => (None, Self::Settled),
-            trail => match trail.and_then(|trail| follow(&trail, folder, look)) {
+            trail => match trail.and_then(|trail| follow(&trail, look)) {
                 Some(before) => (Some(before), Self::Settled),
                 None => (None, Self::Leaves { key, stale: left.is_some() }),
             },
@@ -75,7 +77,7 @@ fn fits(trail: &Trail<'_>, look: &Look) -> bool {
 
 /// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then. Whether somebody
 /// has loaded one of the files is asked by whoever goes by that.
-fn follow(trail: &Trail<'_>, folder: &Folder, look: &Look) -> Option<Before<Object>> {
+fn follow(trail: &Trail<'_>, look: &Look) -> Option<Before<Object>> {
     // All are opened before one is read: one call many times in a row finds what the kernel needs for it in the caches.
     let files: Vec<RegularFile> = trail.found.iter().map(|found| open(&found)).collect::<Option<_>>()?;
     let count = files.len();
@@ -83,8 +85,8 @@ fn follow(trail: &Trail<'_>, folder: &Folder, look: &Look) -> Option<Before<Obje
         return None;
     }
     let mut members = Vec::with_capacity(count + trail.there.len());
-    for (found, file) in trail.found.iter().zip(files) {
-        members.push(Slot::New(Box::new(read(&found, file, folder)?)));
+    for (file, found) in files.into_iter().zip(trail.found.iter()) {
+        members.push(Slot::New(Box::new(read(&found, file)?)));
     }
     let (mut there, mut for_host) = (Vec::with_capacity(trail.there.len()), Vec::new());
     for name in &trail.there {
@@ -121,15 +123,18 @@ fn path<'a>(found: &'a Found<'_>) -> &'a Path {
     Path::new(OsStr::from_bytes(&found.path))
 }
 
-fn read(found: &Found<'_>, file: RegularFile, folder: &Folder) -> Option<New> {
-    let library = found.library;
-    let home = |_: &_, _: BuildId<'_>, len| {
-        folder.slot(&Wanted { id: library, len, align: 1 }).map(|start| Home { start, library })
-    };
+fn read(found: &Found<'_>, file: RegularFile) -> Option<New> {
+    let home = Home { start: Addr(usize::try_from(found.home).ok()?), library: found.library };
+    let home = |_: &_, _: BuildId<'_>, len| (len == found.room).then_some(home);
     // What it needs is known by now, and what has search paths of its own is on no trail.
     let soname = Some(&*found.soname).filter(|name| !name.is_empty()).map(Into::into);
-    let names = Names { soname, ..Names::default() };
-    let image = Image::read_in_place(path(found).to_owned(), file, Some(names), &home).ok()?;
+    let known = Known {
+        names: Names { soname, ..Names::default() },
+        head: &found.head,
+        dynamic: &found.dynamic,
+        arrays: (found.arrays_at, &found.arrays),
+    };
+    let image = Image::read_in_place(path(found).to_owned(), file, Some(known), &home).ok()?;
     image.check_loadable().ok()?;
     let rule = if found.cached == 1 { Rule::Cache { level: None } } else { Rule::AsGiven };
     let names = found.names.iter().map(Into::into).collect();
@@ -211,6 +216,7 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
     if !new.names.iter().all(|name| leads_here(name)) {
         return None;
     }
+    let (head, dynamic, (arrays_at, arrays)) = pieces(&new.image);
     Some(Found {
         path: path.as_os_str().as_bytes().into(),
         file: member.stamp,
@@ -218,6 +224,12 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
         names: new.names.iter().map(|name| Cow::from(&**name)).collect::<Vec<_>>().into(),
         cached: u8::from(cached),
         library: member.wanted.id,
+        home: member.home?.0 as u64,
+        room: member.wanted.len,
+        head: head.into(),
+        dynamic: dynamic.into(),
+        arrays: arrays.into(),
+        arrays_at,
     })
 }
 
@@ -259,10 +271,13 @@ mod tests {
     }
 
     /// What is said of a file on a trail.
-    fn found(path: &Path) -> Found<'static> {
+    fn found(path: &Path, folder: &mut Folder) -> Found<'static> {
         let image = Image::open(path).unwrap();
         let plan = Plan::of_segments(image.segments(), image.relro(), crate::sys::page_size()).unwrap();
         let Shareable { wanted, stamp, .. } = Shareable::of(0, &image, &plan).unwrap();
+        let home = folder.place(&[wanted]).unwrap()[0].0 as u64;
+        let (head, dynamic, (arrays_at, arrays)) = pieces(&image);
+        assert!(head.len() > 64 && dynamic.len() > 64 && arrays.len() >= 16);
         Found {
             path: path.as_os_str().as_bytes().to_vec().into(),
             file: stamp,
@@ -270,6 +285,12 @@ mod tests {
             names: vec![path.as_os_str().as_bytes().to_vec().into()].into(),
             cached: 0,
             library: wanted.id,
+            home,
+            room: wanted.len,
+            head: head.into(),
+            dynamic: dynamic.into(),
+            arrays: arrays.into(),
+            arrays_at,
         }
     }
 
@@ -364,6 +385,35 @@ mod tests {
             let library = trail.found.to_mut()[1].library;
             trail.found.to_mut()[0].library = library;
         }),
+        ("no piece of a file", |trail| {
+            let first = &mut trail.found.to_mut()[0];
+            (first.head, first.dynamic, first.arrays) = Default::default();
+        }),
+        ("no arrays of functions", |trail| trail.found.to_mut()[0].arrays = Cow::default()),
+        ("half a header", |trail| trail.found.to_mut()[0].head.to_mut().truncate(32)),
+        ("half a table of program headers", |trail| trail.found.to_mut()[0].head.to_mut().truncate(64 + 3 * 56 + 20)),
+        ("a start of zeros", |trail| trail.found.to_mut()[0].head.to_mut().fill(0)),
+        ("program headers of ones", |trail| trail.found.to_mut()[0].head.to_mut()[64..].fill(0xff)),
+        ("the other's start", |trail| {
+            let head = trail.found.to_mut()[1].head.clone();
+            trail.found.to_mut()[0].head = head;
+        }),
+        ("half a dynamic section", |trail| {
+            let half = trail.found.to_mut()[0].dynamic.len() / 2;
+            trail.found.to_mut()[0].dynamic.to_mut().truncate(half);
+        }),
+        ("a dynamic section of zeros", |trail| trail.found.to_mut()[0].dynamic.to_mut().fill(0)),
+        ("a dynamic section of ones", |trail| trail.found.to_mut()[0].dynamic.to_mut().fill(0xff)),
+        ("functions that are none", |trail| trail.found.to_mut()[0].arrays.to_mut().fill(0x11)),
+        ("functions elsewhere", |trail| trail.found.to_mut()[0].arrays_at = u64::MAX - 3),
+        ("less room than it takes", |trail| trail.found.to_mut()[0].room -= 4096),
+        ("no place", |trail| trail.found.to_mut()[0].home = 0),
+        ("half a page", |trail| trail.found.to_mut()[0].home += 2048),
+        ("a place beyond all", |trail| trail.found.to_mut()[0].home = u64::MAX - 4095),
+        ("one place for both", |trail| {
+            let home = trail.found.to_mut()[0].home;
+            trail.found.to_mut()[1].home = home;
+        }),
     ];
 
     fn first_stamp(trail: &Trail<'_>) -> FileStamp {
@@ -389,7 +439,7 @@ mod tests {
         let wishes = Wishes { sharing: Wish::Folder(directory.path().to_owned()), ..Wishes::default() };
         let (first, second) = (library("librelr.so"), library("libbss.so"));
         let plainly = objects(&first, &wishes).unwrap();
-        let folder = Folder::open(directory.path()).unwrap();
+        let mut folder = Folder::open(directory.path()).unwrap();
         let look = Look::now(Namespace::BASE);
         let name = first.as_os_str();
         let start = look.start().skip(1).map(|object| object.path().as_os_str().as_bytes());
@@ -397,7 +447,7 @@ mod tests {
         let key = trail_key(name.as_bytes(), &cache, start);
         let made = Trail {
             there: names(&[b"libc.so.6"]),
-            found: vec![found(&first), found(&second)].into(),
+            found: vec![found(&first, &mut folder), found(&second, &mut folder)].into(),
             needs: vec![1, 2, END, 2, END].into(),
         };
         let taught = [&plainly[..1], &[second.display().to_string()], &plainly[1..]].concat();
@@ -433,7 +483,11 @@ mod tests {
                 assert_eq!(found.as_ref().map(|found| &found[0]), Ok(&plainly[0]), "{what}");
                 assert_eq!(registry::state().modules().map(Module::path).count(), 0, "{what}");
             }
-            // Whatever came of it, one that is right is gone by, and without one it is found.
+            // Whatever came of it, one that is right is gone by, though a snapshot may have to be made anew; and without one it
+            // is found.
+            folder.leave(&key, &made).unwrap();
+            let found = objects(&first, &wishes).unwrap();
+            assert!(found == taught || found == plainly, "after {what}: {found:?}");
             folder.leave(&key, &made).unwrap();
             assert_eq!(objects(&first, &wishes).unwrap(), taught, "after {what}");
             std::fs::remove_file(directory.path().join(format!("{}.trail", blake3::Hash::from_bytes(key).to_hex())))

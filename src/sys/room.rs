@@ -50,12 +50,11 @@ impl RegularFile {
     pub(crate) fn map_pieces(&self, room: &Room, pieces: impl Iterator<Item = Piece> + Clone) -> Option<Shown> {
         // Old linkers make all that is constant executable: it is mapped so in one call.
         let shown = pieces.clone().next()?.protection;
-        let map = |mut there: Reservation| {
-            let in_file = |piece: &Piece| piece.range.end <= room.constant;
-            for piece in pieces.clone().filter(|piece| !in_file(piece) || piece.protection != shown) {
+        let map = |there: Reservation| {
+            let mut there = room.constant_pieces(there, shown, pieces.clone())?;
+            for piece in pieces.clone().filter(|piece| piece.range.end > room.constant) {
                 let (at, len) = (piece.range.start, piece.range.end - piece.range.start);
                 match piece.from {
-                    Some(_) if in_file(&piece) => there.protect(at, len, piece.protection),
                     Some(from) => there.map_file(at, len, piece.protection, &self.fd, from, false),
                     None => there.map_zeros(at, len, piece.protection),
                 }
@@ -66,8 +65,25 @@ impl RegularFile {
         let below = || map(self.show_at(room.below_last()?, room.constant, room.align, shown)?);
         let there = below().or_else(|| map(self.show_somewhere(room, shown).ok()?))?;
         LAST.store(there.start().0, Ordering::Relaxed);
-        let from_file = usize::try_from(self.size.min(room.constant)).ok()?;
-        Some(Shown { room: Arc::new(there), from_file, written_from: Some(room.constant) })
+        self.shown(room, there, Laid::Whole)
+    }
+
+    /// Maps those of `pieces` that are constant at `home`, if nothing is there: what the kernel needs for one call is at hand
+    /// then for the next. The room grows when the rest is mapped.
+    pub(crate) fn map_constant(
+        &self,
+        room: &Room,
+        home: Addr,
+        pieces: impl Iterator<Item = Piece> + Clone,
+    ) -> Option<Shown> {
+        let shown = pieces.clone().next()?.protection;
+        let there = self.show_at(home, room.constant, room.align, shown)?;
+        self.shown(room, room.constant_pieces(there, shown, pieces)?, Laid::Constant)
+    }
+
+    fn shown(&self, room: &Room, there: Reservation, laid: Laid) -> Option<Shown> {
+        let (from_file, constant) = (usize::try_from(self.size.min(room.constant)).ok()?, room.constant);
+        Some(Shown { room: Arc::new(there), from_file, constant, laid })
     }
 
     /// Shows the file, read-only, in the first of the room's bytes. If it has a home, and that is free, it is shown there, and
@@ -76,7 +92,7 @@ impl RegularFile {
         let at_home = |home| self.show_at(home, room.constant.min(room.len), room.align, Protection::READ);
         let there = home.and_then(at_home).map_or_else(|| self.show_somewhere(room, Protection::READ), Ok)?;
         let from_file = usize::try_from(self.size).unwrap_or(usize::MAX).min(there.len());
-        Ok(Shown { room: Arc::new(there), from_file, written_from: None })
+        Ok(Shown { room: Arc::new(there), from_file, constant: room.constant, laid: Laid::Nothing })
     }
 
     /// Where the kernel likes, if it is aligned there; but so that a huge page fits where one is wanted, if such a place can be
@@ -115,6 +131,20 @@ impl RegularFile {
 }
 
 impl Room {
+    /// Has those of `pieces` that are constant be what they are going to be where the file is shown: all of it may be used as
+    /// `shown` says.
+    fn constant_pieces(
+        &self,
+        there: Reservation,
+        shown: Protection,
+        pieces: impl Iterator<Item = Piece>,
+    ) -> Option<Reservation> {
+        for piece in pieces.filter(|piece| piece.range.end <= self.constant && piece.protection != shown) {
+            there.protect(piece.range.start, piece.range.end - piece.range.start, piece.protection).ok()?;
+        }
+        Some(there)
+    }
+
     /// A place right below the last one, so that a huge page fits where one is wanted. The kernel finds better ones for code
     /// that is large enough for huge pages, unless none would fit into the data there.
     fn below_last(&self) -> Option<Addr> {
@@ -133,8 +163,18 @@ pub(crate) struct Shown {
     room: Arc<Reservation>,
     /// How many of its bytes are the file's. Those behind must not be touched.
     from_file: usize,
-    /// Where that begins which may be written, if all of the object is mapped, as it is going to be.
-    written_from: Option<u64>,
+    /// Where that begins which may be written.
+    constant: u64,
+    laid: Laid,
+}
+
+/// How much of an object is mapped already as it is going to be, where its file is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Laid {
+    Nothing,
+    /// All that is never written.
+    Constant,
+    Whole,
 }
 
 impl Shown {
@@ -150,7 +190,8 @@ impl Shown {
     /// if they are not mapped so.
     pub(crate) fn copied(&self, range: Range<u64>) -> Option<Bytes> {
         let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
-        let inside = range.start >= self.written_from? && range.end <= self.room.len() as u64;
+        let written = self.laid == Laid::Whole && range.start >= self.constant;
+        let inside = written && range.end <= self.room.len() as u64;
         let first =
             NonNull::new((self.room.start().0 + usize::try_from(range.start).ok()?) as *mut u8).filter(|_| inside)?;
         let page = page_size();
@@ -167,9 +208,9 @@ impl Shown {
         Some(unsafe { Bytes::new(first, len, owner) })
     }
 
-    /// The room, for the other segments to be mapped into, and whether they are; `None` as long as somebody holds bytes of it.
-    pub(crate) fn into_room(self) -> Option<(Reservation, bool)> {
-        Some((Arc::into_inner(self.room)?, self.written_from.is_some()))
+    /// The room, for the other segments to be mapped into; `None` as long as somebody holds bytes of it.
+    pub(crate) fn into_room(self) -> Option<(Reservation, Laid)> {
+        Some((Arc::into_inner(self.room)?, self.laid))
     }
 }
 

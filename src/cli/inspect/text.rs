@@ -48,7 +48,7 @@ fn write_contents(out: &mut impl Write, contents: &Contents) -> io::Result<()> {
     if let Some((plan, regions)) = &contents.plan {
         let pages = (plan.span.end.0 - plan.span.start.0) / plan.page.bytes();
         let size = print::Size(plan.page.bytes());
-        title(out, format_args!("Plan: {} in {pages} pages of {size}", plural(plan.maps.len(), "mapping")))?;
+        title(out, format_args!("Plan: {} in {pages} pages of {size}", plural(plan.maps().len(), "mapping")))?;
         memory::write_plan(out, plan, regions)?;
         writeln!(out)?;
         let of_file = regions.iter().filter(|region| region.file.is_some());
