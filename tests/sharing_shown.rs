@@ -81,6 +81,33 @@ fn code_is_shared_by_all_workers_and_relocated_pages_by_none() {
 }
 
 #[test]
+fn a_closure_is_counted_library_by_library_and_each_is_shared_as_it_is_alone() {
+    // Needs three others, and the C library.
+    let library = fixture("breadth_root");
+    let of = |arguments: &[&str]| {
+        let all = [&["share", "--json", "--with", "both", "-n", "4"], arguments].concat();
+        document(0, all)["runs"].as_array().unwrap().clone()
+    };
+    let files = soload::OpenOptions::new().files(&library).unwrap();
+    let alone: Vec<Vec<Value>> = files.iter().map(|file| of(&[file.to_str().unwrap()])).collect();
+    let together = of(&["--closure", library.to_str().unwrap()]);
+    assert!(files.len() >= 5 && together.len() == 2, "{files:?} {together:?}");
+    for (index, run) in together.iter().enumerate() {
+        assert_eq!(number(run, "objects"), files.len() as u64, "{run}");
+        let each = |what| alone.iter().map(|runs| number(&runs[index]["total"], what)).sum::<u64>();
+        let all = |what| number(&run["total"], what);
+        assert_eq!((all("virtual"), all("copied") > 4 * files.len() as u64), (each("virtual"), true), "{run}");
+        let segments = run["segments"].as_array().unwrap();
+        let sum = |what| segments.iter().map(|segment| number(segment, what)).sum::<u64>();
+        assert_eq!(["virtual", "frames", "copied"].map(all), ["virtual", "frames", "copied"].map(sum), "{run}");
+    }
+    let shared = document(0, ["share", "--json", "--closure", "--with", "snapshot", library.to_str().unwrap()]);
+    assert_eq!(number(&shared["runs"][0], "objects"), files.len() as u64, "{shared}");
+    // Alone it is itself.
+    assert!(alone.iter().flatten().all(|run| number(run, "objects") == 1));
+}
+
+#[test]
 fn a_load_without_snapshots_is_shown_as_one_whatever_the_environment_says() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_soload"));

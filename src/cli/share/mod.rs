@@ -1,8 +1,8 @@
 //! `soload share`: what one library costs several processes together, segment by segment.
 //!
 //! JSON: `{"schema": 1, "command": "share", "path", "page_size", "runs": […]}`, for each loader (`with`: `soload`,
-//! `dlopen`, `snapshot`, `fork`, or `null` for processes that were there) `processes` (their ids), `frames` (`counted` or `estimated`), and
-//! `segments`, each with `content`, `pages` (of one process), and, summed over the processes, in pages, `virtual`,
+//! `dlopen`, `snapshot`, `fork`, or `null` for processes that were there) `processes` (their ids), `objects` (the library and,
+//! with `--closure`, all that it needs), `frames` (`counted` or `estimated`), and `segments`, each with `content`, `pages` (of one process), and, summed over the processes, in pages, `virtual`,
 //! `resident`, `frames`, `copied`, `forecast` (`null` for zeros, which no file is behind) and `factor`; `total` likewise,
 //! with `bytes` (of the frames) and `further_bytes` (what one more process costs).
 
@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Have each process call this function, without arguments
     #[arg(long, value_name = "SYMBOL")]
     call: Option<String>,
+    /// Count all that LIB needs, too
+    #[arg(long)]
+    closure: bool,
     /// Also draw it as a picture
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -120,14 +123,16 @@ fn name(how: How) -> &'static str {
     }
 }
 
-/// What was seen of one library in several processes.
+/// What was seen of one library in several processes, or of several together.
 struct Run {
     with: Option<How>,
     processes: Vec<u32>,
+    /// How many libraries that is.
+    objects: usize,
     segments: Vec<Segment>,
 }
 
-/// One segment of the library, as all processes have it.
+/// One segment of the library, or of several, as all processes have it.
 struct Segment {
     content: &'static str,
     /// Pages of one process.
@@ -145,6 +150,21 @@ impl Segment {
 }
 
 impl Run {
+    /// Counts what was seen of another library.
+    fn add(&mut self, segments: Vec<Segment>) {
+        self.objects += 1;
+        for other in segments {
+            match self.segments.iter_mut().find(|own| own.content == other.content) {
+                Some(own) => {
+                    own.pages += other.pages;
+                    own.sharing = own.sharing.and(other.sharing);
+                    own.forecast = own.forecast.zip(other.forecast).map(|(own, other)| own + other);
+                }
+                None => self.segments.push(other),
+            }
+        }
+    }
+
     fn total(&self) -> Sharing {
         self.segments.iter().map(|segment| segment.sharing).fold(Sharing::default(), Sharing::and)
     }
@@ -164,14 +184,18 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Outcome {
         return workers::hold(&asked, &job, &args.loading, out);
     }
     let found = args.loading.options().files(&asked);
-    let path = match found.map(|files| files.into_iter().next().unwrap_or_else(|| PathBuf::from(&asked))) {
-        Ok(path) => path,
+    let mut paths = match found {
+        Ok(paths) => paths,
         Err(error) => {
             print::complain_of(&error);
             return Ok(Status::Failed);
         }
     };
-    let runs = if args.pid.is_empty() { started(args, &asked, &path) } else { running(&args.pid, &path) };
+    if !args.closure {
+        paths.truncate(1);
+    }
+    let runs = if args.pid.is_empty() { started(args, &asked, &paths) } else { running(&args.pid, &paths) };
+    let path = paths.into_iter().next().unwrap_or_else(|| PathBuf::from(&asked));
     let runs = match runs {
         Ok(runs) if !runs.is_empty() => runs,
         Ok(_) => return Ok(Status::Failed),
@@ -205,6 +229,7 @@ pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, 
         with: By::Soload,
         pid: Vec::new(),
         call: None,
+        closure: false,
         svg: None,
         html: None,
         hold: false,
@@ -214,8 +239,7 @@ pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, 
         json: false,
     };
     let files = args.loading.options().files(library)?;
-    let path = files.into_iter().next().unwrap_or_else(|| PathBuf::from(library));
-    let runs = started(&args, library, &path)?;
+    let runs = started(&args, library, files.get(..1).unwrap_or_default())?;
     let Some(run) = runs.first().filter(|run| run.processes.len() == 2) else { return Ok(None) };
     let code = run.segments.iter().filter(|segment| segment.content.ends_with("code"));
     let sharing = code.map(|segment| segment.sharing).fold(Sharing::default(), Sharing::and);
@@ -223,13 +247,13 @@ pub(super) fn code_of_two(library: &OsString) -> Result<Option<(Sharing, u64)>, 
 }
 
 /// Has each loader's processes load the library, and looks at them.
-fn started(args: &Args, asked: &OsString, path: &std::path::Path) -> Result<Vec<Run>, Error> {
+fn started(args: &Args, asked: &OsString, paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
     let mut runs = Vec::new();
     for with in args.with.loaders() {
         match Workers::start(args.processes, *with, asked, args.call.as_deref(), &args.loading) {
             Ok(workers) => {
                 let pids = workers.pids();
-                runs.extend(look(&pids, path, Some(*with), workers.snapshot.as_ref())?);
+                runs.extend(look(&pids, paths, Some(*with), workers.snapshot.as_ref())?);
             }
             Err(reason) => print::complain(format_args!("{}: {reason}", name(*with))),
         }
@@ -237,17 +261,47 @@ fn started(args: &Args, asked: &OsString, path: &std::path::Path) -> Result<Vec<
     Ok(runs)
 }
 
-fn running(pids: &[u32], path: &std::path::Path) -> Result<Vec<Run>, Error> {
-    Ok(look(pids, path, None, None)?.into_iter().collect())
+fn running(pids: &[u32], paths: &[PathBuf]) -> Result<Vec<Run>, Error> {
+    Ok(look(pids, paths, None, None)?.into_iter().collect())
 }
 
-/// Looks at the library's pages in each of the processes; says of which it cannot, and why.
-fn look(
-    pids: &[u32],
+/// Looks at the pages of the libraries in each of the processes; says which have not the first one, or cannot be looked at, and
+/// why.
+fn look(pids: &[u32], paths: &[PathBuf], with: Option<How>, snapshot: Option<&Snapshot>) -> Result<Option<Run>, Error> {
+    let complain = |pid: u32, why: &dyn std::fmt::Display| print::complain(format_args!("process {pid}: {why}"));
+    let mappings = |pid: &u32| Mapping::all_of(*pid).map(|all| (*pid, all)).map_err(|error| complain(*pid, &error));
+    let mut processes: Vec<(u32, Vec<Mapping>)> = pids.iter().filter_map(|pid| mappings(pid).ok()).collect();
+    let mut run: Option<Run> = None;
+    for path in paths {
+        let (seen, segments) = look_at(&processes, path, snapshot, |pid, why| match run {
+            // What something needs may be there by another file.
+            Some(_) if why.is_none() => {}
+            _ => match why {
+                Some(error) => complain(pid, error),
+                None => complain(pid, &format_args!("has not loaded {}", print::path(path))),
+            },
+        })?;
+        match &mut run {
+            Some(run) if !seen.is_empty() => run.add(segments),
+            Some(_) => {}
+            None if seen.is_empty() => return Ok(None),
+            None => {
+                processes.retain(|(pid, _)| seen.contains(pid));
+                run = Some(Run { with, processes: seen, objects: 1, segments });
+            }
+        }
+    }
+    Ok(run)
+}
+
+/// Looks at one library's pages in those of the processes that have it: which these are, and its segments. `complain` is told
+/// of the others, and of what went wrong, if anything.
+fn look_at(
+    processes: &[(u32, Vec<Mapping>)],
     path: &std::path::Path,
-    with: Option<How>,
     snapshot: Option<&Snapshot>,
-) -> Result<Option<Run>, Error> {
+    complain: impl Fn(u32, Option<&dyn std::fmt::Display>),
+) -> Result<(Vec<u32>, Vec<Segment>), Error> {
     let (plan, regions, mut found) = {
         let image = Image::open(path)?;
         let plan = Plan::of(&image, PageSize::native())?;
@@ -262,13 +316,10 @@ fn look(
             }
         }
         let mut found = Vec::new();
-        for pid in pids {
-            match Mapping::all_of(*pid) {
-                Ok(mappings) => match Mapping::bias_of(&mappings, &image, &plan) {
-                    Some(bias) => found.push((*pid, bias)),
-                    None => print::complain(format_args!("process {pid}: has not loaded {}", print::path(path))),
-                },
-                Err(error) => print::complain(format_args!("process {pid}: {error}")),
+        for (pid, mappings) in processes {
+            match Mapping::bias_of(mappings, &image, &plan) {
+                Some(bias) => found.push((*pid, bias)),
+                None => complain(*pid, None),
             }
         }
         // The image is closed here: it has the file mapped, which would make its pages look shared.
@@ -284,14 +335,11 @@ fn look(
                 true
             }
             Err(error) => {
-                print::complain(format_args!("process {pid}: {error}"));
+                complain(*pid, Some(&error));
                 false
             }
         }
     });
-    if found.is_empty() {
-        return Ok(None);
-    }
     let segments = regions.iter().enumerate().map(|(index, region)| Segment {
         content: region.content,
         pages: (region.range.end.0 - region.range.start.0) / plan.page.bytes(),
@@ -299,7 +347,7 @@ fn look(
         forecast: region.file.and(region.forecast).map(|count| count as u64),
     });
     let segments = segments.collect();
-    Ok(Some(Run { with, processes: found.into_iter().map(|(pid, _)| pid).collect(), segments }))
+    Ok((found.into_iter().map(|(pid, _)| pid).collect(), segments))
 }
 
 fn write_run(out: &mut impl Write, path: &std::path::Path, run: &Run) -> io::Result<()> {
@@ -307,7 +355,12 @@ fn write_run(out: &mut impl Write, path: &std::path::Path, run: &Run) -> io::Res
     let who = plural(run.processes.len(), "process").replace("processs", "processes");
     let by = run.with.map_or(String::new(), |with| format!(", loaded by {}", name(with)));
     let total = run.total();
-    writeln!(out, "{BOLD}{}{BOLD:#} in {who}{by}: pages of all together\n", print::path(path))?;
+    let needs = match run.objects - 1 {
+        0 => String::new(),
+        1 => " and one object that it needs".into(),
+        count => format!(" and {count} objects that it needs"),
+    };
+    writeln!(out, "{BOLD}{}{BOLD:#}{needs} in {who}{by}: pages of all together\n", print::path(path))?;
     let frames = if total.estimated { "frames (est.)" } else { "frames" };
     let mut table =
         print::table(&["segment", "virtual", "resident", frames, "shared", "copied", "forecast", "difference"]);
@@ -393,6 +446,7 @@ fn json_of(path: &std::path::Path, runs: &[Run]) -> Value {
         json!({
             "with": run.with.map(name),
             "processes": run.processes,
+            "objects": run.objects,
             "frames": if total.estimated { "estimated" } else { "counted" },
             "segments": segments.collect::<Vec<_>>(),
             "total": sum,
