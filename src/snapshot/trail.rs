@@ -1,8 +1,8 @@
 //! A *trail*: which files an open came to, and who needs whom, for others that open the same.
 //!
 //! Who follows one searches nothing: it opens each file, and goes on if it is the very file that the trail is about. What all
-//! read there once, the trail repeats: a call for each piece of each file is a tenth of what a wide load takes. A trail is a file of the directory, sealed as snapshots are; whatever is wrong with it,
-//! everything is found as always.
+//! would read there the trail repeats: a call for each piece of each file is a tenth of what a wide load takes. A trail is a
+//! file of the directory, sealed as snapshots are; whatever is wrong with it, everything is found as always.
 
 use std::borrow::Cow;
 use std::fs::{File, Metadata};
@@ -55,10 +55,8 @@ pub(crate) struct Found<'a> {
     pub(crate) names: List<'a, Cow<'a, [u8]>>,
     /// 1 if `ld.so.cache` has the path, 0 if it was asked for by that.
     pub(crate) cached: u8,
-    /// Which library it is.
+    /// Which library it is, and bytes of address space that it takes: the registry says where.
     pub(crate) library: Hash,
-    /// Where it lies in this session, and bytes of address space that it takes.
-    pub(crate) home: u64,
     pub(crate) room: u64,
     /// Pieces of the file, empty where they are not known: its start, as far as its headers go, its dynamic section, and its
     /// arrays of functions to run.
@@ -74,7 +72,6 @@ fields!(Found, Found<'a> {
     names: List<'a, Cow<'a, [u8]>>,
     cached: u8,
     library: Hash,
-    home: u64,
     room: u64,
     head: Cow<'a, [u8]>,
     dynamic: Cow<'a, [u8]>,

@@ -92,7 +92,7 @@ pub(super) struct Shareable {
     index: usize,
     pub(super) wanted: Wanted,
     /// Where it lies, once that is known: mostly when it is opened.
-    pub(super) home: Option<Addr>,
+    home: Option<Addr>,
     pub(super) stamp: FileStamp,
     /// Which of the pages of all members are its own.
     kept: Range<usize>,

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use super::enter::{Planned, cache_alone, cached_for_all};
 use super::sharing::Shareable;
-use crate::addr::Addr;
 use crate::file::dynamic::Names;
 use crate::file::image::Image;
 use crate::file::piece::{Known, pieces};
@@ -21,7 +20,7 @@ use crate::load::group::Slot;
 use crate::loader::Wishes;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, trail_key};
+use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, Wanted, trail_key};
 use crate::sys::{RegularFile, Stamp};
 
 /// Whether an open goes by a trail.
@@ -46,7 +45,7 @@ impl Way {
         match left.as_ref().and_then(OpenTrail::trail) {
             // It was left where others had been opened before: they will come again.
             Some(trail) if !fits(&trail, look) => (None, Self::Settled),
-            trail => match trail.and_then(|trail| follow(&trail, look)) {
+            trail => match trail.and_then(|trail| follow(&trail, folder, look)) {
                 Some(before) => (Some(before), Self::Settled),
                 None => (None, Self::Leaves { key, stale: left.is_some() }),
             },
@@ -75,9 +74,9 @@ fn fits(trail: &Trail<'_>, look: &Look) -> bool {
     trail.there.iter().all(|name| is_there(name) || is_brought(name)) && !trail.found.iter().any(is_found)
 }
 
-/// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then. Whether somebody
-/// has loaded one of the files is asked by whoever goes by that.
-fn follow(trail: &Trail<'_>, look: &Look) -> Option<Before<Object>> {
+/// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then, or has no place in
+/// this session any more. Whether somebody has loaded one of the files is asked by whoever goes by that.
+fn follow(trail: &Trail<'_>, folder: &Folder, look: &Look) -> Option<Before<Object>> {
     // All are opened before one is read: one call many times in a row finds what the kernel needs for it in the caches.
     let files: Vec<RegularFile> = trail.found.iter().map(|found| open(&found)).collect::<Option<_>>()?;
     let count = files.len();
@@ -86,7 +85,7 @@ fn follow(trail: &Trail<'_>, look: &Look) -> Option<Before<Object>> {
     }
     let mut members = Vec::with_capacity(count + trail.there.len());
     for (file, found) in files.into_iter().zip(trail.found.iter()) {
-        members.push(Slot::New(Box::new(read(&found, file)?)));
+        members.push(Slot::New(Box::new(read(&found, file, folder)?)));
     }
     let (mut there, mut for_host) = (Vec::with_capacity(trail.there.len()), Vec::new());
     for name in &trail.there {
@@ -123,8 +122,9 @@ fn path<'a>(found: &'a Found<'_>) -> &'a Path {
     Path::new(OsStr::from_bytes(&found.path))
 }
 
-fn read(found: &Found<'_>, file: RegularFile) -> Option<New> {
-    let home = Home { start: Addr(usize::try_from(found.home).ok()?), library: found.library };
+fn read(found: &Found<'_>, file: RegularFile, folder: &Folder) -> Option<New> {
+    let start = folder.slot(&Wanted { id: found.library, len: found.room, align: 1 })?;
+    let home = Home { start, library: found.library };
     let home = |_: &_, _: BuildId<'_>, len| (len == found.room).then_some(home);
     // What it needs is known by now, and what has search paths of its own is on no trail.
     let soname = Some(&*found.soname).filter(|name| !name.is_empty()).map(Into::into);
@@ -224,7 +224,6 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
         names: new.names.iter().map(|name| Cow::from(&**name)).collect::<Vec<_>>().into(),
         cached: u8::from(cached),
         library: member.wanted.id,
-        home: member.home?.0 as u64,
         room: member.wanted.len,
         head: head.into(),
         dynamic: dynamic.into(),
@@ -275,7 +274,7 @@ mod tests {
         let image = Image::open(path).unwrap();
         let plan = Plan::of_segments(image.segments(), image.relro(), crate::sys::page_size()).unwrap();
         let Shareable { wanted, stamp, .. } = Shareable::of(0, &image, &plan).unwrap();
-        let home = folder.place(&[wanted]).unwrap()[0].0 as u64;
+        folder.place(&[wanted]).unwrap();
         let (head, dynamic, (arrays_at, arrays)) = pieces(&image);
         assert!(head.len() > 64 && dynamic.len() > 64 && arrays.len() >= 16);
         Found {
@@ -285,7 +284,6 @@ mod tests {
             names: vec![path.as_os_str().as_bytes().to_vec().into()].into(),
             cached: 0,
             library: wanted.id,
-            home,
             room: wanted.len,
             head: head.into(),
             dynamic: dynamic.into(),
@@ -407,13 +405,6 @@ mod tests {
         ("functions that are none", |trail| trail.found.to_mut()[0].arrays.to_mut().fill(0x11)),
         ("functions elsewhere", |trail| trail.found.to_mut()[0].arrays_at = u64::MAX - 3),
         ("less room than it takes", |trail| trail.found.to_mut()[0].room -= 4096),
-        ("no place", |trail| trail.found.to_mut()[0].home = 0),
-        ("half a page", |trail| trail.found.to_mut()[0].home += 2048),
-        ("a place beyond all", |trail| trail.found.to_mut()[0].home = u64::MAX - 4095),
-        ("one place for both", |trail| {
-            let home = trail.found.to_mut()[0].home;
-            trail.found.to_mut()[1].home = home;
-        }),
     ];
 
     fn first_stamp(trail: &Trail<'_>) -> FileStamp {
