@@ -32,6 +32,8 @@ use nix::sys::stat::Mode;
 
 use crate::error::ErrorKind;
 
+#[cfg(feature = "snapshots")]
+pub(crate) use below::Directory;
 pub(crate) use below::{open_directory, place_below};
 #[cfg(any(feature = "snapshots", feature = "serve"))]
 pub(crate) use own::effective_user;

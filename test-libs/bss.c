@@ -1,8 +1,12 @@
 // Variables without initial value are zero: in the rest of the last file page, and in the pages after it.
 
+#ifndef PAGES
+#define PAGES 7
+#endif
+
 int initialised = 0x600d;
 char tail[64];
-char pages[3 * 4096];
+char pages[PAGES * 4096];
 
 int count_not_zero(void) {
     int wrong = 0;

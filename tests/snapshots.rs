@@ -147,15 +147,33 @@ fn code_of_which_nothing_runs_is_not_touched() {
 fn variables_start_as_the_file_has_them_whatever_the_process_before_has_written() {
     on_ours(|_| {
         for _ in 0..2 {
-            let library = shared("bss");
+            let (many, few) = (shared("bss"), shared("few_zeros"));
             let demo = shared("demo");
             assert_eq!(demo.read::<u8>("demo_untouched"), 1);
             demo.write("demo_untouched", 9u8);
             demo.write("demo_zeros", 9u8);
-            library.close();
+            for library in [many, few] {
+                assert_eq!((library.call("count_not_zero"), library.call("write_all")), (0, 1));
+                library.close();
+            }
             demo.close();
         }
         assert_eq!(shared("demo").read::<u8>("demo_zeros"), 0);
+    });
+}
+
+#[test]
+fn few_zeros_are_mapped_with_what_they_are_behind() {
+    on_ours(|_| {
+        let anonymous = |name: &str| {
+            drop(open_in(&directory(), &fixture(name)).unwrap());
+            let library = open_in(&directory(), &fixture(name)).unwrap();
+            assert_eq!(library.snapshot(), USED);
+            let start = library.bias().unwrap().get();
+            let maps = maps().into_iter().filter(|map| map.range.start >= start && map.range.start < start + (1 << 20));
+            maps.filter(|map| map.path.is_empty() && map.perms == "rw-p").count()
+        };
+        assert_eq!([anonymous("bss"), anonymous("few_zeros")], [1, 0]);
     });
 }
 

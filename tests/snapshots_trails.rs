@@ -12,10 +12,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use common::command::{command, document, out};
 use common::snapshots::{MADE, USED, directory};
-use common::trace::system_calls_of;
+use common::trace::{Call, system_calls_of};
 use common::*;
 use soload::{Error, ErrorKind, Guard, Library, Namespace, OpenOptions, SnapshotUse, Snapshots};
 
@@ -234,6 +235,77 @@ fn what_the_cache_names_is_opened_by_a_trail_without_looking_into_the_cache() {
             calls.iter().any(|call| call.number == libc::SYS_mmap && call.arguments[1] == cache)
         };
         assert_eq!([looks(), looks(), looks()], [true, false, false]);
+    });
+}
+
+/// Makes a library as packages have them: under a name of its own, to which a link leads.
+#[track_caller]
+fn make_linked(name: &str, number: i32, needs: &[&Path]) -> PathBuf {
+    let libraries = scratch().join("libraries");
+    let _ = fs::create_dir(&libraries);
+    let own_name = format!("{name}.{number}");
+    fs::rename(make(name, number, needs), libraries.join(&own_name)).unwrap();
+    let link = libraries.join(name).with_extension("so");
+    symlink(own_name, scratch().join("link")).unwrap();
+    fs::rename(scratch().join("link"), &link).unwrap();
+    link
+}
+
+#[test]
+fn links_are_not_followed_anew_as_long_as_their_directory_is_as_it_was() {
+    on_ours(|_| {
+        use nix::sys::statfs::{
+            BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
+        };
+        let of = nix::sys::statfs::statfs(&scratch()).unwrap().filesystem_type();
+        if ![BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC].contains(&of) {
+            return eprintln!("DID NOT RUN: on this file system links are always followed anew");
+        }
+        let leaf = make_linked("leaf", 1, &[]);
+        let (left, right) = (make_linked("left", 10, &[&leaf]), make_linked("right", 100, &[&leaf]));
+        let root = make_linked("root", 1000, &[&left, &right]);
+        let library = open(&root);
+        assert_eq!((library.snapshot(), answer(&library)), (MADE, ANSWER));
+        drop(library);
+        // Until its next change could be missed, the directory is not relied on.
+        let in_directories = || {
+            let calls = system_calls_of(|| assert_eq!(open(&root).snapshot(), USED));
+            let by_directory = |call: &&Call| call.number == libc::SYS_openat && call.arguments[0] as i32 >= 0;
+            calls.iter().filter(by_directory).count()
+        };
+        let young = in_directories();
+        fs::remove_file(trail()).unwrap();
+        std::thread::sleep(Duration::from_secs(4));
+        let trail = settled(&root);
+        let told_before = told_of(&root);
+        assert_eq!(told_before, told_plainly(&root));
+        assert_eq!(in_directories(), young + 4);
+
+        // What a link led to is still there, and is what it was.
+        make_linked("leaf", 2, &[]);
+        assert!(scratch().join("libraries/leaf.1").exists());
+        assert_eq!(answer_of(&root), ANSWER + 2);
+        assert!(trail.exists());
+        assert_eq!((answer_of(&root), in_directories()), (ANSWER + 2, young));
+
+        // The same in another directory of that name, which has been there as long.
+        let (libraries, others) = (scratch().join("libraries"), scratch().join("others"));
+        fs::create_dir(&others).unwrap();
+        for entry in fs::read_dir(&libraries).unwrap().map(|entry| entry.unwrap()) {
+            match fs::read_link(entry.path()) {
+                Ok(target) => symlink(target, others.join(entry.file_name())).unwrap(),
+                Err(_) => fs::hard_link(entry.path(), others.join(entry.file_name())).unwrap(),
+            }
+        }
+        fs::remove_file(others.join("leaf.so")).unwrap();
+        symlink("leaf.1", others.join("leaf.so")).unwrap();
+        std::thread::sleep(Duration::from_secs(4));
+        fs::remove_file(&trail).unwrap();
+        settled(&root);
+        assert_eq!((answer_of(&root), in_directories()), (ANSWER + 2, young + 4));
+        fs::rename(&libraries, scratch().join("away")).unwrap();
+        fs::rename(&others, &libraries).unwrap();
+        assert_eq!(answer_of(&root), ANSWER);
     });
 }
 

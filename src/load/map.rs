@@ -18,7 +18,7 @@ use crate::addr::{Addr, Bias, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 use crate::file::Source;
 use crate::file::image::Image;
-use crate::file::plan::Plan;
+use crate::file::plan::{Plan, PlannedMap};
 use crate::file::relocations::{self, Entry};
 use crate::file::view::View;
 use crate::sys::{Bytes, Laid, Reservation};
@@ -50,7 +50,7 @@ pub(crate) struct Place<'a> {
 pub(crate) struct Kept<'a> {
     /// Relocated pages.
     pub(crate) pages: &'a File,
-    /// Mappings of the plan by number, and where in that their pages are.
+    /// Mappings of the plan by number, and where in that their pages are. Zeros follow what they are behind there, too.
     pub(crate) at: &'a [(u32, u64)],
 }
 
@@ -109,7 +109,14 @@ impl Mapping {
             let in_place = in_place && offset + len <= reservation.len() as u64;
             let shown = in_place && !map.protection.write && map.file.is_some_and(|from| from.0 == offset);
             match (place.kept(index), map.file) {
-                (Some((file, from)), _) => reservation.map_file(offset, len, map.protection, file, from, false)?,
+                // Zeros that are kept are kept, and mapped, with what they are behind.
+                (Some(_), None) => {}
+                (Some((file, from)), Some(_)) => {
+                    let kept = |next: &&PlannedMap| next.file.is_none() && place.kept(index + 1).is_some();
+                    let zeros = plan.maps().get(index + 1).filter(kept);
+                    let zeros = zeros.map_or(0, |zeros| zeros.range.end.0 - zeros.range.start.0);
+                    reservation.map_file(offset, len + zeros, map.protection, file, from, false)?;
+                }
                 (None, _) if laid == Laid::Whole => {}
                 (None, Some(_)) if shown && laid == Laid::Constant => {}
                 // The file is shown from its start on: what lies as far in as in the file stands there.

@@ -20,7 +20,7 @@ use super::bytes::{Cut, Field, List, Reader, fields};
 use super::remaining::Fixup;
 
 pub(crate) const MAGIC: [u8; 8] = *b"soload\0S";
-pub(crate) const VERSION: u32 = 8;
+pub(crate) const VERSION: u32 = 9;
 const HEADER: usize = 96;
 const SEAL_AT: usize = 64;
 

@@ -21,8 +21,8 @@
 //!
 //! # Trails
 //! With pages at hand, to find the files is a third of a wide load. Of an open that has used a snapshot a directory has a
-//! *trail*, unless it was for its own search paths to say where files are: which ones it came to, and who needs whom. It is
-//! sealed with the session's secret, too, and says nothing of what is in a file.
+//! *trail*, unless it was for its own search paths to say where files are: which ones it came to, who needs whom, and what
+//! everybody reads of them first. It is sealed with the session's secret, too, and holds for the very same files alone.
 
 mod arena;
 mod bytes;
@@ -50,4 +50,4 @@ pub(crate) use opened::{Opened, content_hash, encode};
 pub use refusal::{Refusal, SnapshotUse};
 pub use remaining::{Fixup, Remaining};
 pub(crate) use scope::{Fits, Provider, content_id, file_name, kind_number, kind_of, library_id, object_id, stubs_id};
-pub(crate) use trail::{END, Found, OpenTrail, Trail, trail_key};
+pub(crate) use trail::{Around, END, Found, OpenTrail, Trail, trail_key};

@@ -61,7 +61,7 @@ impl Fixup {
 pub struct Remaining {
     /// The size of each page.
     pub page: PageSize,
-    /// Pages of the library that the snapshot has: all of its writable segments that a file is behind.
+    /// Pages of the library that the snapshot has: all of its writable segments that a file is behind, and of zeros up to four.
     pub pages: u64,
     /// Of these, the ones that each process writes to while it loads, by their addresses in the library's file: the number of
     /// words on each, in the order of [`Fixup::ALL`]. The others are shared until the library's own code writes to them.

@@ -18,7 +18,7 @@ use crate::sys::Zeros;
 pub(super) const TRAIL: &str = ".trail";
 
 const MAGIC: [u8; 8] = *b"soload\0T";
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The seal, which comes first: the keyed hash of the trail's own key and of all that follows.
 const SEAL: usize = size_of::<Hash>();
 
@@ -30,6 +30,8 @@ const TRAIL_MAX: u64 = 1 << 22;
 pub(crate) struct Trail<'a> {
     /// What was there already, or had to be brought by the host: each by a name that means it.
     pub(crate) there: Vec<Cow<'a, [u8]>>,
+    /// Where many of the files are.
+    pub(crate) around: Vec<Around<'a>>,
     /// What had to be loaded, breadth first.
     pub(crate) found: List<'a, Found<'a>>,
     /// The numbers of what each of them needs, and [`END`]: of what was found, and from their count on of what was there.
@@ -37,17 +39,32 @@ pub(crate) struct Trail<'a> {
 }
 fields!(Trail, Trail<'a> {
     there: Vec<Cow<'a, [u8]>>,
+    around: Vec<Around<'a>>,
     found: List<'a, Found<'a>>,
     needs: List<'a, u16>,
 });
 
-/// What ends the numbers of what one file needs.
+/// What ends the numbers of what one file needs, and is the number of nothing.
 pub(crate) const END: u16 = u16::MAX;
+
+/// A directory as it was: as long as it is, its links lead where they led.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Around<'a> {
+    pub(crate) path: Cow<'a, [u8]>,
+    pub(crate) stamp: FileStamp,
+}
+fields!(Around, Around<'a> {
+    path: Cow<'a, [u8]>,
+    stamp: FileStamp,
+});
 
 /// A file that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found<'a> {
     pub(crate) path: Cow<'a, [u8]>,
+    /// The directory that the path leads to, by its number; [`END`]: it is not known. And the file's own name in it.
+    pub(crate) around: u16,
+    pub(crate) name: Cow<'a, [u8]>,
     pub(crate) file: FileStamp,
     /// What it calls itself; empty if it does not.
     pub(crate) soname: Cow<'a, [u8]>,
@@ -67,6 +84,8 @@ pub(crate) struct Found<'a> {
 }
 fields!(Found, Found<'a> {
     path: Cow<'a, [u8]>,
+    around: u16,
+    name: Cow<'a, [u8]>,
     file: FileStamp,
     soname: Cow<'a, [u8]>,
     names: List<'a, Cow<'a, [u8]>>,

@@ -18,7 +18,7 @@ use super::trail::{Way, stamp};
 use crate::addr::{Addr, Vaddr};
 use crate::error::{Error, ErrorKind, shown};
 use crate::file::image::Image;
-use crate::file::plan::Plan;
+use crate::file::plan::{Plan, PlannedMap};
 use crate::file::{BuildId, Home};
 use crate::find::again::Before;
 use crate::load::group::{Group, Slot};
@@ -108,10 +108,20 @@ impl Placed {
     }
 }
 
-/// The mappings of a plan that relocation writes to: their numbers and addresses.
+/// Bytes of zeros that a snapshot has pages for: it costs less to map them with what they are behind than by themselves.
+const ZEROS_MAX: u64 = 4 * 4096;
+
+/// The mappings of a plan that relocation writes to, and few zeros behind them: their numbers and addresses.
 pub(super) fn writable(plan: &Plan) -> impl Iterator<Item = (u32, &Range<Vaddr>)> {
-    let of_file = plan.maps().iter().enumerate().filter(|(_, map)| map.protection.write && map.file.is_some());
-    of_file.map(|(number, map)| (number as u32, &map.range))
+    let maps = plan.maps();
+    let few = |number: usize, zeros: &PlannedMap| {
+        let behind = number.checked_sub(1).and_then(|before| maps.get(before));
+        behind.is_some_and(|before| before.header == zeros.header)
+            && zeros.range.end.0 - zeros.range.start.0 <= ZEROS_MAX
+    };
+    let kept =
+        move |(number, map): &(usize, &PlannedMap)| map.protection.write && (map.file.is_some() || few(*number, map));
+    maps.iter().enumerate().filter(kept).map(|(number, map)| (number as u32, &map.range))
 }
 
 impl Sharing {
@@ -394,10 +404,16 @@ impl Shareable {
 /// answers where they stand there.
 fn keep_pages(stated: &Member<'_>, plan: &Plan, kept: &mut Vec<(u32, u64)>) -> Result<Range<usize>, Refusal> {
     let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
-    let first = kept.len();
+    let (first, mut end) = (kept.len(), 0);
     for (number, range) in writable(plan) {
         let same = |pages: &Pages| pages.map == number && pages.len == range.end.0 - range.start.0;
-        kept.push((number, stated.pages.iter().find(same).ok_or_else(senseless)?.offset));
+        let pages = stated.pages.iter().find(same).ok_or_else(senseless)?;
+        let zeros = plan.maps().get(number as usize).is_some_and(|map| map.file.is_none());
+        if zeros && pages.offset != end {
+            return Err(senseless());
+        }
+        kept.push((number, pages.offset));
+        end = pages.offset.wrapping_add(pages.len);
     }
     Ok(first..kept.len())
 }
@@ -508,7 +524,7 @@ mod tests {
     fn what_only_sealing_finds_senseless_is_loaded_without_the_snapshot() {
         let directory = tempfile::tempdir().unwrap();
         let wishes = Wishes { sharing: Wish::Folder(directory.path().to_owned()), ..Wishes::default() };
-        let path = Path::new(env!("SOLOAD_TEST_LIBS")).join("libbss.so");
+        let path = Path::new(env!("SOLOAD_TEST_LIBS")).join("libfew_zeros.so");
         let outcome = || {
             let opened = loader::open(path.as_os_str(), &wishes).unwrap();
             let Object::Module(module) = opened.object else { panic!("a library of our own") };
@@ -518,26 +534,39 @@ mod tests {
         assert_eq!(outcome(), SnapshotUse::Used { made: true });
         assert_eq!(outcome(), SnapshotUse::Used { made: false });
 
-        // Sealed as it must be, it says of a library without thread-local storage where that is.
-        let folder = Folder::open(directory.path()).unwrap();
-        let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        let key = names.filter_map(|name| Some(name.to_str()?.strip_suffix(".snapshot")?.to_owned())).next().unwrap();
-        let key = *blake3::Hash::from_hex(key).unwrap().as_bytes();
-        let opened = folder.find(&key, |_| true).unwrap().unwrap();
-        let (mut manifest, own) = (opened.manifest().unwrap(), opened.fits().unwrap().members[0]);
         let image = Image::open(&path).unwrap();
         let plan = Plan::of_segments(image.segments(), image.relro(), sys::page_size()).unwrap();
         let place = writable(&plan).next().unwrap().1.start.0;
-        let word = ThreadLocalWord { place, offset: 0, provider: own, kind: 2 };
-        manifest.members.to_mut()[0].thread_local = vec![word].into();
-        let first = opened.header.first_page();
-        let mut pages = vec![0; (opened.header.len - first) as usize];
-        opened.file.read_exact_at(&mut pages, first).unwrap();
-        manifest.pages_from(0, first);
-        folder.keep(&key, &encode(manifest, opened.header.page, &pages, &folder.seed.secret())).unwrap();
-        match outcome() {
-            SnapshotUse::Refused(Refusal::Snapshot(why)) => assert!(why.contains("thread-local"), "{why}"),
-            other => panic!("{other}"),
-        }
+        let refused = |tamper: &dyn Fn(&mut Member<'_>, u16)| {
+            let folder = Folder::open(directory.path()).unwrap();
+            let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            let key = names.filter_map(|name| Some(name.to_str()?.strip_suffix(".snapshot")?.to_owned())).next();
+            let key = *blake3::Hash::from_hex(key.unwrap()).unwrap().as_bytes();
+            let opened = folder.find(&key, |_| true).unwrap().unwrap();
+            let (mut manifest, own) = (opened.manifest().unwrap(), opened.fits().unwrap().members[0]);
+            let first = opened.header.first_page();
+            let mut pages = vec![0; (opened.header.len - first) as usize];
+            opened.file.read_exact_at(&mut pages, first).unwrap();
+            manifest.pages_from(0, first);
+            tamper(&mut manifest.members.to_mut()[0], own);
+            folder.keep(&key, &encode(manifest, opened.header.page, &pages, &folder.seed.secret())).unwrap();
+            match outcome() {
+                SnapshotUse::Refused(Refusal::Snapshot(why)) => why,
+                other => panic!("{other}"),
+            }
+        };
+        // Sealed as it must be, it has the zeros elsewhere than behind what they are behind.
+        let why = refused(&|member, _| {
+            let pages = member.pages.to_mut();
+            assert_eq!(pages.len(), 2);
+            pages[1].offset = pages[0].offset;
+        });
+        assert!(why.contains("the pages of the library's writable segments"), "{why}");
+        assert_eq!(outcome(), SnapshotUse::Used { made: true });
+        // It says of a library without thread-local storage where that is.
+        let why = refused(&|member, provider| {
+            member.thread_local = vec![ThreadLocalWord { place, offset: 0, provider, kind: 2 }].into();
+        });
+        assert!(why.contains("thread-local"), "{why}");
     }
 }

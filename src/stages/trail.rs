@@ -1,10 +1,11 @@
 //! Trails: what an open has found is left for others, and who opens the same goes by it instead of searching.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::enter::{Planned, cache_alone, cached_for_all};
 use super::sharing::Shareable;
@@ -20,8 +21,8 @@ use crate::load::group::Slot;
 use crate::loader::Wishes;
 use crate::process::module::Object;
 use crate::process::world::Look;
-use crate::snapshot::{END, FileStamp, Folder, Found, OpenTrail, Trail, Wanted, trail_key};
-use crate::sys::{RegularFile, Stamp};
+use crate::snapshot::{Around, END, FileStamp, Folder, Found, OpenTrail, Trail, Wanted, trail_key};
+use crate::sys::{Directory, RegularFile, Stamp};
 
 /// Whether an open goes by a trail.
 pub(super) enum Way {
@@ -77,8 +78,9 @@ fn fits(trail: &Trail<'_>, look: &Look) -> bool {
 /// What an open comes to that finds what `trail` says; `None` if a file is not the one that it was then, or has no place in
 /// this session any more. Whether somebody has loaded one of the files is asked by whoever goes by that.
 fn follow(trail: &Trail<'_>, folder: &Folder, look: &Look) -> Option<Before<Object>> {
+    let around: Vec<Option<Directory>> = trail.around.iter().map(unchanged).collect();
     // All are opened before one is read: one call many times in a row finds what the kernel needs for it in the caches.
-    let files: Vec<RegularFile> = trail.found.iter().map(|found| open(&found)).collect::<Option<_>>()?;
+    let files: Vec<RegularFile> = trail.found.iter().map(|found| open(&found, &around)).collect::<Option<_>>()?;
     let count = files.len();
     if count == 0 {
         return None;
@@ -113,9 +115,18 @@ fn follow(trail: &Trail<'_>, folder: &Folder, look: &Look) -> Option<Before<Obje
     (needs.len() == count).then(|| Before::Elsewhere(Graph { members, needs, for_host }))
 }
 
-/// The file that was found, if it is still the same.
-fn open(found: &Found<'_>) -> Option<RegularFile> {
-    RegularFile::open(path(found)).ok().filter(|file| stamp(file) == found.file)
+/// The directory, if it is as it was.
+fn unchanged(around: &Around<'_>) -> Option<Directory> {
+    let directory = Directory::open(Path::new(OsStr::from_bytes(&around.path)))?;
+    (file_stamp(directory.stamp()?) == around.stamp).then_some(directory)
+}
+
+/// The file that was found, if it is still the same: where links led to, or led by them anew.
+fn open(found: &Found<'_>, around: &[Option<Directory>]) -> Option<RegularFile> {
+    let same = |file: &RegularFile| stamp(file) == found.file;
+    let directory = around.get(usize::from(found.around)).and_then(Option::as_ref);
+    let at_once = directory.and_then(|directory| directory.file(OsStr::from_bytes(&found.name)));
+    at_once.filter(same).or_else(|| RegularFile::open(path(found)).ok().filter(same))
 }
 
 fn path<'a>(found: &'a Found<'_>) -> &'a Path {
@@ -149,8 +160,9 @@ fn of<'a>(group: &'a Planned, members: &[Shareable], look: &Look) -> Option<Trai
         return None;
     }
     let (mut found, mut called) = (Vec::with_capacity(members.len()), BTreeSet::new());
+    let around = Surroundings::of(group.new_members().map(|(_, (new, _))| new.image.path()));
     for ((_, (new, _)), member) in group.new_members().zip(members) {
-        found.push(step(new, member)?);
+        found.push(step(new, member, &around)?);
         called.extend(new.names.iter().map(|name| &**name).chain(new.image.soname()));
     }
     // By which name each of the others was needed.
@@ -192,11 +204,57 @@ fn of<'a>(group: &'a Planned, members: &[Shareable], look: &Look) -> Option<Trai
         }
         needs.push(END);
     }
-    Some(Trail { there, found: found.into(), needs: needs.into() })
+    Some(Trail { there, around: around.known, found: found.into(), needs: needs.into() })
+}
+
+/// The directories that many of the files are in: to look one up costs as much as the links of some files.
+#[derive(Default)]
+struct Surroundings<'a> {
+    known: Vec<Around<'a>>,
+    /// By path, with their numbers among these.
+    directories: BTreeMap<&'a Path, (u16, Directory)>,
+}
+
+impl<'a> Surroundings<'a> {
+    const MANY: usize = 4;
+
+    fn of(files: impl Iterator<Item = &'a Path>) -> Self {
+        let mut counts: BTreeMap<&Path, usize> = BTreeMap::new();
+        files.filter_map(Path::parent).for_each(|path| *counts.entry(path).or_default() += 1);
+        let mut all = Self::default();
+        for (path, _) in counts.into_iter().filter(|(_, count)| *count >= Self::MANY) {
+            let directory = Directory::open(path).filter(Directory::keeps_time);
+            let Some((directory, stamp)) = directory.and_then(|own| own.stamp().map(|stamp| (own, stamp))) else {
+                continue;
+            };
+            let (number, stamp) = (all.known.len() as u16, file_stamp(stamp));
+            if rests(&stamp) && number < END {
+                all.known.push(Around { path: path.as_os_str().as_bytes().into(), stamp });
+                all.directories.insert(path, (number, directory));
+            }
+        }
+        all
+    }
+
+    /// The number of the directory that `path` leads to, and the name of `file` there.
+    fn find(&self, path: &Path, file: &FileStamp) -> Option<(u16, Vec<u8>)> {
+        let (number, directory) = self.directories.get(path.parent()?)?;
+        // If that leads on by another link, it is none that can be opened.
+        let target = directory.target(path.file_name()?)?;
+        let same = directory.file(&target).is_some_and(|found| stamp(&found) == *file);
+        same.then(|| (*number, target.into_vec()))
+    }
+}
+
+/// Whether the next change will be seen: what changes twice within one tick of a clock has one time. The coarsest tick in
+/// use, of two seconds, is one of old file systems.
+fn rests(stamp: &FileStamp) -> bool {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
+    stamp.modified.max(stamp.changed) < now - 2
 }
 
 /// How a member was found, if others find it so, too.
-fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
+fn step<'a>(new: &'a New, member: &Shareable, around: &Surroundings<'_>) -> Option<Found<'a>> {
     let (path, soname) = (new.image.path(), new.image.soname());
     let has_paths = new.image.rpath().or(new.image.runpath()).is_some();
     if !new.lost.is_empty() || !path.is_absolute() || has_paths || soname == Some(b"") {
@@ -217,8 +275,11 @@ fn step<'a>(new: &'a New, member: &Shareable) -> Option<Found<'a>> {
         return None;
     }
     let (head, dynamic, (arrays_at, arrays)) = pieces(&new.image);
+    let (around, name) = around.find(path, &member.stamp).unwrap_or((END, Vec::new()));
     Some(Found {
         path: path.as_os_str().as_bytes().into(),
+        around,
+        name: name.into(),
         file: member.stamp,
         soname: soname.unwrap_or_default().into(),
         names: new.names.iter().map(|name| Cow::from(&**name)).collect::<Vec<_>>().into(),
@@ -279,6 +340,8 @@ mod tests {
         assert!(head.len() > 64 && dynamic.len() > 64 && arrays.len() >= 16);
         Found {
             path: path.as_os_str().as_bytes().to_vec().into(),
+            around: 0,
+            name: path.file_name().unwrap().as_bytes().to_vec().into(),
             file: stamp,
             soname: image.soname().unwrap_or_default().to_vec().into(),
             names: vec![path.as_os_str().as_bytes().to_vec().into()].into(),
@@ -311,7 +374,7 @@ mod tests {
     /// Of a trail of two steps, the first of which needs the second, and both something that is there.
     const WRONG: &[Wrong] = &[
         ("nothing at all", |trail| {
-            *trail = Trail { found: Vec::new().into(), there: Vec::new(), needs: Vec::new().into() }
+            *trail = Trail { found: Vec::new().into(), there: Vec::new(), around: Vec::new(), needs: Vec::new().into() }
         }),
         ("no files, and something that is there", |trail| trail.found = Vec::new().into()),
         ("what is there is something unknown", |trail| trail.there = names(&[b"libno-such.so"])),
@@ -404,6 +467,23 @@ mod tests {
         ("a dynamic section of ones", |trail| trail.found.to_mut()[0].dynamic.to_mut().fill(0xff)),
         ("functions that are none", |trail| trail.found.to_mut()[0].arrays.to_mut().fill(0x11)),
         ("functions elsewhere", |trail| trail.found.to_mut()[0].arrays_at = u64::MAX - 3),
+        ("no directory", |trail| trail.around = Vec::new()),
+        ("a directory of a number that there is not", |trail| trail.found.to_mut()[1].around = 1),
+        ("no name in the directory", |trail| trail.found.to_mut()[1].name = Cow::default()),
+        ("the other's name in the directory", |trail| {
+            let name = trail.found.to_mut()[1].name.clone();
+            trail.found.to_mut()[0].name = name;
+        }),
+        ("odd names in the directory", |trail| {
+            trail.found.to_mut()[0].name = (&b".."[..]).into();
+            trail.found.to_mut()[1].name = (&b"\xff\0/"[..]).into();
+        }),
+        ("a path in the directory", |trail| trail.found.to_mut()[1].name = trail.found.to_mut()[1].path.clone()),
+        ("a directory that is a file", |trail| trail.around[0].path = trail.found.to_mut()[0].path.clone()),
+        ("a directory with a zero in it", |trail| trail.around[0].path.to_mut().insert(3, 0)),
+        ("a directory as it was once", |trail| trail.around[0].stamp.changed -= 1),
+        ("another directory", |trail| trail.around[0].path = (&b"/"[..]).into()),
+        ("one directory ten thousand times", |trail| trail.around = vec![trail.around[0].clone(); 10_000]),
         ("less room than it takes", |trail| trail.found.to_mut()[0].room -= 4096),
     ];
 
@@ -436,8 +516,14 @@ mod tests {
         let start = look.start().skip(1).map(|object| object.path().as_os_str().as_bytes());
         let cache = cache_alone(name, &wishes, &look).map(file_stamp).unwrap();
         let key = trail_key(name.as_bytes(), &cache, start);
+        let beside = first.parent().unwrap();
+        let around = Around {
+            path: beside.as_os_str().as_bytes().to_vec().into(),
+            stamp: Directory::open(beside).and_then(|beside| beside.stamp()).map(file_stamp).unwrap(),
+        };
         let made = Trail {
             there: names(&[b"libc.so.6"]),
+            around: vec![around],
             found: vec![found(&first, &mut folder), found(&second, &mut folder)].into(),
             needs: vec![1, 2, END, 2, END].into(),
         };
