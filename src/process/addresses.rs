@@ -63,7 +63,8 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
         let before = table.places.len();
         table.places.extend(modules.map(place));
         table.added += (table.places.len() - before) as u64;
-        table.places.sort_unstable_by_key(|place| place.start);
+        // What was there is in order: this merges the new ones with it.
+        table.places.sort_by_key(|place| place.start);
     });
 }
 

@@ -2,16 +2,17 @@
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 
 use super::adopt;
 use super::bind::{Bound, Source};
 use super::gather::{self, Call, Gathered};
 use super::map::Mapped;
-use super::sharing::{Deal, Shareable, writable};
+use super::sharing::{Deal, Shareable};
 use crate::addr::{Addr, Vaddr};
 use crate::arch::{Kind, idle};
-use crate::file::plan::Plan;
+use crate::file::plan::{Plan, PlannedMap};
 use crate::file::symbols::Symbol;
 use crate::load::group::Slot;
 use crate::load::relocate::{Foreign, Pending};
@@ -47,6 +48,22 @@ pub(super) fn snapshot(bound: &Bound, deal: &Deal, secret: &[u8; 32]) -> Result<
     let (members, names, unique) = (members.into(), names.into(), unique.into());
     let manifest = Manifest { scope, members, names, unique, functions };
     Ok((key(&deal.fits), encode(manifest, sys::page_size().bytes() as u32, &pages, secret)))
+}
+
+/// Bytes of zeros that a snapshot has pages for: it costs less to map them with what they are behind than by themselves.
+const ZEROS_MAX: u64 = 4 * 4096;
+
+/// The mappings of a plan that relocation writes to, and few zeros behind them: their numbers and addresses.
+pub(super) fn writable(plan: &Plan) -> impl Iterator<Item = (u32, &Range<Vaddr>)> {
+    let maps = plan.maps();
+    let few = |number: usize, zeros: &PlannedMap| {
+        let behind = number.checked_sub(1).and_then(|before| maps.get(before));
+        behind.is_some_and(|before| before.header == zeros.header)
+            && zeros.range.end.0 - zeros.range.start.0 <= ZEROS_MAX
+    };
+    let kept =
+        move |(number, map): &(usize, &PlannedMap)| map.protection.write && (map.file.is_some() || few(*number, map));
+    maps.iter().enumerate().filter(kept).map(|(number, map)| (number as u32, &map.range))
 }
 
 /// What an object defines, with the numbers of the symbols.

@@ -15,10 +15,10 @@ use super::help::HostHelp;
 use super::keep;
 use super::map::{Mapped, map};
 use super::trail::{Way, stamp};
-use crate::addr::{Addr, Vaddr};
+use crate::addr::Addr;
 use crate::error::{Error, ErrorKind, shown};
 use crate::file::image::Image;
-use crate::file::plan::{Plan, PlannedMap};
+use crate::file::plan::Plan;
 use crate::file::{BuildId, Home};
 use crate::find::again::Before;
 use crate::load::group::{Group, Slot};
@@ -106,22 +106,6 @@ impl Placed {
         let at = &deal.kept[own.kept.clone()];
         Place { start: own.home, kept: deal.opened.as_ref().map(|opened| Kept { pages: &opened.file, at }) }
     }
-}
-
-/// Bytes of zeros that a snapshot has pages for: it costs less to map them with what they are behind than by themselves.
-const ZEROS_MAX: u64 = 4 * 4096;
-
-/// The mappings of a plan that relocation writes to, and few zeros behind them: their numbers and addresses.
-pub(super) fn writable(plan: &Plan) -> impl Iterator<Item = (u32, &Range<Vaddr>)> {
-    let maps = plan.maps();
-    let few = |number: usize, zeros: &PlannedMap| {
-        let behind = number.checked_sub(1).and_then(|before| maps.get(before));
-        behind.is_some_and(|before| before.header == zeros.header)
-            && zeros.range.end.0 - zeros.range.start.0 <= ZEROS_MAX
-    };
-    let kept =
-        move |(number, map): &(usize, &PlannedMap)| map.protection.write && (map.file.is_some() || few(*number, map));
-    maps.iter().enumerate().filter(kept).map(|(number, map)| (number as u32, &map.range))
 }
 
 impl Sharing {
@@ -405,7 +389,7 @@ impl Shareable {
 fn keep_pages(stated: &Member<'_>, plan: &Plan, kept: &mut Vec<(u32, u64)>) -> Result<Range<usize>, Refusal> {
     let senseless = || Refusal::Snapshot("damaged: it has not the pages of the library's writable segments".into());
     let (first, mut end) = (kept.len(), 0);
-    for (number, range) in writable(plan) {
+    for (number, range) in keep::writable(plan) {
         let same = |pages: &Pages| pages.map == number && pages.len == range.end.0 - range.start.0;
         let pages = stated.pages.iter().find(same).ok_or_else(senseless)?;
         let zeros = plan.maps().get(number as usize).is_some_and(|map| map.file.is_none());
@@ -536,7 +520,7 @@ mod tests {
 
         let image = Image::open(&path).unwrap();
         let plan = Plan::of_segments(image.segments(), image.relro(), sys::page_size()).unwrap();
-        let place = writable(&plan).next().unwrap().1.start.0;
+        let place = keep::writable(&plan).next().unwrap().1.start.0;
         let refused = |tamper: &dyn Fn(&mut Member<'_>, u16)| {
             let folder = Folder::open(directory.path()).unwrap();
             let names = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
