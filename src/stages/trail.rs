@@ -246,8 +246,8 @@ impl<'a> Surroundings<'a> {
     }
 }
 
-/// Whether the next change will be seen: what changes twice within one tick of a clock has one time. The coarsest tick in
-/// use, of two seconds, is one of old file systems.
+/// Whether the next change will be seen: what changes twice within one tick of the clock that file systems go by, some
+/// milliseconds, has one time. Two seconds are far from that.
 fn rests(stamp: &FileStamp) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs() as i64);
     stamp.modified.max(stamp.changed) < now - 2
