@@ -40,14 +40,11 @@ impl Directory {
         nix::sys::stat::fstat(&self.0).ok().as_ref().map(stamp_of)
     }
 
-    /// Whether what changes in it changes its time: others may have fixed times, or none.
+    /// Whether what changes in it changes its time: others have fixed times, or those of one of several layers.
     pub(crate) fn keeps_time(&self) -> bool {
-        use nix::sys::statfs::{
-            BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC,
-        };
-        const THEY_DO: [nix::sys::statfs::FsType; 5] =
-            [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC, OVERLAYFS_SUPER_MAGIC];
-        nix::sys::statfs::fstatfs(&self.0).is_ok_and(|system| THEY_DO.contains(&system.filesystem_type()))
+        use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, TMPFS_MAGIC, XFS_SUPER_MAGIC};
+        let they_do = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, TMPFS_MAGIC];
+        nix::sys::statfs::fstatfs(&self.0).is_ok_and(|system| they_do.contains(&system.filesystem_type()))
     }
 
     /// The file that `name` in it leads to: where a link leads, or itself.

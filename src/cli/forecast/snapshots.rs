@@ -28,6 +28,8 @@ struct Library {
     /// Without a snapshot.
     alone: Sum,
     remaining: Remaining,
+    /// Pages of its file that those in the snapshot stand for.
+    replaced: u64,
     /// Written pages that are read-only afterwards.
     relro: u64,
 }
@@ -35,9 +37,11 @@ struct Library {
 impl Library {
     fn read(path: &Path, remaining: Remaining) -> Result<Self, Error> {
         let image = Image::open(path)?;
-        let relro = Plan::of(&image, PageSize::native())?.relro;
-        let relro = relro.map_or(0, |relro| remaining.written.range(relro).count() as u64);
-        Ok(Self { path: path.into(), alone: Foretold::read(path)?.sum(), remaining, relro })
+        let plan = Plan::of(&image, PageSize::native())?;
+        let of_file = plan.maps().iter().filter(|map| map.protection.write && map.file.is_some());
+        let replaced = of_file.map(|map| (map.range.end.0 - map.range.start.0) / plan.page.bytes()).sum();
+        let relro = plan.relro.map_or(0, |relro| remaining.written.range(relro).count() as u64);
+        Ok(Self { path: path.into(), alone: Foretold::read(path)?.sum(), remaining, replaced, relro })
     }
 
     fn written(&self) -> u64 {
@@ -63,10 +67,10 @@ impl Shared {
     fn memory(&self, processes: u64) -> [u64; 2] {
         let page = PageSize::native().bytes();
         let alone = self.libraries.iter().map(|library| library.alone).fold(Sum::default(), Sum::add);
-        let image: u64 = self.libraries.iter().map(|library| library.remaining.pages).sum();
+        let replaced: u64 = self.libraries.iter().map(|library| library.replaced).sum();
         let own = self.written().saturating_mul(processes);
         let with =
-            (alone.file.saturating_sub(image)).saturating_add(own).saturating_mul(page).saturating_add(self.bytes);
+            (alone.file.saturating_sub(replaced)).saturating_add(own).saturating_mul(page).saturating_add(self.bytes);
         [alone.for_processes(processes).saturating_mul(page), with]
     }
 
