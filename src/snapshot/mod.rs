@@ -17,12 +17,17 @@
 //! session's secret each time (a few microseconds for each hundred kilobytes). The pages are not: hashing them would read
 //! every page, which is what mapping saves, and protect from nobody but the owner of file and directory, who may as well
 //! change the program. `soload snapshot verify` hashes them, and so does whoever makes them. No address that the loader
-//! calls is taken from a snapshot: it names a relocation or symbol, and the library's file says the rest.
+//! calls is taken from a snapshot: it names a relocation or symbol, and the library's file (or its trail) says the rest.
 //!
 //! # Trails
 //! With pages at hand, to find the files is a third of a wide load. Of an open that has used a snapshot a directory has a
 //! *trail*, unless it was for its own search paths to say where files are: which ones it came to, who needs whom, and what
 //! everybody reads of them first. It is sealed with the session's secret, too, and holds for the very same files alone.
+//!
+//! Of each file it repeats the headers, the dynamic section and the arrays of functions. Who follows it does not read these
+//! in the file once more: which constructors are called is what the trail says that the file says. That it is the very file
+//! is told by device, inode, size and both times; that a word of the arrays is a function, by the executable segments, as
+//! of one that was read.
 
 mod arena;
 mod bytes;
