@@ -104,7 +104,7 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) fn simple(&self, index: u32, name: &[u8], version: Option<&WantedVersion<'_>>) -> Option<Symbol> {
         let symbol = self.get(index).filter(Symbol::is_plain)?;
-        let found = self.symbols.is_named(&symbol, name) && self.symbols.serves(self.version(index), version);
+        let found = string_is(self.strings, symbol.name, name) && self.symbols.serves(self.version(index), version);
         found.then_some(symbol)
     }
 }

@@ -267,9 +267,7 @@ impl<'a> Providers<'a> {
     /// Prefetches what an object has of a symbol but its name.
     #[inline(always)]
     fn prefetch_symbol(&self, rank: usize, symbol: u32) {
-        let Some(asked) = self.asked.get(rank) else { return };
-        asked.table.as_ref().inspect(|table| table.prefetch(symbol));
-        asked.rows.prefetch(symbol);
+        self.asked.get(rank).into_iter().for_each(|asked| asked.rows.prefetch(symbol));
     }
 
     /// What has been learnt of that symbol, if its look-up has been prepared.
