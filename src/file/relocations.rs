@@ -197,9 +197,10 @@ impl Relocations {
         self.apply(&mut Each(relative, each))
     }
 
-    /// Calls `each` with places of relocations: with one in each page at least of those that are relative, and of those by one
-    /// symbol, if they are sorted as linkers do.
+    /// Calls `each` with places of relocations: of those that are relative, which is type `number`, with one in each page at
+    /// least, if they come first and sorted, as linkers have them; with all others.
     pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
+        let number = u64::from(number);
         self.relr().for_each(|relocation| each(relocation.place));
         for table in &self.tables {
             if !table.is_native() {
@@ -207,34 +208,26 @@ impl Relocations {
                 continue;
             }
             let entries = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
-            // Of many by one symbol, how far the next leap shall go, in eighths: after one that led nowhere there are small steps.
-            let (mut at, mut last, mut reach) = (0, 0, 0);
-            while let Some(entry) = entries.get(at) {
-                let [place, info, _] = entry.map(u64::from_le_bytes);
-                fetch(entries, at);
+            let relative = |at: usize| entries.get(at).map(|entry| entry.map(u64::from_le_bytes));
+            let relative = |at: usize| relative(at).filter(|[_, info, _]| *info == number).map(|[place, ..]| place);
+            let mut at = 0;
+            while let Some(place) = relative(at) {
                 each(Vaddr(place));
                 // The page has no more words than that: where the one after so many is in the next page, all between are in
                 // this one and that. Where it is further off, there may be pages between.
-                let rest = (page.bytes() - (place - page.down(place))) as usize / 8;
-                if info != last {
-                    (last, reach) = (info, 0);
-                }
-                let mut leap = if info == u64::from(number) { rest } else { rest.min(reach / 8) };
-                if leap <= 1 {
-                    // Where the next one stands does not depend on what has been read: the processor goes on.
-                    reach += 1;
-                    at += 1;
-                    continue;
-                }
-                let near = |ahead: &[[u8; 8]; 3]| {
-                    let [ahead, same, _] = ahead.map(u64::from_le_bytes);
-                    same == info && page.down(ahead).wrapping_sub(page.down(place)) <= page.bytes()
-                };
-                while leap > 1 && !entries.get(at + leap).is_some_and(near) {
+                let mut leap = (page.bytes() - (place - page.down(place))) as usize / 8;
+                let near = |ahead: u64| page.down(ahead).wrapping_sub(page.down(place)) <= page.bytes();
+                while leap > 1 && !relative(at + leap).is_some_and(near) {
                     leap /= 2;
                 }
-                reach = if leap > 1 { 16 * leap } else { 0 };
                 at += leap.max(1);
+            }
+            // Where the next one stands does not depend on what has been read: to look at each costs less than to ask where to
+            // go on.
+            let others = entries.get(at..).unwrap_or_default();
+            for (number, four) in others.chunks(4).enumerate() {
+                fetch(others, 4 * number);
+                four.iter().for_each(|[place, ..]| each(Vaddr(u64::from_le_bytes(*place))));
             }
         }
     }
@@ -389,7 +382,7 @@ mod tests {
             sampled
         };
         let sampled = |places: &[u64]| sampled_of(places, &|_| RELATIVE.into());
-        let of_one_symbol = |places: &[u64]| sampled_of(places, &|_| 7 << 32 | 1);
+        let of_symbols = |places: &[u64]| sampled_of(places, &|_| 7 << 32 | 1);
         let pages = |places: &[u64]| {
             let mut pages: Vec<u64> = places.iter().map(|place| page.down(*place)).collect();
             pages.dedup();
@@ -397,8 +390,14 @@ mod tests {
         };
         let dense: Vec<u64> = (0..4096).map(|word| 0x1238 + word * 8).collect();
         assert!(sampled(&dense).len() <= 12);
-        assert!(of_one_symbol(&dense).len() <= 12 + 32);
-        assert_eq!(sampled_of(&dense, &|number| (number as u64 % 2) << 32 | 1), dense, "of each symbol there is one");
+        assert_eq!(of_symbols(&dense), dense);
+        // The first that is not relative, in the page where the last relative one is, and far from it.
+        for then in [dense[100], 0x9000] {
+            let mixed: Vec<u64> = dense[..100].iter().copied().chain([then]).collect();
+            assert!(
+                sampled_of(&mixed, &|number| if number < 100 { RELATIVE.into() } else { 7 << 32 | 1 }).contains(&then)
+            );
+        }
         // Each leads two pages on: there is nothing to leap to.
         let scattered: Vec<u64> = (0..500).map(|word| 0x1000 + word * 8192).collect();
         // Words far apart, pages without any, one word alone between full pages, words at odd places, downwards.
@@ -409,8 +408,7 @@ mod tests {
         let backwards = sparse.iter().rev().copied().collect();
         for places in [dense, sparse.clone(), alone, odd, backwards, scattered, vec![u64::MAX - 7, u64::MAX], vec![7]] {
             assert_eq!(pages(&sampled(&places)), pages(&places));
-            assert_eq!(pages(&of_one_symbol(&places)), pages(&places));
         }
-        assert!(sampled(&sparse).len() <= 60 && of_one_symbol(&sparse).len() <= 60);
+        assert!(sampled(&sparse).len() <= 60);
     }
 }

@@ -29,15 +29,11 @@ impl Written {
         if count < WORTHWHILE {
             return None;
         }
-        let (mut pages, mut last) = (vec![false; count], usize::MAX);
+        let mut pages = vec![false; count];
         let mut mark = |place: Vaddr| {
-            // A word on two pages counts for its first. They are sorted by place, mostly: the page is the last one's.
+            // A word on two pages counts for its first.
             let page = (place.0.wrapping_sub(range.start.0) >> shift) as usize;
-            if page != last
-                && let Some(written) = pages.get_mut(page)
-            {
-                (*written, last) = (true, page);
-            }
+            pages.get_mut(page).into_iter().for_each(|written| *written = true);
         };
         plan.zeros().iter().for_each(|zeros| mark(zeros.start));
         relocations()?.sample_places(relative, plan.page, mark);
