@@ -8,19 +8,24 @@ use crate::arch::native;
 /// A GNU hash table of the layout that is loaded: what can be told by it without reading a name.
 #[derive(Clone, Copy)]
 pub(crate) struct Gnu<'a> {
-    pub(super) bloom: &'a [[u8; 8]],
-    pub(super) mask: u32,
-    pub(super) shift: u32,
+    pub(super) bloom: Bloom<'a>,
     pub(super) buckets: &'a [[u8; 4]],
     pub(super) first: u32,
     pub(super) chain: &'a [[u8; 4]],
 }
 
-/// A chain of which not all symbols are looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct TooLong;
+/// The filter of a table, which most questions end at.
+#[derive(Clone, Copy)]
+pub(crate) struct Bloom<'a> {
+    pub(super) words: &'a [[u8; 8]],
+    pub(super) mask: u32,
+    pub(super) shift: u32,
+}
 
-impl Gnu<'_> {
+impl Bloom<'_> {
+    /// One that lets all names pass.
+    pub(crate) const ALL: Self = Self { words: &[[0xff; 8]], mask: 0, shift: 0 };
+
     /// Whether a name of that hash may be in the table: nearly all questions end here with a no.
     #[inline(always)]
     pub(crate) fn may_have(&self, hash: u32) -> bool {
@@ -28,12 +33,35 @@ impl Gnu<'_> {
         (word >> (hash % 64)) & second & 1 != 0
     }
 
+    /// The word for a hash, and the same with the second bit that counts in the lowest place.
+    #[inline(always)]
+    fn word_for(&self, hash: u32) -> (u64, u64) {
+        let word = self.words.get(((hash / 64) & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
+        (word, word >> ((u64::from(hash) >> self.shift) % 64))
+    }
+}
+
+/// A chain of which not all symbols are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooLong;
+
+impl<'a> Gnu<'a> {
+    /// See [`Bloom::may_have`].
+    #[inline(always)]
+    pub(crate) fn may_have(&self, hash: u32) -> bool {
+        self.bloom.may_have(hash)
+    }
+
+    pub(crate) fn bloom(&self) -> Bloom<'a> {
+        self.bloom
+    }
+
     /// Whether there is a name of that hash, the lowest bit of which is not known.
     #[inline(always)]
     pub(crate) fn has_either(&self, hash: u32) -> bool {
-        let (word, second) = self.word_for(hash);
+        let (word, second) = self.bloom.word_for(hash);
         // Where nothing is shifted out of the hash its lowest bit counts for the second one, too.
-        let may_have = (word >> ((hash % 64) & !1)) & 3 != 0 && (second & 1 != 0 || self.shift == 0);
+        let may_have = (word >> ((hash % 64) & !1)) & 3 != 0 && (second & 1 != 0 || self.bloom.shift == 0);
         may_have && (self.has(hash & !1) || self.has(hash | 1))
     }
 
@@ -42,13 +70,6 @@ impl Gnu<'_> {
         let too_long = Cell::new(false);
         let first = || self.find_from(self.start(hash)?, &too_long, hash, |_| true);
         self.may_have(hash) && (first().is_some() || too_long.get())
-    }
-
-    /// The word of the bloom filter for a hash, and the same with the second bit that counts in the lowest place.
-    #[inline(always)]
-    fn word_for(&self, hash: u32) -> (u64, u64) {
-        let word = self.bloom.get(((hash / 64) & self.mask) as usize).map_or(0, |word| u64::from_le_bytes(*word));
-        (word, word >> ((u64::from(hash) >> self.shift) % 64))
     }
 
     /// The first symbol of the chain that a name of that hash is in, if there is one.
@@ -137,7 +158,8 @@ mod tests {
                 let filter = 1u64 << (hash % 64) | 1 << ((u64::from(hash) >> shift) % 64);
                 let (bloom, buckets, chain) =
                     ([filter.to_le_bytes()], [1u32.to_le_bytes()], [(hash | 1).to_le_bytes()]);
-                let table = Gnu { bloom: &bloom, mask: 0, shift, buckets: &buckets, first: 1, chain: &chain };
+                let bloom = Bloom { words: &bloom, mask: 0, shift };
+                let table = Gnu { bloom, buckets: &buckets, first: 1, chain: &chain };
                 let either = [table.has_either(hash & !1), table.has_either(hash | 1), table.has_either(hash ^ 2)];
                 assert_eq!(either, [true, true, false], "{hash:#x} by {shift}");
             }

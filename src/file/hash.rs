@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use super::Source;
 use super::dynamic::SymbolEntries;
-use super::gnu::Gnu;
+use super::gnu::{Bloom, Gnu};
 use super::view::{ByteOrder, Class, View};
 use crate::addr::Vaddr;
 use crate::arch::native::{self, GnuHash};
@@ -338,11 +338,14 @@ impl Table {
             Self::Gnu { bloom, bloom_mask, bloom_shift, buckets, first, chain, .. }
                 if bloom.class == Class::Elf64 && bloom.order == ByteOrder::Little =>
             {
-                let (bloom, buckets) = (bloom.bytes().as_chunks().0, buckets.bytes().as_chunks().0);
-                let (mask, shift, chain) = (*bloom_mask, (*bloom_shift).min(63), chain.bytes().as_chunks().0);
-                Some(Gnu { bloom, mask, shift, buckets, first: *first, chain })
+                let (mask, shift) = (*bloom_mask, (*bloom_shift).min(63));
+                let bloom = Bloom { words: bloom.bytes().as_chunks().0, mask, shift };
+                let (buckets, chain) = (buckets.bytes().as_chunks().0, chain.bytes().as_chunks().0);
+                Some(Gnu { bloom, buckets, first: *first, chain })
             }
-            Self::None => Some(Gnu { bloom: &[], mask: 0, shift: 0, buckets: &[], first: 0, chain: &[] }),
+            Self::None => {
+                Some(Gnu { bloom: Bloom { words: &[], mask: 0, shift: 0 }, buckets: &[], first: 0, chain: &[] })
+            }
             _ => None,
         }
     }

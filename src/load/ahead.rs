@@ -2,14 +2,11 @@
 //!
 //! A look-up reads some six places, each found by the one before and far from it. One look-up after another mostly waits
 //! for memory; here the first places of all are asked for, then the second of all, and so on, so that memory answers many
-//! at once. Objects are gone through one by one, each with all the names, so that the filter of each is read in one go. What
-//! is learnt on the way is the addresses of the object's own definitions, which need no name, and who need not be asked for
-//! the others; everything else is decided by the look-ups themselves.
-
-use std::ops::Range;
+//! at once. What is learnt on the way is the addresses of the object's own definitions, which need no name, and who need not
+//! be asked for the others; everything else is decided by the look-ups themselves.
 
 use super::index::Index;
-use super::scope::{Asked, Own, Providers};
+use super::scope::{Own, Providers};
 use crate::file::gnu::TooLong;
 use crate::file::relocations::AHEAD;
 use crate::file::wanted::Name;
@@ -75,26 +72,37 @@ impl First {
     }
 }
 
-/// Names that nobody has been found for: their hashes, and which of those that are expected they are.
+/// Names that nobody has been found for.
+#[derive(Clone, Copy)]
 struct Asking {
-    names: [(u32, u8); AHEAD],
+    names: [Sought; AHEAD],
     count: usize,
+}
+
+/// A name that objects are asked for.
+#[derive(Clone, Copy)]
+struct Sought {
+    hash: u32,
+    /// Objects of lower ranks are not asked, or have been.
+    from: u32,
+    /// Which of those that are expected it is.
+    at: u8,
 }
 
 const _: () = assert!(AHEAD <= u8::MAX as usize);
 
 impl Asking {
-    const NONE: Self = Self { names: [(0, 0); AHEAD], count: 0 };
+    const NONE: Self = Self { names: [Sought { hash: 0, from: 0, at: 0 }; AHEAD], count: 0 };
 
     #[inline(always)]
-    fn push(&mut self, name: (u32, u8)) {
+    fn push(&mut self, name: Sought) {
         if let Some(place) = self.names.get_mut(self.count) {
             *place = name;
             self.count += 1;
         }
     }
 
-    fn names(&self) -> &[(u32, u8)] {
+    fn names(&self) -> &[Sought] {
         self.names.get(..self.count).unwrap_or_default()
     }
 }
@@ -126,36 +134,22 @@ impl<'a> Providers<'a> {
             }
         }
         let before = self.before(own);
-        let (mut led, mut others) = (Asking::NONE, Asking::NONE);
+        let mut asking = Asking::NONE;
         for (at, (number, known)) in all.iter_mut().enumerate() {
             if matches!(known, Known::Own { hash, .. } if before.have_none(*hash)) {
                 continue;
             }
             *known = match own.rows.get(*number).and_then(|symbol| own.rows.name(&symbol)) {
                 Some(name) => {
-                    self.prefetch(name.gnu_hash());
-                    let asking = if self.may_lead(name.gnu_hash()) { &mut led } else { &mut others };
-                    asking.push((name.gnu_hash(), at as u8));
+                    let hash = name.gnu_hash();
+                    self.prefetch(hash);
+                    asking.push(Sought { hash, from: self.first(hash).rank, at: at as u8 });
                     Known::Name { name, first: First::NOBODY }
                 }
                 None => Known::Nothing,
             };
         }
-        let leading = self.leading();
-        self.ask_filters(0..leading, &mut led, &mut all);
-        led.names().iter().for_each(|name| others.push(*name));
-        match &self.index {
-            // Who need not be asked is not learnt by it: a name that it has not is asked of all.
-            Some(index) => {
-                for (hash, at) in others.names() {
-                    if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) {
-                        *first = self.first_in(index, *hash);
-                    }
-                }
-            }
-            None => self.ask_filters(leading..self.asked.len(), &mut others, &mut all),
-        }
-        self.find_first(&mut all);
+        self.find_first(asking, &mut all);
         self.expected = Expected { all, next: 0 };
     }
 
@@ -165,24 +159,18 @@ impl<'a> Providers<'a> {
         self.index.iter().for_each(|table| table.prefetch(hash));
     }
 
-    /// Asks the filters of the objects of these ranks for names. Nobody has been found for those that are left.
-    fn ask_filters(&self, ranks: Range<usize>, asking: &mut Asking, all: &mut [(u32, Known<'a>)]) {
-        for (rank, asked) in ranks.clone().zip(&self.asked[ranks]) {
-            let mut left = 0;
-            for next in 0..asking.count.min(AHEAD) {
-                let (hash, at) = asking.names[next];
-                // One without a filter has to be asked.
-                if asked.table.as_ref().is_none_or(|table| table.may_have(hash)) {
-                    asked.table.as_ref().inspect(|table| table.prefetch_bucket(hash));
-                    if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(at)) {
-                        *first = First::from(rank);
-                    }
-                } else {
-                    asking.names[left] = (hash, at);
-                    left += 1;
-                }
+    /// Where the search for a name of that hash goes on, from the object of that rank on.
+    fn next(&self, from: u32, hash: u32) -> First {
+        let mut filters = self.filters.get(from as usize..).unwrap_or_default().iter();
+        match (filters.position(|filter| filter.may_have(hash)), &self.index) {
+            (Some(skipped), _) => {
+                let rank = from as usize + skipped;
+                self.asked[rank].table.as_ref().inspect(|table| table.prefetch_bucket(hash));
+                First::from(rank)
             }
-            asking.count = left;
+            // Who need not be asked is not learnt by a table over the others: a name that it has not is asked of all.
+            (None, Some(index)) => self.first_in(index, hash),
+            (None, None) => First::NOBODY,
         }
     }
 
@@ -193,65 +181,40 @@ impl<'a> Providers<'a> {
         First { rank: leading as u32, likely: likely as u32, symbol }
     }
 
-    /// The objects that are asked by filters of their own, and not by a table over all of them.
-    fn by_filters(&self) -> &[Asked<'a>] {
-        let count = if self.index.is_some() { self.leading() } else { self.asked.len() };
-        self.asked.get(..count).unwrap_or_default()
-    }
-
-    /// Where the search for a name of that hash goes on, if the object of that rank, whose filter let it pass, has none.
-    fn after(&self, rank: usize, hash: u32) -> First {
-        let mut others = (rank + 1..).zip(self.by_filters().get(rank + 1..).unwrap_or_default());
-        let may_have = |asked: &Asked<'_>| asked.table.as_ref().is_none_or(|table| table.may_have(hash));
-        match (others.find(|(_, asked)| may_have(asked)), &self.index) {
-            (Some((rank, asked)), _) => {
-                asked.table.as_ref().inspect(|table| table.prefetch_bucket(hash));
-                First::from(rank)
-            }
-            (None, Some(index)) => self.first_in(index, hash),
-            (None, None) => First::NOBODY,
-        }
-    }
-
     /// Finds the first symbol of each name's hash in the first object that has such, and asks memory for it and its name.
-    fn find_first(&self, all: &mut [(u32, Known<'a>)]) {
-        let mut asking = Asking::NONE;
-        for (at, (_, known)) in all.iter().enumerate() {
-            let Known::Name { name, first } = known else { continue };
-            match first.likely() {
-                Some((rank, symbol)) => self.prefetch_symbol(rank, symbol),
-                None => asking.push((name.gnu_hash(), at as u8)),
-            }
-        }
+    fn find_first(&self, mut asking: Asking, all: &mut [(u32, Known<'a>)]) {
         // Filters let others pass: whoever turns out to have no such name is not the last one to be asked.
         while asking.count > 0 {
-            let asked = std::mem::replace(&mut asking, Asking::NONE);
+            for Sought { hash, from, at } in asking.names() {
+                if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) {
+                    *first = self.next(*from, *hash);
+                }
+            }
             // Who has the old hash table only is asked when its turn comes.
-            let table = |first: &First| self.by_filters().get(first.rank()).and_then(|asked| asked.table.as_ref());
-            for (hash, at) in asked.names() {
-                if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at))
-                    && let Some(table) = table(first)
-                {
+            let by_filters = &self.asked[..self.filters.len()];
+            let table = |first: &First| by_filters.get(first.rank()).and_then(|asked| asked.table.as_ref());
+            for Sought { hash, at, .. } in asking.names() {
+                let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) else { continue };
+                if let Some((rank, symbol)) = first.likely() {
+                    self.prefetch_symbol(rank, symbol);
+                } else if let Some(table) = table(first) {
                     first.likely = table.start(*hash).inspect(|start| table.prefetch(*start)).unwrap_or(u32::MAX);
                 }
             }
-            for &(hash, at) in asked.names() {
-                let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(at)) else { continue };
-                let Some(table) = table(first) else { continue };
-                match table.first(first.likely, hash) {
-                    Ok(Some(symbol)) => (first.likely, first.symbol) = (first.rank, symbol),
-                    Ok(None) => {
-                        *first = self.after(first.rank(), hash);
-                        if first.likely().is_none() {
-                            asking.push((hash, at));
-                        }
+            let mut misled = Asking::NONE;
+            for Sought { hash, at, .. } in asking.names() {
+                let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) else { continue };
+                let Some(table) = table(first).filter(|_| first.likely().is_none()) else { continue };
+                match table.first(first.likely, *hash) {
+                    Ok(Some(symbol)) => {
+                        (first.likely, first.symbol) = (first.rank, symbol);
+                        self.prefetch_symbol(first.rank(), symbol);
                     }
+                    Ok(None) => misled.push(Sought { hash: *hash, from: first.rank + 1, at: *at }),
                     Err(TooLong) => {}
                 }
-                if let Some((rank, symbol)) = first.likely() {
-                    self.prefetch_symbol(rank, symbol);
-                }
             }
+            asking = misled;
         }
         for (_, known) in &*all {
             if let Known::Name { first, .. } = known

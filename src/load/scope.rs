@@ -8,7 +8,7 @@ use super::ahead::{Expected, First};
 use super::index::{Demand, Filter, Index};
 use super::unique::{Unique, UniqueSymbols};
 use crate::addr::{Addr, Bias};
-use crate::file::gnu::Gnu;
+use crate::file::gnu::{Bloom, Gnu};
 use crate::file::image::Image;
 use crate::file::rows::Rows;
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
@@ -68,6 +68,8 @@ pub(crate) struct Providers<'a> {
     pub(super) all: Vec<Provider<'a>>,
     /// In the order in which they are asked.
     pub(super) asked: Vec<Asked<'a>>,
+    /// The filters of those that are asked by them, one beside the other.
+    pub(super) filters: Vec<Bloom<'a>>,
     /// Where each of them stands in that order.
     ranks: Vec<usize>,
     /// What tells quickly that none of the first objects of that order has a name, and how many they are.
@@ -176,7 +178,11 @@ impl<'a> Providers<'a> {
         };
         let asked: Vec<_> = order.iter().map(asked).collect();
         let (unique, settled) = (UniqueSymbols::default(), BTreeMap::new());
-        Self { all, asked, ranks, leading, index, expected: Expected::default(), unique, settled, rules }
+        let by_filters = if index.is_some() { leading.map_or(0, |(_, objects)| objects) } else { asked.len() };
+        // One without a filter has to be asked.
+        let bloom = |asked: &Asked<'a>| asked.table.as_ref().map_or(Bloom::ALL, Gnu::bloom);
+        let filters = asked.iter().take(by_filters).map(bloom).collect();
+        Self { all, asked, filters, ranks, leading, index, expected: Expected::default(), unique, settled, rules }
     }
 
     /// The provider of that number.
