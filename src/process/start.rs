@@ -14,11 +14,15 @@ pub(crate) struct Start {
     pub(crate) objects: Vec<Arc<HostObject>>,
 }
 
-/// Exports that are entered for each reference that is bound by the filter, at most.
-const PAYS: usize = 4;
+/// Exports that are entered at once: to go through the tables of the C library from one end to the other costs less than to
+/// look into them for the fifty names of a small library (`soload bench --first`).
+const AT_ONCE: usize = 8192;
 
-/// The filter, made once so many references have been bound in the process, `references` of this time included, that it
-/// pays. Only libraries of the base name space are bound to these objects.
+/// Of more, how many are entered for each reference that is bound.
+const PAYS: usize = 8;
+
+/// The filter, if it pays: a program that has many names itself makes it once so many references have been bound in the
+/// process, `references` of this time included. Only libraries of the base name space are bound to these objects.
 pub(crate) fn names(look: &Look, references: usize) -> Option<&'static Start> {
     static BOUND: AtomicUsize = AtomicUsize::new(0);
     static ENOUGH: OnceLock<Option<usize>> = OnceLock::new();
@@ -30,7 +34,7 @@ pub(crate) fn names(look: &Look, references: usize) -> Option<&'static Start> {
     let symbols = || look.start().map(|object| object.symbols());
     let enough = ENOUGH.get_or_init(|| {
         let symbols = symbols().collect::<Option<Vec<&Symbols>>>()?;
-        Some(index::exports(symbols.into_iter())? / PAYS)
+        Some(index::exports(symbols.into_iter())?.saturating_sub(AT_ONCE) / PAYS)
     });
     if enough.is_none_or(|enough| bound < enough) {
         return None;
