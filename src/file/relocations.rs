@@ -261,8 +261,8 @@ impl Relocations {
             // Where the next one stands does not depend on what has been read: to look at each costs less than to ask where to
             // go on.
             for others in walks.iter().map(|walk| walk.entries).chain([others]) {
-                for (number, four) in others.chunks(4).enumerate() {
-                    fetch(others, 4 * number);
+                for (at, four) in others.chunks(4).enumerate() {
+                    fetch(others, 4 * at);
                     four.iter().for_each(|[place, ..]| each(Vaddr(u64::from_le_bytes(*place))));
                 }
             }

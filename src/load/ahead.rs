@@ -143,8 +143,9 @@ impl<'a> Providers<'a> {
                 Some(name) => {
                     let hash = name.gnu_hash();
                     self.prefetch(hash);
-                    asking.push(Sought { hash, from: self.first(hash).rank, at: at as u8 });
-                    Known::Name { name, first: First::NOBODY }
+                    let first = self.first(hash);
+                    asking.push(Sought { hash, from: first.rank, at: at as u8 });
+                    Known::Name { name, first }
                 }
                 None => Known::Nothing,
             };
@@ -251,9 +252,9 @@ mod tests {
     use super::*;
     use crate::addr::Bias;
     use crate::file::image::Image;
-    use crate::file::symbols::Wanted;
-    use crate::load::index::Demand;
+    use crate::file::symbols::{Symbols, Wanted};
     use crate::load::index::tests::{path, symbols, symbols_of};
+    use crate::load::index::{Demand, Filter};
     use crate::load::scope::{Definition, Provider, Rules};
 
     #[test]
@@ -289,6 +290,65 @@ mod tests {
             }
         }
         assert!(found > 10 && skipped >= found, "{found} found, {skipped} led past the first object");
+    }
+
+    /// How many references of all these objects find something, prepared or not: the same. Of the first `led` there is a
+    /// filter, of the others a table if there is much to ask (`questions`).
+    fn found_prepared_as_plainly(all: &[Symbols], led: usize, questions: usize) -> usize {
+        let (file, order): (_, Vec<usize>) = (PathBuf::new(), (0..all.len()).collect());
+        let filter = Filter::of_exports(all[..led].iter());
+        let providers = |leading, questions| {
+            let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+            let rules = Rules { settled: &|_| None, own: &|_| None };
+            let demand = Demand { questions, by: all.iter().collect() };
+            Providers::new(all.iter().map(provider).collect(), &order, &demand, leading, rules)
+        };
+        let leading = filter.as_ref().filter(|_| led > 0).map(|filter| (filter, led));
+        let (mut prepared, mut plain) = (providers(leading, questions), providers(None, 0));
+        assert_eq!(prepared.index.is_some(), questions > 0 && all[led..].iter().all(|one| one.gnu().is_some()));
+        let mut count = 0;
+        for (from, referring) in all.iter().enumerate() {
+            let own = prepared.own(from, false);
+            for run in (1..referring.count()).collect::<Vec<_>>().chunks(AHEAD) {
+                prepared.expect(&own, run.iter().copied());
+                for number in run {
+                    let symbol = referring.get(*number).unwrap();
+                    let Some(text) = referring.name(&symbol).filter(|name| !name.text.is_empty()) else { continue };
+                    let version = referring.version_of(*number).and_then(|version| referring.wanted(version));
+                    let wanted = || Wanted::reference(text, version, false);
+                    let found = match prepared.prepared(*number) {
+                        Some(Known::Name { name, first }) => {
+                            assert_eq!(name.text, text.text);
+                            prepared.bind_from(from, &symbol, &wanted(), false, first).map(|found| found.value.0 as u64)
+                        }
+                        Some(Known::Own { address, .. }) => Some(address),
+                        Some(Known::Nothing) | None => panic!("{number}"),
+                    };
+                    let plainly = plain.bind(from, &symbol, &wanted(), false).map(|found| found.value.0 as u64);
+                    assert_eq!(found, plainly, "{} of object {from}", String::from_utf8_lossy(text.text));
+                    count += usize::from(found.is_some());
+                }
+            }
+        }
+        count
+    }
+
+    #[test]
+    fn who_is_led_to_by_filters_and_tables_is_whom_the_scope_has_first() {
+        let all = ["/libgcc_s.so.1", "/ld-linux-x86-64.so.2", "/libc.so.6"].map(symbols);
+        for led in 0..3 {
+            for questions in [0, usize::MAX] {
+                let found = found_prepared_as_plainly(&all, led, questions);
+                assert!(found > 1000, "{found} with {led} led, {questions} questions");
+            }
+        }
+        // One with the old hash table only, which has names of the last, is asked whatever the filters of others say.
+        let library = |name: &str| symbols_of(&Path::new(env!("SOLOAD_TEST_LIBS")).join(name));
+        let [libgcc, _, libc] = all;
+        let all = [libgcc, libc, library("libhash_sysv.so"), library("libhash_gnu.so")];
+        for led in 0..3 {
+            assert!(found_prepared_as_plainly(&all, led, 0) > 1000, "{led} led");
+        }
     }
 
     #[test]

@@ -258,7 +258,7 @@ impl<'a> Providers<'a> {
 
     /// Whether one of those may have a name of that hash, whose lowest bit does not count.
     #[inline(always)]
-    pub(super) fn may_lead(&self, hash: u32) -> bool {
+    fn may_lead(&self, hash: u32) -> bool {
         self.leading.is_some_and(|(filter, _)| filter.has(hash))
     }
 

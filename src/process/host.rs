@@ -100,11 +100,13 @@ impl Host {
             collected.add(info);
             Continue(())
         });
-        let changes @ (added, removed) = collected.changes;
-        let are_all = added.checked_sub(removed) == Some(count);
+        let changes = collected.changes;
+        let are_all = changes.0.checked_sub(changes.1) == Some(count);
         let host = Arc::new(Host { objects: collected.finish(), changes, are_all });
-        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&host));
-        host
+        // Of two that look at once, both have what one has seen.
+        let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = last.take().filter(|seen| seen.changes == changes);
+        Arc::clone(last.insert(seen.unwrap_or(host)))
     }
 
     /// The program itself.
@@ -353,11 +355,8 @@ impl Collected<'_> {
         let same = |seen: &&Arc<HostObject>| {
             (self.keep_all || seen.at_start) && seen.bias == bias && seen.name.as_c_str() == name
         };
-        if let Some(seen) = self.before.iter().find(same) {
-            self.objects.push(Arc::clone(seen));
-            return;
-        }
-        self.objects.extend(HostObject::read(info, bias, name));
+        let seen = self.before.iter().find(same).map(Arc::clone);
+        self.objects.extend(seen.or_else(|| HostObject::read(info, bias, name)));
     }
 
     /// Tells which objects the program started with.
@@ -496,4 +495,29 @@ pub(crate) fn global_symbol(name: &[u8], version: Option<&[u8]>) -> Option<Addr>
         }
     };
     (!found.is_null()).then_some(Addr(found as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn threads_that_look_at_once_have_the_same_objects() {
+        if !fault::alone("process::host::tests::threads_that_look_at_once_have_the_same_objects") {
+            return;
+        }
+        const THREADS: usize = 8;
+        let together = Barrier::new(THREADS);
+        let look = || {
+            together.wait();
+            Host::look()
+        };
+        let seen: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(look)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(seen.iter().all(|host| Arc::ptr_eq(host, &Host::look())));
+    }
 }

@@ -27,7 +27,7 @@ pub(crate) fn names(look: &Look, references: usize) -> Option<&'static Start> {
     static BOUND: AtomicUsize = AtomicUsize::new(0);
     static ENOUGH: OnceLock<Option<usize>> = OnceLock::new();
     static START: OnceLock<Option<Start>> = OnceLock::new();
-    if !look.namespace.is_base() {
+    if references == 0 || !look.namespace.is_base() {
         return None;
     }
     let bound = BOUND.fetch_add(references, Ordering::Relaxed).saturating_add(references);

@@ -24,10 +24,10 @@
 //! *trail*, unless it was for its own search paths to say where files are: which ones it came to, who needs whom, and what
 //! everybody reads of them first. It is sealed with the session's secret, too, and holds for the very same files alone.
 //!
-//! Of each file it repeats the headers, the dynamic section and the arrays of functions. Who follows it does not read these
-//! in the file once more: which constructors are called is what the trail says that the file says. That it is the very file
-//! is told by device, inode, size and both times; that a word of the arrays is a function, by the executable segments, as
-//! of one that was read.
+//! Of each file it repeats the headers, the dynamic section and the arrays of functions, as far as they are short. Who
+//! follows it does not read these in the file once more: with a snapshot, which constructors are called is what the trail
+//! says that the file says. That it is the very file is told by device, inode, size and both times; that a word of the
+//! arrays is a function, by the executable segments of the scope, as of one that was read.
 
 mod arena;
 mod bytes;

@@ -208,7 +208,8 @@ pub(crate) fn relocate(
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
     let elsewhere: Option<Vec<bool>> = (noted == Noted::Foreign).then(|| sources.iter().map(of_host).collect());
-    let start = start::names(look, references).filter(|start| scope.begins_with(&start.objects));
+    let start = if scope.deep_bind { None } else { start::names(look, references) };
+    let start = start.filter(|start| scope.begins_with(&start.objects));
     let leading = start.map(|start| (&start.names, start.objects.len()));
     let (mut demand, led) = (Demand::default(), leading.map_or(0, |(_, objects)| objects));
     for (rank, number) in scope.order.iter().enumerate() {
