@@ -250,7 +250,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::addr::Bias;
+    use crate::addr::{Addr, Bias, Vaddr};
     use crate::file::image::Image;
     use crate::file::symbols::{Symbols, Wanted};
     use crate::load::index::tests::{path, symbols, symbols_of};
@@ -298,10 +298,12 @@ mod tests {
         let (file, order): (_, Vec<usize>) = (PathBuf::new(), (0..all.len()).collect());
         let filter = Filter::of_exports(all[..led].iter());
         let providers = |leading, questions| {
-            let provider = |symbols| Provider { symbols, bias: Bias::default(), file: &file };
+            // Each lies elsewhere: an address says whose it is.
+            let bias = |number| Bias::between(Addr(number << 32), Vaddr(0));
+            let provider = |(number, symbols)| Provider { symbols, bias: bias(number), file: &file };
             let rules = Rules { settled: &|_| None, own: &|_| None };
             let demand = Demand { questions, by: all.iter().collect() };
-            Providers::new(all.iter().map(provider).collect(), &order, &demand, leading, rules)
+            Providers::new(all.iter().enumerate().map(provider).collect(), &order, &demand, leading, rules)
         };
         let leading = filter.as_ref().filter(|_| led > 0).map(|filter| (filter, led));
         let (mut prepared, mut plain) = (providers(leading, questions), providers(None, 0));
