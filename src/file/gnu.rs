@@ -8,7 +8,7 @@ use crate::arch::native;
 /// A GNU hash table of the layout that is loaded: what can be told by it without reading a name.
 #[derive(Clone, Copy)]
 pub(crate) struct Gnu<'a> {
-    pub(super) bloom: Bloom<'a>,
+    pub(crate) bloom: Bloom<'a>,
     pub(super) buckets: &'a [[u8; 4]],
     pub(super) first: u32,
     pub(super) chain: &'a [[u8; 4]],
@@ -45,15 +45,11 @@ impl Bloom<'_> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooLong;
 
-impl<'a> Gnu<'a> {
+impl Gnu<'_> {
     /// See [`Bloom::may_have`].
     #[inline(always)]
     pub(crate) fn may_have(&self, hash: u32) -> bool {
         self.bloom.may_have(hash)
-    }
-
-    pub(crate) fn bloom(&self) -> Bloom<'a> {
-        self.bloom
     }
 
     /// Whether there is a name of that hash, the lowest bit of which is not known.

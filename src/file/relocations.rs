@@ -248,16 +248,7 @@ impl Relocations {
             let parts = relative.chunks(relative.len().div_ceil(WALKS).max(1));
             let mut walks: SmallVec<[_; WALKS]> =
                 parts.map(|entries| Walk { entries, number: number.into(), page }).collect();
-            loop {
-                let mut all_over = true;
-                walks.iter_mut().filter_map(Iterator::next).for_each(|place| {
-                    all_over = false;
-                    each(place);
-                });
-                if all_over {
-                    break;
-                }
-            }
+            while walks.iter_mut().filter_map(Iterator::next).map(&mut each).count() > 0 {}
             // Where the next one stands does not depend on what has been read: to look at each costs less than to ask where to
             // go on.
             for others in walks.iter().map(|walk| walk.entries).chain([others]) {

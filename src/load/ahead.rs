@@ -72,37 +72,26 @@ impl First {
     }
 }
 
-/// Names that nobody has been found for.
-#[derive(Clone, Copy)]
+/// Names that nobody has been found for: their hashes, and which of those that are expected they are.
 struct Asking {
-    names: [Sought; AHEAD],
+    names: [(u32, u8); AHEAD],
     count: usize,
-}
-
-/// A name that objects are asked for.
-#[derive(Clone, Copy)]
-struct Sought {
-    hash: u32,
-    /// Objects of lower ranks are not asked, or have been.
-    from: u32,
-    /// Which of those that are expected it is.
-    at: u8,
 }
 
 const _: () = assert!(AHEAD <= u8::MAX as usize);
 
 impl Asking {
-    const NONE: Self = Self { names: [Sought { hash: 0, from: 0, at: 0 }; AHEAD], count: 0 };
+    const NONE: Self = Self { names: [(0, 0); AHEAD], count: 0 };
 
     #[inline(always)]
-    fn push(&mut self, name: Sought) {
+    fn push(&mut self, name: (u32, u8)) {
         if let Some(place) = self.names.get_mut(self.count) {
             *place = name;
             self.count += 1;
         }
     }
 
-    fn names(&self) -> &[Sought] {
+    fn names(&self) -> &[(u32, u8)] {
         self.names.get(..self.count).unwrap_or_default()
     }
 }
@@ -143,9 +132,8 @@ impl<'a> Providers<'a> {
                 Some(name) => {
                     let hash = name.gnu_hash();
                     self.prefetch(hash);
-                    let first = self.first(hash);
-                    asking.push(Sought { hash, from: first.rank, at: at as u8 });
-                    Known::Name { name, first }
+                    asking.push((hash, at as u8));
+                    Known::Name { name, first: self.first(hash) }
                 }
                 None => Known::Nothing,
             };
@@ -160,12 +148,12 @@ impl<'a> Providers<'a> {
         self.index.iter().for_each(|table| table.prefetch(hash));
     }
 
-    /// Where the search for a name of that hash goes on, from the object of that rank on.
-    fn next(&self, from: u32, hash: u32) -> First {
-        let mut filters = self.filters.get(from as usize..).unwrap_or_default().iter();
+    /// Where the search for a name of that hash goes on that has come so far.
+    fn next(&self, first: First, hash: u32) -> First {
+        let mut filters = self.filters.get(first.rank()..).unwrap_or_default().iter();
         match (filters.position(|filter| filter.may_have(hash)), &self.index) {
             (Some(skipped), _) => {
-                let rank = from as usize + skipped;
+                let rank = first.rank() + skipped;
                 self.asked[rank].table.as_ref().inspect(|table| table.prefetch_bucket(hash));
                 First::from(rank)
             }
@@ -186,15 +174,15 @@ impl<'a> Providers<'a> {
     fn find_first(&self, mut asking: Asking, all: &mut [(u32, Known<'a>)]) {
         // Filters let others pass: whoever turns out to have no such name is not the last one to be asked.
         while asking.count > 0 {
-            for Sought { hash, from, at } in asking.names() {
+            for (hash, at) in asking.names() {
                 if let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) {
-                    *first = self.next(*from, *hash);
+                    *first = self.next(*first, *hash);
                 }
             }
             // Who has the old hash table only is asked when its turn comes.
             let by_filters = &self.asked[..self.filters.len()];
             let table = |first: &First| by_filters.get(first.rank()).and_then(|asked| asked.table.as_ref());
-            for Sought { hash, at, .. } in asking.names() {
+            for (hash, at) in asking.names() {
                 let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) else { continue };
                 if let Some((rank, symbol)) = first.likely() {
                     self.prefetch_symbol(rank, symbol);
@@ -203,7 +191,7 @@ impl<'a> Providers<'a> {
                 }
             }
             let mut misled = Asking::NONE;
-            for Sought { hash, at, .. } in asking.names() {
+            for (hash, at) in asking.names() {
                 let Some((_, Known::Name { first, .. })) = all.get_mut(usize::from(*at)) else { continue };
                 let Some(table) = table(first).filter(|_| first.likely().is_none()) else { continue };
                 match table.first(first.likely, *hash) {
@@ -211,7 +199,10 @@ impl<'a> Providers<'a> {
                         (first.likely, first.symbol) = (first.rank, symbol);
                         self.prefetch_symbol(first.rank(), symbol);
                     }
-                    Ok(None) => misled.push(Sought { hash: *hash, from: first.rank + 1, at: *at }),
+                    Ok(None) => {
+                        *first = First::at(first.rank + 1);
+                        misled.push((*hash, *at));
+                    }
                     Err(TooLong) => {}
                 }
             }

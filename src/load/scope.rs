@@ -180,7 +180,7 @@ impl<'a> Providers<'a> {
         let (unique, settled) = (UniqueSymbols::default(), BTreeMap::new());
         let by_filters = if index.is_some() { leading.map_or(0, |(_, objects)| objects) } else { asked.len() };
         // One without a filter has to be asked.
-        let bloom = |asked: &Asked<'a>| asked.table.as_ref().map_or(Bloom::ALL, Gnu::bloom);
+        let bloom = |asked: &Asked<'a>| asked.table.as_ref().map_or(Bloom::ALL, |table| table.bloom);
         let filters = asked.iter().take(by_filters).map(bloom).collect();
         Self { all, asked, filters, ranks, leading, index, expected: Expected::default(), unique, settled, rules }
     }
