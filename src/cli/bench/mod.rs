@@ -192,9 +192,11 @@ impl Field {
         std::fs::copy(&self.warm_up, &copy)?;
         let first = self.contestants(&[], &copy);
         let second = self.contestants(std::slice::from_ref(&self.warm_up), &copy);
-        let all: Vec<_> = first.into_iter().chain(second).collect();
+        // What is forked opens nothing.
+        let opens = |contestant: &Contestant| contestant.name != Loader::Fork.name();
+        let all: Vec<_> = first.into_iter().chain(second).filter(opens).collect();
         let mut first = rounds::run(&all, self.clock, self.rounds, "first open")?;
-        let second = first.split_off(self.loaders.len());
+        let second = first.split_off(all.len() / 2);
         Ok(first.into_iter().zip(second).collect())
     }
 
