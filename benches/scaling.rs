@@ -5,8 +5,8 @@
 //! cargo bench --bench scaling -- scope   # the tables whose title contains "scope"
 //! ```
 //!
-//! Each open is that of a fresh process, as in `soload bench`; the loaders take turns and their order rotates. The growth
-//! is the slope of a line through the logarithms: 0 is a constant cost, 1 is one that is proportional.
+//! Each open is that of a fresh process, as in `soload bench`; sizes and loaders take turns and their order rotates. Times
+//! are medians. The growth is the slope of a line through the logarithms: 0 is a constant cost, 1 is one that is proportional.
 
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // the libraries have no code
 
@@ -22,7 +22,7 @@ use std::time::Instant;
 
 use synthetic::{Folder, symbol};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 31;
 
 /// The same rounds, by soload and by `dlopen`.
 const LOADERS: [&str; 2] = ["soload", "dlopen"];
@@ -82,33 +82,43 @@ struct Task {
     libraries: Vec<PathBuf>,
 }
 
-/// The best of both loaders in nanoseconds, and the median of their ratio.
-fn measure(Task { before, libraries }: &Task) -> [f64; 3] {
+/// The time that one loader takes for a task in a fresh process, in nanoseconds.
+fn time(loader: &str, Task { before, libraries }: &Task) -> f64 {
     // What only the first open of a process costs is not asked here.
     let empty = Folder::made_by("empty", |folder| folder.library("empty", ".data\n.quad 0", &[]));
-    let one = |loader: &str| {
-        let mut worker = Command::new(std::env::current_exe().unwrap());
-        worker.args(["--worker", loader]).arg((before.len() + 1).to_string());
-        worker.arg(empty.path("empty")).args(before).args(libraries);
-        let output = worker.output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        text.trim().parse::<f64>().unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-    };
-    let mut times = [Vec::new(), Vec::new()];
+    let mut worker = Command::new(std::env::current_exe().unwrap());
+    worker.args(["--worker", loader]).arg((before.len() + 1).to_string());
+    worker.arg(empty.path("empty")).args(before).args(libraries);
+    let output = worker.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim().parse().unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+/// For each task the medians of both loaders in nanoseconds, and that of their ratio in the same round.
+///
+/// The tasks take turns, too: how fast the machine is changes from second to second, and costs are compared across them.
+fn measure(tasks: &[Task]) -> Vec<[f64; 3]> {
+    let mut rounds = vec![Vec::new(); tasks.len()];
     for round in 0..=ROUNDS {
-        for turn in 0..LOADERS.len() {
-            let loader = (round + turn) % LOADERS.len();
-            let time = one(LOADERS[loader]);
+        for turn in 0..tasks.len() {
+            let number = (round + turn) % tasks.len();
+            let mut times = [0.0; 2];
+            for turn in 0..LOADERS.len() {
+                let loader = (round + turn) % LOADERS.len();
+                times[loader] = time(LOADERS[loader], &tasks[number]);
+            }
+            // The first round only brings the files into memory.
             if round > 0 {
-                times[loader].push(time);
+                rounds[number].push([times[0], times[1], times[0] / times[1]]);
             }
         }
     }
-    let mut ratios: Vec<f64> = times[0].iter().zip(&times[1]).map(|(ours, theirs)| ours / theirs).collect();
-    ratios.sort_by(f64::total_cmp);
-    // Whatever disturbs makes a round longer, never shorter; both are disturbed alike.
-    let [ours, theirs] = times.map(|times| times.into_iter().fold(f64::INFINITY, f64::min));
-    [ours, theirs, ratios[ratios.len() / 2]]
+    let median = |rounds: &[[f64; 3]], column: usize| {
+        let mut all: Vec<f64> = rounds.iter().map(|round| round[column]).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    };
+    rounds.iter().map(|rounds| [0, 1, 2].map(|column| median(rounds, column))).collect()
 }
 
 /// The slope of the line through the logarithms that fits best (least squares).
@@ -131,8 +141,8 @@ fn table(wanted: &str, title: &str, sizes: &[usize], per: Option<(&str, usize)>,
     let per_title = per.map_or(String::new(), |(what, _)| format!("{:>18} {:>9}", format!("ns a {what}:"), "dlopen"));
     println!("{title}\n\n{:>10} {:>12} {:>12} {:>6}{per_title}", "", "soload us", "dlopen us", "ratio");
     let mut points = [Vec::new(), Vec::new()];
-    for &size in sizes {
-        let [ours, theirs, ratio] = measure(&make(size));
+    let tasks: Vec<Task> = sizes.iter().map(|size| make(*size)).collect();
+    for (&size, [ours, theirs, ratio]) in sizes.iter().zip(measure(&tasks)) {
         let mut line = format!("{size:>10} {:>12.1} {:>12.1} {ratio:>6.2}", ours / 1e3, theirs / 1e3);
         if let Some((_, count)) = per {
             let _ = write!(line, "{:>18.1} {:>9.1}", ours / count as f64, theirs / count as f64);
