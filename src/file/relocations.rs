@@ -48,6 +48,15 @@ pub(crate) fn fetch(entries: &[Entry], at: usize) {
     four.into_iter().flatten().for_each(native::prefetch);
 }
 
+/// Calls `each` with the places of all `entries`.
+pub(crate) fn each_place(entries: &[Entry], mut each: impl FnMut(Vaddr)) {
+    // Where the next one stands does not depend on what has been read: to look at each costs less than to ask where to go on.
+    for (at, four) in entries.chunks(4).enumerate() {
+        fetch(entries, 4 * at);
+        four.iter().for_each(|[place, ..]| each(Vaddr(u64::from_le_bytes(*place))));
+    }
+}
+
 /// How many walks through one table wait for memory together.
 const WALKS: usize = 8;
 
@@ -176,8 +185,7 @@ impl Relocations {
         }
         for table in &self.tables {
             // The one layout that is loaded by the million is read without asking at every word which layout it has.
-            if table.is_native() {
-                let mut rest: &[Entry] = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
+            if let Some(mut rest) = table.entries() {
                 let mut expected = rest.len();
                 while let Some((entry, others)) = rest.split_first() {
                     let run = apply.run(rest);
@@ -233,31 +241,25 @@ impl Relocations {
         self.apply(&mut Each(relative, each))
     }
 
-    /// Calls `each` with places of relocations: of those that are relative, which is type `number`, with one in each page at
-    /// least, if they come first and sorted, as linkers have them; with all others.
-    pub(crate) fn sample_places(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) {
+    /// Calls `each` with places of those that are relative, which is type `number`: with one in each page at least, if they come
+    /// sorted, as linkers have them. Answers the others, in parts.
+    pub(crate) fn sample_relative(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) -> Vec<&[Entry]> {
         self.relr().for_each(|relocation| each(relocation.place));
+        let mut parts = Vec::new();
         for table in &self.tables {
-            if !table.is_native() {
+            let Some(entries) = table.entries() else {
                 table.iter(self.mips64).for_each(|relocation| each(relocation.place));
                 continue;
-            }
-            let entries = table.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0;
+            };
             let relative = entries.len().min(usize::try_from(self.relative).unwrap_or(usize::MAX));
             let (relative, others) = entries.split_at(relative);
-            let parts = relative.chunks(relative.len().div_ceil(WALKS).max(1));
+            let chunks = relative.chunks(relative.len().div_ceil(WALKS).max(1));
             let mut walks: SmallVec<[_; WALKS]> =
-                parts.map(|entries| Walk { entries, number: number.into(), page }).collect();
+                chunks.map(|entries| Walk { entries, number: number.into(), page }).collect();
             while walks.iter_mut().filter_map(Iterator::next).map(&mut each).count() > 0 {}
-            // Where the next one stands does not depend on what has been read: to look at each costs less than to ask where to
-            // go on.
-            for others in walks.iter().map(|walk| walk.entries).chain([others]) {
-                for (at, four) in others.chunks(4).enumerate() {
-                    fetch(others, 4 * at);
-                    four.iter().for_each(|[place, ..]| each(Vaddr(u64::from_le_bytes(*place))));
-                }
-            }
+            parts.extend(walks.iter().map(|walk| walk.entries).chain([others]).filter(|part| !part.is_empty()));
         }
+        parts
     }
 
     /// Relocation number `index` of `DT_JMPREL`: what the entry of that number in the procedure linkage table jumps by.
@@ -329,9 +331,10 @@ impl Relocations {
 }
 
 impl Table {
-    /// Whether it has the one layout that is loaded by the million.
-    fn is_native(&self) -> bool {
-        self.has_addend && self.view.class == Class::Elf64 && self.view.order == ByteOrder::Little
+    /// All of them, if it has the one layout that is loaded by the million.
+    fn entries(&self) -> Option<&[Entry]> {
+        let is_native = self.has_addend && self.view.class == Class::Elf64 && self.view.order == ByteOrder::Little;
+        is_native.then(|| self.view.bytes().as_chunks::<8>().0.as_chunks::<3>().0)
     }
 
     fn iter(&self, mips64: bool) -> impl Iterator<Item = Relocation> + '_ {
@@ -374,11 +377,19 @@ impl Iterator for SetBits {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use smallvec::smallvec;
 
     use super::*;
     use crate::file::view::ByteOrder;
+
+    /// A table of these, as many of which it says are relative.
+    pub(crate) fn of_entries(entries: impl Iterator<Item = [u64; 3]>, relative: usize) -> Relocations {
+        let bytes: Vec<u8> = entries.flatten().flat_map(u64::to_le_bytes).collect();
+        let view = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
+        let table = Table { view, has_addend: true, plt: false };
+        Relocations { relr: None, tables: smallvec![table], relative: relative as u64, mips64: false }
+    }
 
     fn places(words: &[u64]) -> Vec<u64> {
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -401,13 +412,11 @@ mod tests {
         let page = PageSize::new(4096).unwrap();
         // `relative`: how many the file says are relative; `info`: what they are.
         let sampled_of = |places: &[u64], relative: usize, info: &dyn Fn(usize) -> u64| {
-            let words = places.iter().enumerate().flat_map(|(number, place)| [*place, info(number), 0]);
-            let bytes: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();
-            let view = View::new(bytes.into(), Class::Elf64, ByteOrder::Little);
-            let table = Table { view, has_addend: true, plt: false };
-            let all = Relocations { relr: None, tables: smallvec![table], relative: relative as u64, mips64: false };
+            let entry = |(number, place): (usize, &u64)| [*place, info(number), 0];
+            let all = of_entries(places.iter().enumerate().map(entry), relative);
             let mut sampled = Vec::new();
-            all.sample_places(RELATIVE, page, |place| sampled.push(place.0));
+            let others = all.sample_relative(RELATIVE, page, |place| sampled.push(place.0));
+            others.iter().for_each(|entries| each_place(entries, |place| sampled.push(place.0)));
             sampled
         };
         let sampled = |places: &[u64]| sampled_of(places, places.len(), &|_| RELATIVE.into());

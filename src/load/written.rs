@@ -4,12 +4,16 @@ use std::ops::Range;
 
 use crate::addr::{Bias, PageSize, Vaddr};
 use crate::file::plan::{Plan, PlannedMap};
-use crate::file::relocations::Relocations;
+use crate::file::relocations::{Relocations, each_place};
 
 /// How many pages have to be copied for asking the kernel to copy them together. Asking costs about 5 µs in a process that
-/// has not done so yet, and to know for which pages, a look at each relocation; it saves 0.1 µs a page where memory is dear,
-/// and 1 µs where exceptions are (`cargo bench --bench pages`).
+/// has not done so yet, and to know for which pages, looks at relocations; it saves 0.1 µs a page where memory is dear, and
+/// 1 µs where exceptions are (`cargo bench --bench pages`).
 const WORTHWHILE: usize = 64;
+
+/// How many relocations may be looked at for each page that no relative one is on: of most libraries those are on nearly all.
+/// A look costs some 2 ns, as what it reads is read again soon; a page that is found saves as much as populating does.
+const LOOKS: usize = 600;
 
 /// Which pages relocation is going to write to, of the mapping that is mostly written to.
 pub(crate) struct Written {
@@ -29,15 +33,22 @@ impl Written {
         if count < WORTHWHILE {
             return None;
         }
-        let mut pages = vec![false; count];
-        let mut mark = |place: Vaddr| {
-            // A word on two pages counts for its first.
-            let page = (place.0.wrapping_sub(range.start.0) >> shift) as usize;
-            pages.get_mut(page).into_iter().for_each(|written| *written = true);
-        };
-        plan.zeros().iter().for_each(|zeros| mark(zeros.start));
-        relocations()?.sample_places(relative, plan.page, mark);
-        Some(Self { range, shift, pages })
+        let mut written = Self { range, shift, pages: vec![false; count] };
+        plan.zeros().iter().for_each(|zeros| written.mark(zeros.start));
+        let relocations = relocations()?;
+        let others = relocations.sample_relative(relative, plan.page, |place| written.mark(place));
+        let missing = written.pages.iter().filter(|page| !**page).count();
+        if others.iter().map(|part| part.len()).sum::<usize>() <= missing.saturating_mul(LOOKS) {
+            others.iter().for_each(|part| each_place(part, |place| written.mark(place)));
+        }
+        Some(written)
+    }
+
+    #[inline(always)]
+    fn mark(&mut self, place: Vaddr) {
+        // A word on two pages counts for its first.
+        let page = (place.0.wrapping_sub(self.range.start.0) >> self.shift) as usize;
+        self.pages.get_mut(page).into_iter().for_each(|written| *written = true);
     }
 
     /// Whether all pages of `range` are written to.
@@ -82,9 +93,38 @@ impl Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::Addr;
+    use crate::addr::{Addr, FileOffset, Protection};
+    use crate::file::relocations::tests::of_entries;
+    use crate::file::segments::Segment;
 
     const PAGE: PageSize = PageSize::new(0x1000).unwrap();
+
+    #[test]
+    fn relocations_by_symbols_are_looked_at_where_few_of_them_may_be_on_pages_without_relative_ones() {
+        const RELATIVE: u32 = 8;
+        let flags = Protection { write: true, ..Protection::READ };
+        let (vaddr, memory_size) = (Vaddr(0), 100 * PAGE.bytes());
+        let segment = Segment {
+            header: 0,
+            offset: FileOffset(0),
+            vaddr,
+            file_size: memory_size,
+            memory_size,
+            align: 0x1000,
+            flags,
+        };
+        let plan = Plan::of_segments(&[segment], None, PAGE).unwrap();
+        let written_to = |others: usize| {
+            let relative = (0..90).map(|page| [page * PAGE.bytes(), RELATIVE.into(), 0]);
+            let others = (0..others as u64).map(|number| [(90 + number % 5) * PAGE.bytes(), 7 << 32 | 1, 0]);
+            let relocations = of_entries(relative.chain(others), 90);
+            let written = Written::of(&plan, || Some(relocations), RELATIVE).unwrap();
+            written.pages.iter().filter(|page| **page).count()
+        };
+        assert_eq!(written_to(0), 90);
+        assert_eq!(written_to(10 * LOOKS), 95);
+        assert_eq!(written_to(10 * LOOKS + 1), 90);
+    }
 
     #[test]
     fn blocks_are_where_all_pages_of_a_huge_one_are_written_to() {
