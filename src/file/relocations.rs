@@ -242,7 +242,7 @@ impl Relocations {
     }
 
     /// Calls `each` with places of those that are relative, which is type `number`: with one in each page at least, if they come
-    /// sorted, as linkers have them. Answers the others, in parts.
+    /// sorted, as linkers have them. Answers the others, in parts; those of a layout that is not loaded count as relative.
     pub(crate) fn sample_relative(&self, number: u32, page: PageSize, mut each: impl FnMut(Vaddr)) -> Vec<&[Entry]> {
         self.relr().for_each(|relocation| each(relocation.place));
         let mut parts = Vec::new();

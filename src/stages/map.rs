@@ -120,7 +120,7 @@ fn later(mapping: &Arc<Mapping>, image: &Image) -> Option<LateSymbols> {
     LateSymbols::later(mapping, image.dynamic()?, image.class(), image.byte_order())
 }
 
-/// Which pages relocation is going to write to, as its tables in the file say.
+/// Which pages relocation is known to write to, as its tables in the file say.
 fn written(plan: &Plan, image: &Image) -> Option<Written> {
     Written::of(plan, || image.relocations(&image.source()).ok()?, image.machine()?.relative)
 }
