@@ -1,4 +1,4 @@
-//! What it costs to copy pages of a file, in fresh processes: by a fault for each, together, and into one page of 2 MiB.
+//! What it costs to copy pages of a file, in fresh processes: by a fault for each, and together.
 //!
 //! How soload maps what it is going to relocate rests on this.
 //!
@@ -11,31 +11,24 @@
 use std::fs::File;
 use std::io::{Read, Write, pipe};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::time::Instant;
 
 const PAGE: usize = 4096;
-const HUGE: usize = 2 << 20;
+const PAGES: [usize; 10] = [1, 2, 4, 8, 16, 24, 48, 100, 200, 512];
 const ROUNDS: usize = 101;
 
 fn main() {
     let mut file = tempfile::tempfile().unwrap();
-    file.write_all(&vec![1; HUGE]).unwrap();
+    file.write_all(&vec![1; PAGES[PAGES.len() - 1] * PAGE]).unwrap();
     println!("nanoseconds a page, medians of {ROUNDS} processes each\n");
-    println!("{:>6} {:>10} {:>10} {:>10}", "pages", "faults", "together", "huge");
-    for pages in [1, 2, 4, 8, 16, 24, 48, 100, 200, 512] {
-        let len = pages * PAGE;
-        let mut ways: Vec<&dyn Fn()> = Vec::new();
-        let (faults, together, huge) =
-            (|| faults(&file, len, 0), || faults(&file, len, libc::MAP_POPULATE), || huge(&file));
-        ways.extend([&faults as &dyn Fn(), &together]);
-        if len == HUGE {
-            ways.push(&huge);
-        }
-        let mut times = vec![Vec::new(); ways.len()];
+    println!("{:>6} {:>10} {:>10}", "pages", "faults", "together");
+    for pages in PAGES {
+        let ways = [0, libc::MAP_POPULATE];
+        let mut times = ways.map(|_| Vec::new());
         for _ in 0..ROUNDS {
-            times.iter_mut().zip(&ways).for_each(|(times, way)| times.push(in_a_fork(way)));
+            let time = |flag| in_a_fork(&|| faults(&file, pages * PAGE, flag));
+            times.iter_mut().zip(ways).for_each(|(times, flag)| times.push(time(flag)));
         }
         print!("{pages:6}");
         for times in &mut times {
@@ -74,16 +67,4 @@ fn map(file: i32, len: usize, flags: i32) -> *mut u8 {
 fn faults(file: &File, len: usize, populate: i32) {
     let start = map(file.as_raw_fd(), len, populate);
     (0..len).step_by(PAGE).for_each(|at| unsafe { start.add(at).write_volatile(2) });
-}
-
-/// Reads the file into one page, if the kernel has such a page.
-fn huge(file: &File) {
-    let start = map(-1, 2 * HUGE, libc::MAP_ANONYMOUS);
-    let block = start.wrapping_add(start.align_offset(HUGE));
-    let bytes = unsafe {
-        libc::madvise(block.cast(), HUGE, libc::MADV_HUGEPAGE);
-        std::slice::from_raw_parts_mut(block, HUGE)
-    };
-    file.read_exact_at(bytes, 0).unwrap();
-    (0..HUGE).step_by(PAGE).for_each(|at| unsafe { block.add(at).write_volatile(2) });
 }

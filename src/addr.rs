@@ -101,11 +101,6 @@ impl PageSize {
         self.0
     }
 
-    /// The size of the pages that the kernel can give in place of many of these, where it is known.
-    pub(crate) fn huge(self) -> Option<Self> {
-        (self.0 == 4096).then_some(Self::HUGE)
-    }
-
     /// The start of the page that `number` lies in.
     #[must_use]
     pub const fn down(self, number: u64) -> u64 {

@@ -241,7 +241,7 @@ mod tests {
     use crate::sys::fault;
 
     /// Between them these need every call that loading makes: segments, zero pages, alignment, text relocations,
-    /// dependencies, resolvers, thread-local storage of both kinds, stubs, huge pages.
+    /// dependencies, resolvers, thread-local storage of both kinds, stubs, pages that are copied together.
     const LIBRARIES: [&str; 10] = [
         "libbss.so",
         "libalign_2m.so",
@@ -252,7 +252,7 @@ mod tests {
         "libtls_general.so",
         "libtls_initial.so",
         "libgathered.so",
-        "libhuge_data.so",
+        "libmany_pages.so",
     ];
 
     /// Opens with every system call after the `calls`-th failing; answers whether it did not come to that.

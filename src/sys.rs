@@ -8,7 +8,6 @@ mod below;
 pub(crate) mod fault;
 #[cfg(feature = "serve")]
 pub(crate) mod fork;
-mod huge;
 mod own;
 mod room;
 #[cfg(any(feature = "snapshots", feature = "serve"))]

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::ops::Range;
 use std::path::PathBuf;
 
 use common::elf::Elf;
@@ -12,7 +13,7 @@ use common::trace::{Call, system_calls_of};
 use common::*;
 use object::LittleEndian as LE;
 use object::elf::*;
-use soload::ErrorKind;
+use soload::{Addr, ErrorKind, PageMap, PageState};
 
 const PAGE: usize = 4096;
 
@@ -348,5 +349,26 @@ fn text_is_mapped_from_the_file() {
         let text = library.address("f_000");
         let map = maps().into_iter().find(|map| map.range.contains(&text)).unwrap();
         assert!(map.path.ends_with("libhash_gnu.so"), "{map:?}");
+    });
+}
+
+#[test]
+fn the_pages_that_relocation_writes_to_are_copied_and_no_others() {
+    on_both_loaders(|loader| {
+        let Some(library) = loader.open_packed("many_pages") else { return };
+        // Those at both ends may have something else in them as well.
+        let inner = |name, len| {
+            let start = library.address(name);
+            start.next_multiple_of(PAGE)..(start + len) / PAGE * PAGE
+        };
+        let (constants, untouched) = (inner("constants", 150 * 1024 * 16), inner("untouched", 128 * PAGE));
+        let count = |range: &Range<usize>, state| {
+            PageMap::of_range(Addr(range.start)..Addr(range.end)).unwrap().count(state) * PAGE
+        };
+        assert_eq!(count(&constants, PageState::Copied), constants.len());
+        assert_eq!(count(&untouched, PageState::Copied), 0);
+        let map = maps().into_iter().find(|map| map.range.contains(&constants.start)).unwrap();
+        assert!(map.path.ends_with("libmany_pages.so") && map.range.end >= constants.end, "{map:?}");
+        assert_eq!(library.call("count_wrong"), 0);
     });
 }

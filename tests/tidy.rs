@@ -51,7 +51,6 @@ const MAY_NAME: &[(&str, &[&str])] = &[
 const MAY_BE_UNSAFE: &[(&str, &str)] = &[
     ("src/sys.rs", "files, opened, read and mapped wherever the kernel likes"),
     ("src/sys/room.rs", "every mapping at an address of soload's choice"),
-    ("src/sys/huge.rs", "pages of 2 MiB: how they are asked for, and what is copied to them"),
     ("src/sys/own.rs", "what the kernel tells the process about itself, and gives it"),
     ("src/sys/socket.rs", "descriptors that come over a socket"),
     ("src/sys/fork.rs", "forks of the process"),

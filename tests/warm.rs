@@ -1,4 +1,4 @@
-//! Pages of 2 MiB: under code, where the file system gives them, and under data all pages of which are relocated.
+//! Pages of 2 MiB under code, where the file system gives them.
 
 #![cfg(all(target_pointer_width = "64", target_arch = "x86_64"))]
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)] // reads mapped code
@@ -9,9 +9,8 @@ use std::fs::{self, File};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use common::maps::maps;
 use common::{Lib, Loader, fixture, on_both_loaders, on_ours, scratch};
-use soload::{Addr, OpenOptions, PageMap, PageState, Warming, Warmth};
+use soload::{Addr, OpenOptions, PageMap, Warming, Warmth};
 
 const PAGE: usize = 4096;
 /// Bytes of code of the fixture.
@@ -125,68 +124,5 @@ fn a_library_without_so_much_code_is_loaded_as_ever() {
         assert_eq!(Lib::Ours(library).call("near_code"), 41);
         let warming = Warming::of(&fixture("overwritten")).unwrap();
         assert_eq!((warming.after.huge, warming.after.huge_possible), (0, 0));
-    });
-}
-
-/// Bytes of the fixture's constants.
-const CONSTANTS: usize = 150 * 1024 * 16;
-
-/// The pages of the fixture's constants, without those that have something else in them as well.
-fn pages_of_constants(library: &Lib) -> PageMap {
-    let start = library.address("constants");
-    PageMap::of_range(Addr(start.next_multiple_of(PAGE))..Addr((start + CONSTANTS) / PAGE * PAGE)).unwrap()
-}
-
-/// Whether a process gets memory in pages of 2 MiB now, if it asks for them.
-fn gives_huge_memory() -> bool {
-    const LEN: usize = 4 << 20;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    let start = unsafe {
-        let start = libc::mmap(std::ptr::null_mut(), LEN, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
-        libc::madvise(start, LEN, libc::MADV_HUGEPAGE);
-        start.cast::<u8>().write_bytes(1, LEN);
-        start as usize
-    };
-    let gives = PageMap::of_range(Addr(start)..Addr(start + LEN)).unwrap().pages.iter().any(|page| page.huge);
-    if !gives {
-        eprintln!("DID NOT RUN: the kernel gives no memory in pages of 2 MiB");
-    }
-    gives
-}
-
-#[test]
-fn relocated_pages_of_a_whole_block_of_2_mib_are_one_page() {
-    on_ours(|loader| {
-        // Memory may be in pieces for a moment.
-        for _ in 0..5 {
-            let gives = gives_huge_memory();
-            let library = loader.open("huge_data");
-            assert_eq!(library.call("count_wrong"), 0);
-            let map = pages_of_constants(&library);
-            assert_eq!(map.count(PageState::Copied), map.pages.len(), "no page more or less than relocation writes to");
-            // The first of the 512 may hold something else as well.
-            if !gives || map.pages.iter().filter(|page| page.huge).count() >= 511 {
-                return;
-            }
-        }
-        panic!("the kernel gives huge pages, and five times there was none");
-    });
-}
-
-#[test]
-fn words_are_the_same_where_there_are_no_huge_pages() {
-    on_both_loaders(|loader| {
-        let Some(library) = loader.open_packed("huge_data") else { return };
-        assert_eq!(library.call("count_wrong"), 0);
-        drop(library);
-        assert_eq!(unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) }, 0);
-        let library = loader.open("huge_data");
-        assert_eq!(library.call("count_wrong"), 0);
-        let map = pages_of_constants(&library);
-        assert_eq!(map.count(PageState::Copied), map.pages.len());
-        assert!(map.pages.iter().all(|page| !page.huge));
-        let middle = library.address("constants") + CONSTANTS / 2;
-        let of_it = maps().into_iter().find(|map| map.range.contains(&middle)).unwrap();
-        assert!(of_it.path.ends_with("libhuge_data.so"), "copies of the file's pages, as ever: {of_it:?}");
     });
 }

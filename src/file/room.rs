@@ -14,11 +14,8 @@ pub(super) fn in_place(plan: &Plan) -> Option<Room> {
     if !constant || plan.align.bytes() > PageSize::HUGE.bytes() || !plan.maps().iter().all(shown) {
         return None;
     }
-    let writable = || plan.maps().iter().filter(|map| map.protection.write);
-    let constant = writable().next().map_or(len, |map| map.range.start.0);
-    let data = writable().filter(|map| map.file.is_some()).max_by_key(|map| bytes(map));
-    let huge = data.filter(|map| bytes(map) >= PageSize::HUGE.bytes() && plan.page.huge().is_some());
-    Some(Room { len, align: plan.align, constant, huge: huge.map(|map| map.range.start.0..map.range.end.0) })
+    let constant = plan.maps().iter().find(|map| map.protection.write).map_or(len, |map| map.range.start.0);
+    Some(Room { len, align: plan.align, constant })
 }
 
 /// What is mapped into that room, piece by piece, if all that is never written comes first, lies as far in as in the file and

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
+use crate::addr::{FileOffset, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 
 /// The largest block of thread-local storage, and its largest alignment: every thread would have one.
@@ -138,13 +138,10 @@ impl Headers {
         Ok(checked)
     }
 
-    /// Whether relocation is going to write to the page of the dynamic section, `at`: some of its entries become addresses
-    /// (`is_rebased`). Of one on several pages it is not known which.
-    pub(super) fn dynamic_is_written(&self, at: &ProgramHeader, page: PageSize) -> bool {
-        let last = at.file_size.checked_sub(1).and_then(|last| at.vaddr.checked_add(last));
-        let on_one_page = last.is_some_and(|last| page.down(last.0) == page.down(at.vaddr.0));
+    /// Whether relocation is going to write to the dynamic section, `at`: some of its entries become addresses (`is_rebased`).
+    pub(super) fn dynamic_is_written(&self, at: &ProgramHeader) -> bool {
         let is_inside = |segment: &Segment| segment.flags.write && segment.contains(at.vaddr, at.file_size);
-        at.flags.write && on_one_page && self.segments.iter().any(is_inside)
+        at.flags.write && at.file_size > 0 && self.segments.iter().any(is_inside)
     }
 
     /// How many bytes of its segment stand before `offset` in the file.
@@ -303,8 +300,6 @@ mod tests {
         ProgramHeader { kind, vaddr: Vaddr(vaddr), offset, file_size: 0, memory_size, align, ..any }
     }
 
-    const PAGE: PageSize = PageSize::new(0x1000).unwrap();
-
     /// Headers of an object with these segments: flags, offset, address, size in the file and in memory.
     fn headers(segments: &[(&str, u64, u64, u64, u64)]) -> Headers {
         let load = |(flags, offset, vaddr, file_size, memory_size): &(&str, u64, u64, u64, u64)| {
@@ -317,15 +312,16 @@ mod tests {
     }
 
     #[test]
-    fn a_dynamic_section_is_written_to_where_it_may_be_and_lies_on_one_page() {
+    fn a_dynamic_section_is_written_to_where_it_may_be() {
         let written = |segment: &str, flags: &str, start: u64, size: u64| {
             let headers = headers(&[("r", 0, 0, 0x1000, 0x1000), (segment, 0x2d00, 0x3d00, 0x3000, 0x3000)]);
             let flags = Protection { write: flags.contains('w'), ..Protection::READ };
             let at = ProgramHeader { flags, file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
-            headers.dynamic_is_written(&at, PAGE)
+            headers.dynamic_is_written(&at)
         };
         assert!(written("rw", "rw", 0x3e00, 0x200));
-        assert!(!written("rw", "rw", 0x3e00, 0x210), "its end is on the next page");
+        assert!(written("rw", "rw", 0x3e00, 0x210), "its end is on the next page");
+        assert!(!written("rw", "rw", 0x3e00, 0x3000), "it ends behind its segment");
         assert!(!written("rw", "r", 0x3e00, 0x200), "it may not be written to");
         assert!(!written("r", "rw", 0x3e00, 0x200), "nor may its segment");
         assert!(!written("rw", "rw", 0x3e00, 0), "it is empty");

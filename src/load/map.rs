@@ -101,7 +101,6 @@ impl Mapping {
             (None, Some(wanted)) => Reservation::at(wanted, size)?,
         };
         let bias = Bias::between(reservation.start(), start);
-        let blocks = written.as_ref().map_or_else(Vec::new, |written| written.blocks(bias));
         let mut parts: SmallVec<[Part; 5]> = SmallVec::new();
         for (index, map) in plan.maps().iter().enumerate() {
             let (offset, len) = (map.range.start.0 - start.0, map.range.end.0 - map.range.start.0);
@@ -124,7 +123,7 @@ impl Mapping {
                 (None, Some(_)) if shown && reservation.protect(offset, len, map.protection).is_ok() => {}
                 // Where no page may become executable (`PR_SET_MDWE`), what is mapped so from the file still is.
                 (None, Some(from)) => {
-                    let all = written.take_if(|written| blocks.is_empty() && written.covers(&map.range)).is_some();
+                    let all = written.take_if(|written| written.covers(&map.range)).is_some();
                     reservation.map_file(offset, len, map.protection, &image.file().fd, from.0, all)?;
                 }
                 (None, None) => reservation.map_zeros(offset, len, map.protection)?,
@@ -143,16 +142,6 @@ impl Mapping {
                 }
                 _ => parts.push(Part { range: map.range.start.0..map.range.end.0, protection: map.protection }),
             }
-        }
-        for block in &blocks {
-            let Some((map, Some(from))) = plan.map_at(block.start).map(|map| (map, map.file)) else { break };
-            let (offset, from) = (block.start.0 - start.0, from.0 + (block.start.0 - map.range.start.0));
-            if !reservation.copy_to_huge_page(offset, image.file(), from)? {
-                let len = block.end.0 - block.start.0;
-                reservation.map_file(offset, len, map.protection, &image.file().fd, from, false)?;
-                break;
-            }
-            written.iter_mut().for_each(|written| written.done(block));
         }
         for run in written.iter().flat_map(Written::runs) {
             reservation.populate(run.start.0 - start.0, run.end.0 - run.start.0);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::addr::{Bias, PageSize, Vaddr};
+use crate::addr::Vaddr;
 use crate::file::plan::{Plan, PlannedMap};
 use crate::file::relocations::{Relocations, each_place};
 
@@ -70,34 +70,12 @@ impl Written {
         });
         runs.flatten()
     }
-
-    /// Blocks that can be one huge page each, because all their pages are written to, of an object that lies there.
-    pub(crate) fn blocks(&self, bias: Bias) -> Vec<Range<Vaddr>> {
-        let Some(huge) = PageSize::new(1 << self.shift).and_then(PageSize::huge) else { return Vec::new() };
-        let of_run = |run: Range<Vaddr>| {
-            let start = bias.at(run.start).0 as u64;
-            let first = run.start.0.saturating_add(huge.up(start).unwrap_or(start) - start);
-            let count = run.end.0.saturating_sub(first) / huge.bytes();
-            let block = move |number: u64| Vaddr(first + number * huge.bytes());
-            (0..count).map(move |number| block(number)..block(number + 1))
-        };
-        self.runs().flat_map(of_run).collect()
-    }
-
-    /// Nothing more is to be done for these pages.
-    pub(crate) fn done(&mut self, range: &Range<Vaddr>) {
-        let page = |at: Vaddr| (at.0.saturating_sub(self.range.start.0) >> self.shift) as usize;
-        let (start, end) = (page(range.start), page(range.end));
-        if let Some(pages) = self.pages.get_mut(start..end) {
-            pages.fill(false);
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::{Addr, FileOffset, Protection};
+    use crate::addr::{FileOffset, PageSize, Protection};
     use crate::file::relocations::tests::of_entries;
     use crate::file::segments::Segment;
 
@@ -131,25 +109,17 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_where_all_pages_of_a_huge_one_are_written_to() {
-        let (page, huge) = (PAGE.bytes(), PageSize::HUGE.bytes());
-        let written =
-            |pages: Vec<bool>| Written { range: Vaddr(page)..Vaddr(page * (1 + pages.len() as u64)), shift: 12, pages };
-        let starts = |written: &Written, start: u64| {
-            let blocks = written.blocks(Bias::between(Addr(start as usize), Vaddr(0)));
-            assert!(blocks.iter().all(|block| block.end.0 - block.start.0 == huge));
-            blocks.iter().map(|block| block.start.0 / page).collect::<Vec<_>>()
+    fn pages_are_copied_together_where_many_that_are_written_to_follow_one_another() {
+        let mut pages =
+            [vec![false; WORTHWHILE], vec![true; WORTHWHILE], vec![false], vec![true; WORTHWHILE - 1]].concat();
+        let runs = |pages: &[bool]| {
+            let range = Vaddr(0x1000)..Vaddr(0x1000 * (1 + pages.len() as u64));
+            let written = Written { range, shift: 12, pages: pages.into() };
+            written.runs().map(|run| run.start.0 >> 12..run.end.0 >> 12).collect::<Vec<_>>()
         };
-        let all = written(vec![true; 1100]);
-        assert_eq!(starts(&all, huge), [512]);
-        assert_eq!(starts(&all, huge - page), [1, 513]);
-        assert_eq!(starts(&all, 2 * huge - 50 * page), [50, 562]);
-        let mut gap = written(vec![true; 1100]);
-        gap.done(&(Vaddr(600 * page)..Vaddr(601 * page)));
-        assert_eq!(starts(&gap, huge - page), [1]);
-        assert_eq!(starts(&gap, huge), Vec::<u64>::new());
-        assert_eq!(starts(&written(vec![true; 511]), huge - page), Vec::<u64>::new());
-        assert_eq!(starts(&written(vec![true; 512]), huge - page), [1]);
-        assert_eq!(gap.runs().map(|run| run.start.0 / page..run.end.0 / page).collect::<Vec<_>>(), [1..600, 601..1101]);
+        let first = 1 + WORTHWHILE as u64..1 + 2 * WORTHWHILE as u64;
+        assert_eq!(runs(&pages), [first.clone()]);
+        pages.push(true);
+        assert_eq!(runs(&pages), [first.clone(), first.end + 1..first.end + 1 + WORTHWHILE as u64]);
     }
 }

@@ -59,25 +59,27 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
             (Addr(module.listed.map() as usize), Addr(std::ptr::from_ref(module).expose_provenance()));
         Place { start: range.start, end: range.end, id: module.id, map, frames, module: module_at }
     };
-    change(|table| {
-        let before = table.places.len();
-        table.places.extend(modules.map(place));
-        table.added += (table.places.len() - before) as u64;
-        // What was there is in order: this merges the new ones with it.
-        table.places.sort_by_key(|place| place.start);
+    let mut new: Vec<Place> = modules.map(place).collect();
+    new.sort_unstable_by_key(|place| place.start);
+    TABLE.replace(|table| {
+        let (old, added) = table.map_or((&[][..], 0), |table| (&table.places, table.added));
+        let (mut places, mut old) = (Vec::with_capacity(old.len() + new.len()), old.iter().copied().peekable());
+        let added = added + new.len() as u64;
+        for place in new {
+            places.extend(std::iter::from_fn(|| old.next_if(|old| old.start < place.start)));
+            places.push(place);
+        }
+        places.extend(old);
+        Table { places, added }
     });
 }
 
 /// Removes modules that are about to be unmapped.
 pub(super) fn remove<'m>(modules: impl Iterator<Item = &'m Module>) {
     let starts: Vec<Addr> = modules.map(|module| module.mapping.range().start).collect();
-    change(|table| table.places.retain(|place| !starts.contains(&place.start)));
-}
-
-fn change(edit: impl FnOnce(&mut Table)) {
     TABLE.replace(|table| {
         let mut table = table.cloned().unwrap_or_default();
-        edit(&mut table);
+        table.places.retain(|place| !starts.contains(&place.start));
         table
     });
 }

@@ -84,7 +84,11 @@ impl State {
         let first = !fit.namespace.is_base() && !self.is_inhabited(fit.namespace);
         let phase = Phase::Entered(Some(hooks::this_thread()));
         let mut modules = Vec::with_capacity(fit.instances.len());
-        self.entries.reserve(fit.instances.len());
+        let (count, known) = (fit.instances.len(), self.entries.len());
+        if self.entries.capacity() - known < count {
+            // Not twofold: room that nobody needs is memory all the same.
+            self.entries.reserve_exact(count.max(known / 8));
+        }
         for (index, Newcomer { module, names, keep }) in make(Id(self.next)).enumerate() {
             self.next += 1;
             for name in module.soname.iter().chain(&names) {

@@ -318,6 +318,9 @@ impl Mapped {
         };
         let (init, fini) =
             (array(dynamic.init_array, dynamic.init_arraysz), array(dynamic.fini_array, dynamic.fini_arraysz));
-        Arrays { idle: false, inits: init.len(), words: init.chain(fini).collect() }
+        // Collected, they would take room for as many as a power of two.
+        let (inits, mut words) = (init.len(), SmallVec::with_capacity(init.len() + fini.len()));
+        words.extend(init.chain(fini));
+        Arrays { idle: false, inits, words }
     }
 }

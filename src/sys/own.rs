@@ -163,6 +163,15 @@ impl Reservation {
             unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
         }
     }
+
+    /// Has the kernel read `len` bytes of a file at `offset` in blocks of 2 MiB, and map them by one entry each, where it
+    /// can. Before they are first read; nothing is lost where it cannot.
+    pub(crate) fn prefer_huge_pages(&self, offset: u64, len: u64) {
+        if let Ok((at, size)) = self.inside(offset, len) {
+            // SAFETY: `inside` proved the range to be ours; what it contains stays what it is.
+            unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_HUGEPAGE) };
+        }
+    }
 }
 
 #[cfg(test)]

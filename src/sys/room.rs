@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 
-use super::{Bytes, RegularFile, fault, huge, page_size};
+use super::{Bytes, RegularFile, fault, page_size};
 use crate::addr::{Addr, PageSize, Protection};
 use crate::error::ErrorKind;
 
@@ -30,8 +30,6 @@ pub(crate) struct Room {
     pub(crate) align: PageSize,
     /// How many of them come before all that may be written: these show the file from its start on.
     pub(crate) constant: u64,
-    /// Which of them want huge pages.
-    pub(crate) huge: Option<Range<u64>>,
 }
 
 /// A piece of an object as it is mapped in the end: whole pages, counted from its first.
@@ -95,13 +93,10 @@ impl RegularFile {
         Ok(Shown { room: Arc::new(there), from_file, constant: room.constant, laid: Laid::Nothing })
     }
 
-    /// Where the kernel likes, if it is aligned there; but so that a huge page fits where one is wanted, if such a place can be
-    /// had.
+    /// Where the kernel likes, if it is aligned there.
     fn show_somewhere(&self, room: &Room, protection: Protection) -> Result<Reservation, ErrorKind> {
         let no_room = |errno: Errno| ErrorKind::NoRoom { bytes: room.len, errno: errno as i32 };
-        let shown = self.map_start(None, room.len, protection).map_err(no_room)?;
-        let better = room.huge.as_ref().and_then(|data| huge::better_start(shown.start(), room.len, data));
-        let there = better.and_then(|better| self.show_at(better, room.len, room.align, protection)).unwrap_or(shown);
+        let there = self.map_start(None, room.len, protection).map_err(no_room)?;
         // The kernel puts large files where huge pages fit: mostly that is enough.
         if room.align.offset(there.start().0 as u64) == 0 {
             return Ok(there);
@@ -145,15 +140,12 @@ impl Room {
         Some(there)
     }
 
-    /// A place right below the last one, so that a huge page fits where one is wanted. The kernel finds better ones for code
-    /// that is large enough for huge pages, unless none would fit into the data there.
+    /// A place right below the last one. The kernel finds better ones for code that is large enough for huge pages.
     fn below_last(&self) -> Option<Addr> {
-        let of_kernel = self.constant >= PageSize::HUGE.bytes()
-            && self.huge.as_ref().is_none_or(|data| huge::fits(PageSize::HUGE.bytes(), data));
+        let of_kernel = self.constant >= PageSize::HUGE.bytes();
         let last = Some(LAST.load(Ordering::Relaxed)).filter(|last| *last > 0 && !of_kernel);
         let start = (last? as u64).checked_sub(self.len)?;
-        let apart = self.huge.as_ref().map_or(0, |data| PageSize::HUGE.offset(start.wrapping_add(data.start)));
-        Some(Addr(self.align.down(start.checked_sub(apart)?) as usize))
+        Some(Addr(self.align.down(start) as usize))
     }
 }
 
@@ -186,22 +178,20 @@ impl Shown {
         unsafe { Bytes::new(self.room.map.start.cast(), self.from_file, owner) }
     }
 
-    /// Bytes that are mapped to be written to, on pages of which each process is going to have a copy: it gets them now. `None`
-    /// if they are not mapped so.
-    pub(crate) fn copied(&self, range: Range<u64>) -> Option<Bytes> {
+    /// Bytes that relocation is going to write to, as the file has them; `None` if they are not mapped so that it can. If they
+    /// are on one page, the process gets its copy of that now. Of several pages it is not known which are written to.
+    pub(crate) fn variables(&self, range: Range<u64>) -> Option<Bytes> {
         let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
         let written = self.laid == Laid::Whole && range.start >= self.constant;
         let inside = written && range.end <= self.room.len() as u64;
         let first =
             NonNull::new((self.room.start().0 + usize::try_from(range.start).ok()?) as *mut u8).filter(|_| inside)?;
         let page = page_size();
-        let of_range = |at: &u64| *at < range.end;
-        let next = |at: &u64| page.up(at + 1).filter(of_range);
-        for at in std::iter::successors(Some(range.start).filter(of_range), next) {
-            let byte = first.as_ptr().wrapping_add((at - range.start) as usize).cast::<AtomicU8>();
+        if len > 0 && page.down(range.start) == page.down(range.end - 1) {
             // SAFETY: a byte of a mapping of ours that may be written, and that nobody else knows of. Nothing changes but that
             // the page is copied: this is a write to the processor whatever it finds.
-            let _ = unsafe { (*byte).compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed) };
+            let byte = unsafe { &*first.as_ptr().cast::<AtomicU8>() };
+            let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         let owner: Arc<Reservation> = Arc::clone(&self.room);
         // SAFETY: as in `bytes`.
