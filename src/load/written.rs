@@ -115,11 +115,11 @@ mod tests {
         let runs = |pages: &[bool]| {
             let range = Vaddr(0x1000)..Vaddr(0x1000 * (1 + pages.len() as u64));
             let written = Written { range, shift: 12, pages: pages.into() };
-            written.runs().map(|run| run.start.0 >> 12..run.end.0 >> 12).collect::<Vec<_>>()
+            written.runs().map(|run| (run.start.0 >> 12, run.end.0 >> 12)).collect::<Vec<_>>()
         };
-        let first = 1 + WORTHWHILE as u64..1 + 2 * WORTHWHILE as u64;
-        assert_eq!(runs(&pages), [first.clone()]);
+        let n = WORTHWHILE as u64;
+        assert_eq!(runs(&pages), [(1 + n, 1 + 2 * n)]);
         pages.push(true);
-        assert_eq!(runs(&pages), [first.clone(), first.end + 1..first.end + 1 + WORTHWHILE as u64]);
+        assert_eq!(runs(&pages), [(1 + n, 1 + 2 * n), (2 + 2 * n, 2 + 3 * n)]);
     }
 }
