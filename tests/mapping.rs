@@ -144,7 +144,7 @@ fn one_call_for_each_part_and_no_other_mapping_but_a_reservation_where_the_file_
                 _ => panic!("{name}: {calls:#x?}"),
             };
             assert_eq!(inside + in_place, parts(&Elf::of(name)), "{name}: {calls:#x?}");
-            // The dynamic section is read on its page, which is copied anyway.
+            // The dynamic section is read where it is.
             let reads = calls.iter().filter(|call| call.number == libc::SYS_pread64).count();
             assert_eq!(reads, 1, "{name}: {calls:#x?}");
             // What lies between segments is inaccessible.
@@ -152,6 +152,24 @@ fn one_call_for_each_part_and_no_other_mapping_but_a_reservation_where_the_file_
             let protects = calls.iter().filter(is_protect).filter(|call| range.contains(&at(call))).count();
             assert!(protects <= executable + 1, "{name}: code is made so, and RELRO read-only: {calls:#x?}");
         }
+    });
+}
+
+#[test]
+fn a_dynamic_section_on_several_pages_is_read_where_it_is_and_none_of_them_is_copied_for_that() {
+    on_ours(|_| {
+        let mut elf = Elf::of("many_pages");
+        // Nobody looks at what stands behind its last entry.
+        let section = elf.segment(PT_DYNAMIC, 0);
+        section.p_filesz.set(LE, 64 * PAGE as u64);
+        section.p_memsz.set(LE, 64 * PAGE as u64);
+        let path = elf.save("long.so");
+        let calls = system_calls_of(|| drop(Loader::Ours.open(&path)));
+        assert_eq!(calls.iter().filter(|call| call.number == libc::SYS_pread64).count(), 1, "{calls:#x?}");
+        let library = Loader::Ours.open(&path);
+        let start = library.address("untouched").next_multiple_of(PAGE);
+        assert_eq!(PageMap::of_range(Addr(start)..Addr(start + 127 * PAGE)).unwrap().count(PageState::Copied), 0);
+        assert_eq!(library.call("count_wrong"), 0);
     });
 }
 

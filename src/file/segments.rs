@@ -139,8 +139,13 @@ impl Headers {
     }
 
     /// Whether relocation is going to write to the dynamic section, `at`: some of its entries become addresses (`is_rebased`).
+    /// All of it is the file's then.
     pub(super) fn dynamic_is_written(&self, at: &ProgramHeader) -> bool {
-        let is_inside = |segment: &Segment| segment.flags.write && segment.contains(at.vaddr, at.file_size);
+        let end = at.vaddr.checked_add(at.file_size);
+        let is_inside = |segment: &Segment| {
+            let of_file = end.is_some_and(|end| end <= segment.file_end());
+            segment.flags.write && of_file && segment.contains(at.vaddr, at.file_size)
+        };
         at.flags.write && at.file_size > 0 && self.segments.iter().any(is_inside)
     }
 
@@ -314,13 +319,15 @@ mod tests {
     #[test]
     fn a_dynamic_section_is_written_to_where_it_may_be() {
         let written = |segment: &str, flags: &str, start: u64, size: u64| {
-            let headers = headers(&[("r", 0, 0, 0x1000, 0x1000), (segment, 0x2d00, 0x3d00, 0x3000, 0x3000)]);
+            let headers = headers(&[("r", 0, 0, 0x1000, 0x1000), (segment, 0x2d00, 0x3d00, 0x2000, 0x3000)]);
             let flags = Protection { write: flags.contains('w'), ..Protection::READ };
             let at = ProgramHeader { flags, file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
             headers.dynamic_is_written(&at)
         };
         assert!(written("rw", "rw", 0x3e00, 0x200));
         assert!(written("rw", "rw", 0x3e00, 0x210), "its end is on the next page");
+        assert!(written("rw", "rw", 0x3e00, 0x1f00));
+        assert!(!written("rw", "rw", 0x3e00, 0x1f01), "its end is among the zeros");
         assert!(!written("rw", "rw", 0x3e00, 0x3000), "it ends behind its segment");
         assert!(!written("rw", "r", 0x3e00, 0x200), "it may not be written to");
         assert!(!written("r", "rw", 0x3e00, 0x200), "nor may its segment");

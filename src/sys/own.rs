@@ -9,8 +9,8 @@ use std::ptr::NonNull;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 
-use super::Reservation;
 use super::room::Map;
+use super::{Reservation, fault};
 use crate::addr::PageSize;
 
 /// A value of the auxiliary vector the kernel gave this process (`getauxval`); 0 where there is none.
@@ -158,7 +158,9 @@ impl Reservation {
     /// One call for each range: that for several (`process_madvise`) is known to few filters of system calls and to no older
     /// Valgrind, and saves nothing that can be measured.
     pub(crate) fn populate(&self, offset: u64, len: u64) {
-        if let Ok((at, size)) = self.inside(offset, len) {
+        if let Ok((at, size)) = self.inside(offset, len)
+            && fault::point("madvise").is_ok()
+        {
             // SAFETY: `inside` proved the range to be ours; the pages' content stays what it is.
             unsafe { libc::madvise(at.get() as *mut c_void, size.get(), libc::MADV_POPULATE_WRITE) };
         }

@@ -194,7 +194,8 @@ impl Shown {
             let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
         let owner: Arc<Reservation> = Arc::clone(&self.room);
-        // SAFETY: as in `bytes`.
+        // SAFETY: from `constant` on the pieces of what is laid whole can all be read, and have no gap (`room::pieces`). Nobody
+        // writes there until `into_room`, as in `bytes`.
         Some(unsafe { Bytes::new(first, len, owner) })
     }
 
