@@ -124,8 +124,8 @@ impl Image {
         let mut arrays = None;
         let dynamic = |at: &ProgramHeader| {
             if own
-                && headers.dynamic_is_written(at)
-                && let Some(bytes) = shown.variables(at.vaddr.0..at.vaddr.0.saturating_add(at.file_size))
+                && headers.dynamic_is_written(at, page)
+                && let Some(bytes) = shown.copied(at.vaddr.0..at.vaddr.0.saturating_add(at.file_size))
             {
                 return header.dynamic_entries(&bytes, 0, at).and_then(Dynamic::collect);
             }

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::addr::{FileOffset, Protection, Vaddr};
+use crate::addr::{FileOffset, PageSize, Protection, Vaddr};
 use crate::error::{At, ErrorKind};
 
 /// The largest block of thread-local storage, and its largest alignment: every thread would have one.
@@ -138,15 +138,16 @@ impl Headers {
         Ok(checked)
     }
 
-    /// Whether relocation is going to write to the dynamic section, `at`: some of its entries become addresses (`is_rebased`).
-    /// All of it is the file's then.
-    pub(super) fn dynamic_is_written(&self, at: &ProgramHeader) -> bool {
-        let end = at.vaddr.checked_add(at.file_size);
+    /// Whether relocation is going to write to each page of the dynamic section, `at`, all of which is the file's: on the first
+    /// some of its entries become addresses (`is_rebased`), on the second, if there is one, linkers let the global offset table
+    /// follow.
+    pub(super) fn dynamic_is_written(&self, at: &ProgramHeader, page: PageSize) -> bool {
+        let Some(end) = at.vaddr.checked_add(at.file_size) else { return false };
         let is_inside = |segment: &Segment| {
-            let of_file = end.is_some_and(|end| end <= segment.file_end());
-            segment.flags.write && of_file && segment.contains(at.vaddr, at.file_size)
+            segment.flags.write && end <= segment.file_end() && segment.contains(at.vaddr, at.file_size)
         };
-        at.flags.write && at.file_size > 0 && self.segments.iter().any(is_inside)
+        let few = at.file_size > 0 && page.down(end.0 - 1) - page.down(at.vaddr.0) <= page.bytes();
+        at.flags.write && few && self.segments.iter().any(is_inside)
     }
 
     /// How many bytes of its segment stand before `offset` in the file.
@@ -317,18 +318,19 @@ mod tests {
     }
 
     #[test]
-    fn a_dynamic_section_is_written_to_where_it_may_be() {
+    fn a_dynamic_section_is_written_to_where_it_may_be_and_lies_on_two_pages() {
         let written = |segment: &str, flags: &str, start: u64, size: u64| {
             let headers = headers(&[("r", 0, 0, 0x1000, 0x1000), (segment, 0x2d00, 0x3d00, 0x2000, 0x3000)]);
             let flags = Protection { write: flags.contains('w'), ..Protection::READ };
             let at = ProgramHeader { flags, file_size: size, ..header(pt::PT_DYNAMIC, start, size) };
-            headers.dynamic_is_written(&at)
+            headers.dynamic_is_written(&at, PageSize::new(0x1000).unwrap())
         };
         assert!(written("rw", "rw", 0x3e00, 0x200));
         assert!(written("rw", "rw", 0x3e00, 0x210), "its end is on the next page");
-        assert!(written("rw", "rw", 0x3e00, 0x1f00));
-        assert!(!written("rw", "rw", 0x3e00, 0x1f01), "its end is among the zeros");
-        assert!(!written("rw", "rw", 0x3e00, 0x3000), "it ends behind its segment");
+        assert!(written("rw", "rw", 0x3e00, 0x1200));
+        assert!(!written("rw", "rw", 0x3e00, 0x1201), "its end is on the page after that");
+        assert!(written("rw", "rw", 0x5000, 0xd00));
+        assert!(!written("rw", "rw", 0x5000, 0xd01), "its end is among the zeros");
         assert!(!written("rw", "r", 0x3e00, 0x200), "it may not be written to");
         assert!(!written("r", "rw", 0x3e00, 0x200), "nor may its segment");
         assert!(!written("rw", "rw", 0x3e00, 0), "it is empty");

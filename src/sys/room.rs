@@ -178,20 +178,22 @@ impl Shown {
         unsafe { Bytes::new(self.room.map.start.cast(), self.from_file, owner) }
     }
 
-    /// Bytes that relocation is going to write to, as the file has them; `None` if they are not mapped so that it can. If they
-    /// are on one page, the process gets its copy of that now. Of several pages it is not known which are written to.
-    pub(crate) fn variables(&self, range: Range<u64>) -> Option<Bytes> {
+    /// Bytes that are mapped to be written to, on pages of which each process is going to have a copy: it gets them now. `None`
+    /// if they are not mapped so.
+    pub(crate) fn copied(&self, range: Range<u64>) -> Option<Bytes> {
         let len = usize::try_from(range.end.checked_sub(range.start)?).ok()?;
         let written = self.laid == Laid::Whole && range.start >= self.constant;
         let inside = written && range.end <= self.room.len() as u64;
         let first =
             NonNull::new((self.room.start().0 + usize::try_from(range.start).ok()?) as *mut u8).filter(|_| inside)?;
         let page = page_size();
-        if len > 0 && page.down(range.start) == page.down(range.end - 1) {
+        let of_range = |at: &u64| *at < range.end;
+        let next = |at: &u64| page.up(at + 1).filter(of_range);
+        for at in std::iter::successors(Some(range.start).filter(of_range), next) {
+            let byte = first.as_ptr().wrapping_add((at - range.start) as usize).cast::<AtomicU8>();
             // SAFETY: a byte of a mapping of ours that may be written, and that nobody else knows of. Nothing changes but that
             // the page is copied: this is a write to the processor whatever it finds.
-            let byte = unsafe { &*first.as_ptr().cast::<AtomicU8>() };
-            let _ = byte.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = unsafe { (*byte).compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed) };
         }
         let owner: Arc<Reservation> = Arc::clone(&self.room);
         // SAFETY: from `constant` on the pieces of what is laid whole can all be read, and have no gap (`room::pieces`). Nobody
