@@ -53,7 +53,7 @@ struct Members<O> {
     new: Vec<(usize, usize)>,
 }
 
-impl<O: Clone + PartialEq> Members<O> {
+impl<O: Clone> Members<O> {
     /// The number that member number `then` has now; `None` if it was lacking.
     fn join<W: World<Object = O>>(
         &mut self,

@@ -20,8 +20,13 @@ const MEMBERS_MAX: usize = 4096;
 
 /// What is in the process already, as far as discovering a group goes by it.
 pub(crate) trait World {
-    /// An object that is there.
-    type Object: Clone + PartialEq;
+    /// An object that is there, held.
+    type Object: Clone;
+
+    /// The same, only named: most that are needed have joined already, and need not be held once more.
+    type Named<'a>: Copy
+    where
+        Self: 'a;
 
     /// The object that `name` means: one called or found by it before, or with that soname.
     fn by_name(&self, name: &[u8]) -> Option<Self::Object>;
@@ -35,11 +40,18 @@ pub(crate) trait World {
     /// An object that was there when somebody looked before, as it is now.
     fn still(&self, object: &Self::Object) -> Option<Self::Object>;
 
+    fn named<'a>(&'a self, object: &'a Self::Object) -> Self::Named<'a>;
+
+    /// The object, if it is still there.
+    fn object(&self, named: Self::Named<'_>) -> Option<Self::Object>;
+
+    fn is(&self, object: &Self::Object, named: Self::Named<'_>) -> bool;
+
     /// A number that is the same for the same object, and mostly another for others.
-    fn hash(&self, object: &Self::Object) -> u32;
+    fn hash(&self, named: Self::Named<'_>) -> u32;
 
     /// What an object that is there needs, in order.
-    fn needed(&self, object: &Self::Object) -> Vec<Self::Object>;
+    fn needed<'a>(&'a self, object: &'a Self::Object) -> impl Iterator<Item = Self::Named<'a>>;
 
     /// Whether only the host's own loader can load an object of that name: a part of the C library.
     fn belongs_to_host(&self, name: &[u8]) -> bool;
@@ -176,9 +188,10 @@ impl<W: World> Discovery<'_, W> {
     pub(super) fn needs_of(&mut self, index: usize) -> Result<(), Error> {
         match &mut self.graph.members[index] {
             Slot::Known(object) => {
-                for object in self.world.needed(object) {
-                    let number = self.known(object);
-                    self.graph.needs.push(number);
+                let (object, world) = (object.clone(), self.world);
+                for named in world.needed(&object) {
+                    let number = self.joined(named).or_else(|| Some(self.join_known(world.object(named)?)));
+                    number.into_iter().for_each(|number| self.graph.needs.push(number));
                 }
             }
             Slot::New(new) => {
@@ -309,13 +322,24 @@ impl<W: World> Discovery<'_, W> {
 
     /// The member for an object that is there, made if need be.
     fn known(&mut self, object: W::Object) -> usize {
-        let (hash, members) = (self.world.hash(&object), &mut self.graph.members);
-        let is = |number: usize| matches!(&members[number], Slot::Known(known) if *known == object);
-        self.joined.find(hash, is).unwrap_or_else(|| {
-            self.joined.add(hash, members.len());
-            members.push(Slot::Known(object));
-            members.len() - 1
-        })
+        self.joined(self.world.named(&object)).unwrap_or_else(|| self.join_known(object))
+    }
+
+    /// The member for an object that is there, if it has joined.
+    fn joined(&self, named: W::Named<'_>) -> Option<usize> {
+        let is = |number: usize| match &self.graph.members[number] {
+            Slot::Known(known) => self.world.is(known, named),
+            Slot::New(_) => false,
+        };
+        self.joined.find(self.world.hash(named), is)
+    }
+
+    /// The number of an object that is there, and joins.
+    fn join_known(&mut self, object: W::Object) -> usize {
+        let number = self.graph.members.len();
+        self.joined.add(self.world.hash(self.world.named(&object)), number);
+        self.graph.members.push(Slot::Known(object));
+        number
     }
 
     fn find(&self, name: &[u8], asker: Option<usize>) -> Result<Found<Opened<W::Object>>, (PathBuf, ErrorKind)> {

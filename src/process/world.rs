@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::host::{Host, HostObject};
-use super::module::{Dependency, Instance, Object};
+use super::module::{Dependency, Id, Instance, Object};
 use super::namespace::Namespace;
 use super::parts::{SINCE, is_part_of_libc, may_be_empty};
 use super::registry::{State, state};
@@ -52,19 +52,26 @@ impl Look {
         let mut seen = BTreeSet::from([object.clone()]);
         let mut next = 0;
         while next < closure.len() {
-            for need in self.needed(&closure[next]) {
-                if seen.insert(need.clone()) {
-                    closure.push(need);
-                }
-            }
+            let new = |need: &Object| seen.insert(need.clone());
+            let needs: Vec<Object> =
+                self.needed(&closure[next]).filter_map(|named| self.object(named)).filter(new).collect();
+            closure.extend(needs);
             next += 1;
         }
         closure
     }
 }
 
+/// Which object is meant, without holding it.
+#[derive(Clone, Copy)]
+pub(crate) enum Named<'a> {
+    Host(&'a Arc<HostObject>),
+    Module(Id),
+}
+
 impl World for Look {
     type Object = Object;
+    type Named<'a> = Named<'a>;
 
     fn by_name(&self, name: &[u8]) -> Option<Object> {
         let module = self.state.by_name(self.namespace, name).map(Object::Module);
@@ -86,31 +93,47 @@ impl World for Look {
         }
     }
 
-    fn hash(&self, object: &Object) -> u32 {
+    fn named<'a>(&'a self, object: &'a Object) -> Named<'a> {
         match object {
-            Object::Host(object) => (Arc::as_ptr(object).addr() / align_of::<HostObject>()) as u32,
-            Object::Module(module) => module.id.0 as u32,
+            Object::Host(object) => Named::Host(object),
+            Object::Module(module) => Named::Module(module.id),
         }
     }
 
-    fn needed(&self, object: &Object) -> Vec<Object> {
-        match object {
-            Object::Host(object) => object
-                .names
-                .needed
-                .iter()
-                .filter_map(|name| self.host.by_name(name))
-                .cloned()
-                .map(Object::Host)
-                .collect(),
-            Object::Module(module) => {
-                let object = |dependency: &Dependency| match dependency {
-                    Dependency::Host(object) => Some(Object::Host(Arc::clone(object))),
-                    Dependency::Module(id) => self.state.module(*id).map(Object::Module),
-                };
-                module.needed.iter().filter_map(object).collect()
-            }
+    fn object(&self, named: Named<'_>) -> Option<Object> {
+        match named {
+            Named::Host(object) => Some(Object::Host(Arc::clone(object))),
+            Named::Module(id) => self.state.module(id).map(Object::Module),
         }
+    }
+
+    fn is(&self, object: &Object, named: Named<'_>) -> bool {
+        match (object, named) {
+            (Object::Host(object), Named::Host(host)) => Arc::ptr_eq(object, host),
+            (Object::Module(module), Named::Module(id)) => module.id == id,
+            _ => false,
+        }
+    }
+
+    fn hash(&self, named: Named<'_>) -> u32 {
+        match named {
+            Named::Host(object) => (Arc::as_ptr(object).addr() / align_of::<HostObject>()) as u32,
+            Named::Module(id) => id.0 as u32,
+        }
+    }
+
+    fn needed<'a>(&'a self, object: &'a Object) -> impl Iterator<Item = Named<'a>> {
+        let (host, module) = match object {
+            Object::Host(object) => (Some(object), None),
+            Object::Module(module) => (None, Some(module)),
+        };
+        let names = host.into_iter().flat_map(|object| object.names.needed.iter());
+        let of_host = names.filter_map(|name| self.host.by_name(name)).map(Named::Host);
+        let of_module = module.into_iter().flat_map(|module| &module.needed).map(|dependency| match dependency {
+            Dependency::Host(object) => Named::Host(object),
+            Dependency::Module(id) => Named::Module(*id),
+        });
+        of_host.chain(of_module)
     }
 
     fn belongs_to_host(&self, name: &[u8]) -> bool {

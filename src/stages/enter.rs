@@ -233,8 +233,8 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     if is_need && registry::state().are_to_run(&modules) {
         let mut needs = Needs::default();
         for member in &scope {
-            let needed = look.needed(member).into_iter();
-            needed.filter_map(|need| scope.iter().position(|other| *other == need)).for_each(|need| needs.push(need));
+            let place = |named| scope.iter().position(|other| look.is(other, named));
+            look.needed(member).filter_map(place).for_each(|need| needs.push(need));
             needs.end();
         }
         super::initialise(&init_order(&needs), &scope);
