@@ -40,11 +40,13 @@ pub(crate) trait World {
     /// An object that was there when somebody looked before, as it is now.
     fn still(&self, object: &Self::Object) -> Option<Self::Object>;
 
+    /// What names an object.
     fn named<'a>(&'a self, object: &'a Self::Object) -> Self::Named<'a>;
 
     /// The object, if it is still there.
     fn object(&self, named: Self::Named<'_>) -> Option<Self::Object>;
 
+    /// Whether an object is the one that is named.
     fn is(&self, object: &Self::Object, named: Self::Named<'_>) -> bool;
 
     /// A number that is the same for the same object, and mostly another for others.

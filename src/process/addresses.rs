@@ -59,19 +59,24 @@ pub(super) fn add<'m>(modules: impl Iterator<Item = &'m Module>) {
             (Addr(module.listed.map() as usize), Addr(std::ptr::from_ref(module).expose_provenance()));
         Place { start: range.start, end: range.end, id: module.id, map, frames, module: module_at }
     };
-    let mut new: Vec<Place> = modules.map(place).collect();
-    new.sort_unstable_by_key(|place| place.start);
+    let new: Vec<Place> = modules.map(place).collect();
     TABLE.replace(|table| {
         let (old, added) = table.map_or((&[][..], 0), |table| (&table.places, table.added));
-        let (mut places, mut old) = (Vec::with_capacity(old.len() + new.len()), old.iter().copied().peekable());
         let added = added + new.len() as u64;
-        for place in new {
-            places.extend(std::iter::from_fn(|| old.next_if(|old| old.start < place.start)));
-            places.push(place);
-        }
-        places.extend(old);
-        Table { places, added }
+        Table { places: merged(old, new), added }
     });
+}
+
+/// Those of both, in order of their addresses, as the `old` ones are.
+fn merged(old: &[Place], mut new: Vec<Place>) -> Vec<Place> {
+    let (mut places, mut old) = (Vec::with_capacity(old.len() + new.len()), old.iter().copied().peekable());
+    new.sort_unstable_by_key(|place| place.start);
+    for place in new {
+        places.extend(std::iter::from_fn(|| old.next_if(|old| old.start < place.start)));
+        places.push(place);
+    }
+    places.extend(old);
+    places
 }
 
 /// Removes modules that are about to be unmapped.
@@ -82,4 +87,35 @@ pub(super) fn remove<'m>(modules: impl Iterator<Item = &'m Module>) {
         table.places.retain(|place| !starts.contains(&place.start));
         table
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_stay_in_order_wherever_new_ones_are() {
+        let places = |starts: &[usize]| {
+            let place = |start: &usize| Place {
+                start: Addr(*start),
+                end: Addr(start + 1),
+                id: Id(0),
+                map: Addr(0),
+                frames: None,
+                module: Addr(0),
+            };
+            starts.iter().map(place).collect::<Vec<_>>()
+        };
+        for (old, new) in [
+            (&[][..], &[7, 3, 5][..]),
+            (&[2, 4, 6], &[]),
+            (&[2, 4, 6], &[1]),
+            (&[2, 4, 6], &[9, 5, 3, 1]),
+            (&[2, 4], &[8, 6]),
+        ] {
+            let all: Vec<usize> = merged(&places(old), places(new)).iter().map(|place| place.start.0).collect();
+            assert!(all.is_sorted() && all.len() == old.len() + new.len(), "{all:?}");
+            assert!(old.iter().chain(new).all(|start| all.contains(start)), "{all:?}");
+        }
+    }
 }
