@@ -103,7 +103,7 @@ impl<'a> Rows<'a> {
     /// nothing has to be said but its address.
     #[inline(always)]
     pub(crate) fn simple(&self, index: u32, name: &[u8], version: Option<&WantedVersion<'_>>) -> Option<Symbol> {
-        let symbol = self.get(index).filter(Symbol::is_plain)?;
+        let symbol = self.get(index).filter(Symbol::has_address)?;
         let found = string_is(self.strings, symbol.name, name) && self.symbols.serves(self.version(index), version);
         found.then_some(symbol)
     }

@@ -225,9 +225,41 @@ impl<'a> Providers<'a> {
         self.asked.get(rank).into_iter().for_each(|asked| asked.rows.prefetch(symbol));
     }
 
+    /// What is known of symbol number `number` of object `own`: what has been prepared, or what can be learnt at once.
+    pub(super) fn known(&mut self, own: &Own<'a>, number: u32) -> Known<'a> {
+        self.prepared(number).unwrap_or_else(|| self.learn(own, number))
+    }
+
+    /// What [`Self::expect`] learns, of one symbol.
+    fn learn(&self, own: &Own<'a>, number: u32) -> Known<'a> {
+        let Some(symbol) = own.rows.get(number) else { return Known::Nothing };
+        if let Some((hash, address)) = own.definition(number, &symbol)
+            && self.before(own).have_none(hash)
+        {
+            return Known::Own { hash, address };
+        }
+        let named = |name: Name<'a>| Known::Name { name, first: self.first_of(name.gnu_hash()) };
+        own.rows.name(&symbol).map_or(Known::Nothing, named)
+    }
+
+    /// The first symbol of that hash in the first object that has such.
+    fn first_of(&self, hash: u32) -> First {
+        let mut first = self.first(hash);
+        loop {
+            first = self.next(first, hash);
+            let table = self.asked[..self.filters.len()].get(first.rank()).and_then(|asked| asked.table.as_ref());
+            let Some(table) = table.filter(|_| first.likely().is_none()) else { return first };
+            match table.start(hash).map_or(Ok(None), |start| table.first(start, hash)) {
+                Ok(Some(symbol)) => return First { likely: first.rank, symbol, ..first },
+                Ok(None) => first = First::at(first.rank + 1),
+                Err(TooLong) => return first,
+            }
+        }
+    }
+
     /// What has been learnt of that symbol, if its look-up has been prepared.
     #[inline(always)]
-    pub(super) fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
+    fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
         let Expected { all, next } = &mut self.expected;
         let rest = all.get(*next..)?;
         let at = rest.iter().position(|(number, _)| *number == symbol)?;
@@ -298,6 +330,7 @@ mod tests {
         };
         let leading = filter.as_ref().filter(|_| led > 0).map(|filter| (filter, led));
         let (mut prepared, mut plain) = (providers(leading, questions), providers(None, 0));
+        let mut alone = providers(leading, questions);
         assert_eq!(prepared.index.is_some(), questions > 0 && all[led..].iter().all(|one| one.gnu().is_some()));
         let mut count = 0;
         for (from, referring) in all.iter().enumerate() {
@@ -309,16 +342,22 @@ mod tests {
                     let Some(text) = referring.name(&symbol).filter(|name| !name.text.is_empty()) else { continue };
                     let version = referring.version_of(*number).and_then(|version| referring.wanted(version));
                     let wanted = || Wanted::reference(text, version, false);
-                    let found = match prepared.prepared(*number) {
-                        Some(Known::Name { name, first }) => {
+                    let found_by = |providers: &mut Providers<'_>, known| match known {
+                        Known::Name { name, first } => {
                             assert_eq!(name.text, text.text);
-                            prepared.bind_from(from, &symbol, &wanted(), false, first).map(|found| found.value.0 as u64)
+                            let found = providers.bind_from(from, &symbol, &wanted(), false, first);
+                            found.map(|found| found.value.0 as u64)
                         }
-                        Some(Known::Own { address, .. }) => Some(address),
-                        Some(Known::Nothing) | None => panic!("{number}"),
+                        Known::Own { address, .. } => Some(address),
+                        Known::Nothing => panic!("{number}"),
                     };
+                    let known = prepared.prepared(*number).unwrap();
+                    let found = found_by(&mut prepared, known);
+                    let known = alone.known(&own, *number);
+                    let at_once = found_by(&mut alone, known);
                     let plainly = plain.bind(from, &symbol, &wanted(), false).map(|found| found.value.0 as u64);
-                    assert_eq!(found, plainly, "{} of object {from}", String::from_utf8_lossy(text.text));
+                    let named = String::from_utf8_lossy(text.text);
+                    assert_eq!((found, at_once), (plainly, plainly), "{named} of object {from}");
                     count += usize::from(found.is_some());
                 }
             }

@@ -110,6 +110,10 @@ impl Apply for Work<'_, '_, '_> {
     type Error = ErrorKind;
 
     fn expect(&mut self, entries: &[Entry]) {
+        // So few are looked up sooner than that takes.
+        if self.unit.relocations.references() <= AHEAD {
+            return;
+        }
         let entries = &entries[..entries.len().min(AHEAD)];
         let symbols = entries.iter().map(|[_, info, _]| (u64::from_le_bytes(*info) >> 32) as u32);
         self.providers.expect(&self.own, symbols);
@@ -166,24 +170,25 @@ impl<'a> Work<'a, '_, '_> {
         {
             return Some(value);
         }
-        let value = match self.providers.prepared(symbol) {
-            Some(Known::Own { address, .. }) => {
+        let value = match self.providers.known(&self.own, symbol) {
+            Known::Own { address, .. } => {
                 self.bound_to_itself = true;
                 address
             }
-            Some(Known::Name { name, first }) => self.plain_elsewhere(symbol, name, first)?,
-            Some(Known::Nothing) | None => return None,
+            Known::Name { name, first } => self.plain_elsewhere((symbol, for_call), name, first)?,
+            Known::Nothing => return None,
         };
         self.plain = Some(((symbol, for_call), value));
         Some(value)
     }
 
-    /// The same for a symbol that has to be looked for.
+    /// The same for a symbol that has to be looked for. An IFUNC, whose value is not known yet, is remembered.
     #[inline(never)]
-    fn plain_elsewhere(&mut self, symbol: u32, name: Name<'_>, first: First) -> Option<u64> {
+    fn plain_elsewhere(&mut self, reference: Reference, name: Name<'_>, first: First) -> Option<u64> {
         if self.unit.elsewhere.is_some() {
             return None;
         }
+        let (symbol, _) = reference;
         let own = self.own.rows.get(symbol)?;
         // A symbolic object asks itself first.
         let has_none = || self.own.table.as_ref().is_some_and(|own| !own.has_either(name.gnu_hash()));
@@ -192,6 +197,10 @@ impl<'a> Work<'a, '_, '_> {
         }
         let found = self.providers.simple(&own, name.text, self.version(symbol), first)?;
         self.outcome.bound_to.insert(found.provider);
+        if found.symbol.is_ifunc() {
+            self.last = Some((reference, Some(found)));
+            return None;
+        }
         Some(found.value.0 as u64)
     }
 
@@ -376,11 +385,11 @@ impl<'a> Work<'a, '_, '_> {
                 found,
             )
         })?;
-        let prepared = match self.providers.prepared(relocation.symbol) {
-            Some(Known::Name { name, first }) => Some((name, first)),
+        let known = match self.providers.known(&self.own, relocation.symbol) {
+            Known::Name { name, first } => Some((name, first)),
             _ => symbols.name(&own).map(|name| (name, self.providers.first(name.gnu_hash()))),
         };
-        let (name, first) = prepared.ok_or_else(|| {
+        let (name, first) = known.ok_or_else(|| {
             let found = format!("offset {:#x}", own.name);
             ErrorKind::malformed(
                 format!("st_name of symbol {}", relocation.symbol),
