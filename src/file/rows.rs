@@ -1,5 +1,7 @@
 //! The symbols of one object in the layout that is loaded, as look-ups by the thousand want them.
 
+use std::cell::Cell;
+
 use super::gnu::Gnu;
 use super::symbols::{Symbol, Symbols, Wanted, WantedVersion, string_is};
 use super::versions::Index;
@@ -99,12 +101,27 @@ impl<'a> Rows<'a> {
         (own.is_plain() && (!self.symbols.versions.defines_any || found())).then_some(own.value)
     }
 
-    /// Symbol number `index`, if that is a definition of this name that serves a reference of this version, and of which
-    /// nothing has to be said but its address.
+    /// The definition of this name that serves a reference of this version, if it has an address: of those in `table`, the
+    /// object's, the first is number `index`. If there is none, there may be one nevertheless.
     #[inline(always)]
-    pub(crate) fn simple(&self, index: u32, name: &[u8], version: Option<&WantedVersion<'_>>) -> Option<Symbol> {
-        let symbol = self.get(index).filter(Symbol::has_address)?;
-        let found = string_is(self.strings, symbol.name, name) && self.symbols.serves(self.version(index), version);
-        found.then_some(symbol)
+    pub(crate) fn simple(
+        &self,
+        table: &Gnu<'_>,
+        index: u32,
+        name: Name<'_>,
+        version: Option<&WantedVersion<'_>>,
+    ) -> Option<Symbol> {
+        let mut found = None;
+        let ends = |index| {
+            let symbol = self.get(index).filter(Symbol::has_address);
+            let suits = |symbol: &Symbol| {
+                string_is(self.strings, symbol.name, name.text) && self.symbols.serves(self.version(index), version)
+            };
+            found = symbol.filter(suits);
+            // One of another version may stand before it; but what has no address may be the very one.
+            found.is_some() || symbol.is_none()
+        };
+        table.find_from(index, &Cell::new(false), name.gnu_hash(), ends)?;
+        found
     }
 }

@@ -345,7 +345,12 @@ mod tests {
                     let found_by = |providers: &mut Providers<'_>, known| match known {
                         Known::Name { name, first } => {
                             assert_eq!(name.text, text.text);
+                            let simple = providers.simple(&symbol, name, version.as_ref(), first);
                             let found = providers.bind_from(from, &symbol, &wanted(), false, first);
+                            let both = simple
+                                .zip(found)
+                                .map(|(one, other)| (one.value, one.symbol) == (other.value, other.symbol));
+                            assert!(simple.is_none() || both == Some(true), "{}", String::from_utf8_lossy(name.text));
                             found.map(|found| found.value.0 as u64)
                         }
                         Known::Own { address, .. } => Some(address),
@@ -363,6 +368,27 @@ mod tests {
             }
         }
         count
+    }
+
+    #[test]
+    fn of_two_versions_of_a_name_the_one_asked_for_is_found_without_more_ado_whichever_stands_first() {
+        let libc = symbols("/libc.so.6");
+        let (file, demand) = (PathBuf::new(), Demand::default());
+        let rules = Rules { settled: &|_| None, own: &|_| None };
+        let provider = Provider { symbols: &libc, bias: Bias::default(), file: &file };
+        let providers = Providers::new(vec![provider], &[0], &demand, None, rules);
+        let mut versions = Vec::new();
+        for number in 1..libc.count() {
+            let symbol = libc.get(number).unwrap();
+            let name = libc.name(&symbol).unwrap();
+            if name.text == b"memcpy" {
+                let version = libc.version_of(number).and_then(|version| libc.wanted(version)).unwrap();
+                let found = providers.simple(&symbol, name, Some(&version), providers.first_of(name.gnu_hash()));
+                assert_eq!(found.map(|found| found.symbol), Some(symbol), "{}", String::from_utf8_lossy(version.name));
+                versions.push(version.name);
+            }
+        }
+        assert_eq!(versions.len(), 2);
     }
 
     #[test]

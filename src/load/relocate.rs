@@ -195,7 +195,7 @@ impl<'a> Work<'a, '_, '_> {
         if self.unit.symbolic && !has_none() {
             return None;
         }
-        let found = self.providers.simple(&own, name.text, self.version(symbol), first)?;
+        let found = self.providers.simple(&own, name, self.version(symbol), first)?;
         self.outcome.bound_to.insert(found.provider);
         if found.symbol.is_ifunc() {
             self.last = Some((reference, Some(found)));

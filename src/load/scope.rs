@@ -12,6 +12,7 @@ use crate::file::gnu::{Bloom, Gnu};
 use crate::file::image::Image;
 use crate::file::rows::Rows;
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
+use crate::file::wanted::Name;
 
 /// An object that may define symbols for others.
 #[derive(Clone, Copy)]
@@ -319,16 +320,16 @@ impl<'a> Providers<'a> {
     pub(super) fn simple(
         &self,
         own: &Symbol,
-        name: &[u8],
+        name: Name<'_>,
         version: Option<&WantedVersion<'_>>,
         first: First,
     ) -> Option<Definition> {
         let (rank, symbol) = first.likely()?;
-        if own.binds_locally() || own.is_protected() || (!own.is_defined() && (self.rules.own)(name).is_some()) {
+        if own.binds_locally() || own.is_protected() || (!own.is_defined() && (self.rules.own)(name.text).is_some()) {
             return None;
         }
-        let Asked { number: provider, rows, .. } = self.asked.get(rank)?;
-        let symbol = rows.simple(symbol, name, version)?;
+        let Asked { number: provider, rows, table } = self.asked.get(rank)?;
+        let symbol = rows.simple(table.as_ref()?, symbol, name, version)?;
         Some(Definition { provider: *provider, symbol, value: self.all[*provider].address(&symbol) })
     }
 
