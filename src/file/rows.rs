@@ -60,6 +60,7 @@ impl<'a> Rows<'a> {
     }
 
     /// The name of a symbol.
+    #[inline(always)]
     pub(crate) fn name(&self, symbol: &Symbol) -> Option<Name<'a>> {
         Name::at(self.strings, symbol.name)
     }

@@ -99,16 +99,20 @@ impl Symbol {
     /// Whether it is a definition that others may bind to, at an address in its object: no IFUNC, not thread-local or unique.
     #[inline(always)]
     pub(super) fn is_plain(&self) -> bool {
-        self.has_address() && !self.is_ifunc()
+        // Global or weak, of no type, an object or a function.
+        self.is_visible_at_address() && matches!(self.info, 0x10..=0x12 | 0x20..=0x22)
     }
 
     /// The same, or an IFUNC.
     #[inline(always)]
     pub(super) fn has_address(&self) -> bool {
+        self.is_visible_at_address() && matches!(self.info, 0x10..=0x12 | 0x1a | 0x20..=0x22 | 0x2a)
+    }
+
+    #[inline(always)]
+    fn is_visible_at_address(&self) -> bool {
         let visible = matches!(self.other & 3, 0 | STV_PROTECTED);
-        // Global or weak, of no type, an object, a function or an IFUNC.
-        let suits = matches!(self.info, 0x10..=0x12 | 0x1a | 0x20..=0x22 | 0x2a);
-        self.section != SHN_UNDEF && self.section != SHN_ABS && self.value != 0 && suits && visible
+        self.section != SHN_UNDEF && self.section != SHN_ABS && self.value != 0 && visible
     }
 
     /// Whether it is a definition that other objects can see.

@@ -149,6 +149,7 @@ impl<'a> Providers<'a> {
     }
 
     /// Where the search for a name of that hash goes on that has come so far.
+    #[inline(always)]
     fn next(&self, first: First, hash: u32) -> First {
         let mut filters = self.filters.get(first.rank()..).unwrap_or_default().iter();
         match (filters.position(|filter| filter.may_have(hash)), &self.index) {
@@ -225,13 +226,8 @@ impl<'a> Providers<'a> {
         self.asked.get(rank).into_iter().for_each(|asked| asked.rows.prefetch(symbol));
     }
 
-    /// What is known of symbol number `number` of object `own`: what has been prepared, or what can be learnt at once.
-    pub(super) fn known(&mut self, own: &Own<'a>, number: u32) -> Known<'a> {
-        self.prepared(number).unwrap_or_else(|| self.learn(own, number))
-    }
-
     /// What [`Self::expect`] learns, of one symbol.
-    fn learn(&self, own: &Own<'a>, number: u32) -> Known<'a> {
+    pub(super) fn learn(&self, own: &Own<'a>, number: u32) -> Known<'a> {
         let Some(symbol) = own.rows.get(number) else { return Known::Nothing };
         if let Some((hash, address)) = own.definition(number, &symbol)
             && self.before(own).have_none(hash)
@@ -259,7 +255,7 @@ impl<'a> Providers<'a> {
 
     /// What has been learnt of that symbol, if its look-up has been prepared.
     #[inline(always)]
-    fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
+    pub(super) fn prepared(&mut self, symbol: u32) -> Option<Known<'a>> {
         let Expected { all, next } = &mut self.expected;
         let rest = all.get(*next..)?;
         let at = rest.iter().position(|(number, _)| *number == symbol)?;
@@ -358,7 +354,7 @@ mod tests {
                     };
                     let known = prepared.prepared(*number).unwrap();
                     let found = found_by(&mut prepared, known);
-                    let known = alone.known(&own, *number);
+                    let known = alone.learn(&own, *number);
                     let at_once = found_by(&mut alone, known);
                     let plainly = plain.bind(from, &symbol, &wanted(), false).map(|found| found.value.0 as u64);
                     let named = String::from_utf8_lossy(text.text);

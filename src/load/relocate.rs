@@ -170,16 +170,33 @@ impl<'a> Work<'a, '_, '_> {
         {
             return Some(value);
         }
-        let value = match self.providers.known(&self.own, symbol) {
+        let reference = (symbol, for_call);
+        let value = match self.providers.prepared(symbol) {
+            Some(known) => self.plain_if(reference, known),
+            None => self.plain_at_once(reference),
+        }?;
+        self.plain = Some((reference, value));
+        Some(value)
+    }
+
+    /// The same for a symbol that has not been prepared.
+    #[inline(never)]
+    fn plain_at_once(&mut self, reference: Reference) -> Option<u64> {
+        let known = self.providers.learn(&self.own, reference.0);
+        self.plain_if(reference, known)
+    }
+
+    /// The same by what is known of the symbol.
+    #[inline(always)]
+    fn plain_if(&mut self, reference: Reference, known: Known<'_>) -> Option<u64> {
+        match known {
             Known::Own { address, .. } => {
                 self.bound_to_itself = true;
-                address
+                Some(address)
             }
-            Known::Name { name, first } => self.plain_elsewhere((symbol, for_call), name, first)?,
-            Known::Nothing => return None,
-        };
-        self.plain = Some(((symbol, for_call), value));
-        Some(value)
+            Known::Name { name, first } => self.plain_elsewhere(reference, name, first),
+            Known::Nothing => None,
+        }
     }
 
     /// The same for a symbol that has to be looked for. An IFUNC, whose value is not known yet, is remembered.
@@ -385,7 +402,8 @@ impl<'a> Work<'a, '_, '_> {
                 found,
             )
         })?;
-        let known = match self.providers.known(&self.own, relocation.symbol) {
+        let prepared = self.providers.prepared(relocation.symbol);
+        let known = match prepared.unwrap_or_else(|| self.providers.learn(&self.own, relocation.symbol)) {
             Known::Name { name, first } => Some((name, first)),
             _ => symbols.name(&own).map(|name| (name, self.providers.first(name.gnu_hash()))),
         };
