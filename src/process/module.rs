@@ -62,7 +62,7 @@ pub(crate) struct Module {
     pub(crate) storage: Option<Box<Storage>>,
     /// Which library it is in all processes of the session.
     #[cfg_attr(not(feature = "snapshots"), allow(dead_code))]
-    pub(crate) shared: Option<Shared>,
+    pub(crate) shared: Option<Box<Shared>>,
     /// What it needs, in the order of `DT_NEEDED`.
     pub(crate) needed: Box<[Dependency]>,
     /// Modules that words of it refer to.

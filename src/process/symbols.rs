@@ -14,7 +14,7 @@ use crate::load::map::Mapping;
 /// Symbols that may not have been read yet.
 pub(crate) struct LateSymbols {
     read: OnceLock<Box<Symbols>>,
-    unread: Option<Unread>,
+    unread: Option<Box<Unread>>,
 }
 
 /// What they are read by.
@@ -32,7 +32,7 @@ impl LateSymbols {
     pub(crate) fn later(mapping: &Arc<Mapping>, dynamic: &Dynamic, class: Class, order: ByteOrder) -> Option<Self> {
         let constant = dynamic.tables().all(|table| mapping.constant(Vaddr(table), None).is_some());
         let unread = || Unread { mapping: Arc::clone(mapping), entries: dynamic.symbols, class, order };
-        constant.then(|| Self { read: OnceLock::new(), unread: Some(unread()) })
+        constant.then(|| Self { read: OnceLock::new(), unread: Some(Box::new(unread())) })
     }
 }
 
@@ -65,7 +65,7 @@ impl LateSymbols {
         let read = |unread: &Unread| Symbols::read(&unread.entries, unread, unread.class).ok();
         // They have been read of this very file before, by whoever vouches for it. Should it be another one nevertheless,
         // it has no symbols.
-        let read = || self.unread.as_ref().and_then(read).unwrap_or_else(|| Box::new(Symbols::none()));
+        let read = || self.unread.as_deref().and_then(read).unwrap_or_else(|| Box::new(Symbols::none()));
         hooks::undisturbed(|| self.read.get_or_init(read))
     }
 }

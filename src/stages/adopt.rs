@@ -80,7 +80,7 @@ pub(super) fn adopt(
     }
     for ((mapped, outcome), shared) in group.new_members_mut().zip(outcomes).zip(shared) {
         mapped.outcome = outcome;
-        mapped.shared = Some(shared);
+        mapped.shared = Some(Box::new(shared));
         mapped.stubs = stubs.as_ref().map(|stubs| Arc::clone(&stubs.mapping));
     }
     let unique = unique.into_iter().collect();

@@ -47,7 +47,7 @@ pub(crate) struct Mapped {
     /// Code of ours that its calls of the host go through, if they do.
     pub(super) stubs: Option<Arc<Mapping>>,
     /// Which library it is in all processes of the session.
-    pub(super) shared: Option<Shared>,
+    pub(super) shared: Option<Box<Shared>>,
 }
 
 impl Mapped {

@@ -467,7 +467,7 @@ fn fits<'a>(
             }
             Source::Object(Object::Module(module)) => {
                 let private = || Refusal::unsuitable(module.path(), "it was loaded before, and is not shared");
-                let shared = module.shared.ok_or_else(private)?;
+                let shared = module.shared.as_deref().ok_or_else(private)?;
                 let start = module.mapping.range().start.0 as u64;
                 (module.path(), content_id(&shared.library, &shared.content), start)
             }
