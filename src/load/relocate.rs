@@ -47,7 +47,7 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>, outcome: 
         machine,
         unit,
         outcome,
-        versions: unit.symbols.wanted_versions(),
+        version: (u16::MAX, None),
         own: providers.own(unit.provider, unit.symbolic),
         bound_to_itself: false,
         providers,
@@ -89,8 +89,8 @@ struct Work<'a, 'b, 'p> {
     unit: &'a Unit<'b>,
     providers: &'a mut Providers<'p>,
     outcome: &'a mut Outcome,
-    /// What references of each version index ask for.
-    versions: Vec<Option<WantedVersion<'a>>>,
+    /// What the last version index that was met asks for.
+    version: (u16, Option<WantedVersion<'a>>),
     own: Own<'p>,
     bound_to_itself: bool,
     /// The symbols resolved last, which linkers sort relocations by, so that the next one often wants it again: the last
@@ -212,7 +212,8 @@ impl<'a> Work<'a, '_, '_> {
         if self.unit.symbolic && !has_none() {
             return None;
         }
-        let found = self.providers.simple(&own, name, self.version(symbol), first)?;
+        let version = self.version(symbol);
+        let found = self.providers.simple(&own, name, version.as_ref(), first)?;
         self.outcome.bound_to.insert(found.provider);
         if found.symbol.is_ifunc() {
             self.last = Some((reference, Some(found)));
@@ -223,9 +224,13 @@ impl<'a> Work<'a, '_, '_> {
 
     /// The version that a reference by symbol number `symbol` asks for.
     #[inline(always)]
-    fn version(&self, symbol: u32) -> Option<&WantedVersion<'a>> {
-        let index = self.own.rows.version(symbol)?;
-        self.versions.get(usize::from(index.number))?.as_ref()
+    fn version(&mut self, symbol: u32) -> Option<WantedVersion<'a>> {
+        let number = self.own.rows.version(symbol)?.number;
+        if self.version.0 != number {
+            let symbols = self.unit.symbols;
+            self.version = (number, symbols.versions.at(number).and_then(|version| symbols.wanted(version)));
+        }
+        self.version.1
     }
 
     /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
@@ -416,7 +421,7 @@ impl<'a> Work<'a, '_, '_> {
                 found,
             )
         })?;
-        let wanted = Wanted::reference(name, self.version(relocation.symbol).copied(), for_call);
+        let wanted = Wanted::reference(name, self.version(relocation.symbol), for_call);
         let found = self.providers.bind_from(self.unit.provider, &own, &wanted, self.unit.symbolic, first);
         if wanted.given_up.get() {
             let found = u64::from(hash::CHAIN_MAX) + 1;
