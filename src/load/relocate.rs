@@ -15,6 +15,9 @@ use crate::file::relocations::{AHEAD, Apply, Entry, Relocation, Relocations, Wha
 use crate::file::symbols::{Symbol, Symbols, Wanted, WantedVersion};
 use crate::file::wanted::Name;
 
+/// Version indices of which it is remembered what they ask for.
+const VERSIONS: usize = 8;
+
 /// Undefined symbols listed in one error.
 const UNDEFINED_MAX: usize = 256;
 
@@ -47,7 +50,7 @@ pub(crate) fn relocate(unit: &Unit<'_>, providers: &mut Providers<'_>, outcome: 
         machine,
         unit,
         outcome,
-        version: (u16::MAX, None),
+        versions: [(u16::MAX, None); VERSIONS],
         own: providers.own(unit.provider, unit.symbolic),
         bound_to_itself: false,
         providers,
@@ -89,8 +92,8 @@ struct Work<'a, 'b, 'p> {
     unit: &'a Unit<'b>,
     providers: &'a mut Providers<'p>,
     outcome: &'a mut Outcome,
-    /// What the last version index that was met asks for.
-    version: (u16, Option<WantedVersion<'a>>),
+    /// What version indices ask for, as far as references have them: few are met again and again.
+    versions: [(u16, Option<WantedVersion<'a>>); VERSIONS],
     own: Own<'p>,
     bound_to_itself: bool,
     /// The symbols resolved last, which linkers sort relocations by, so that the next one often wants it again: the last
@@ -226,11 +229,13 @@ impl<'a> Work<'a, '_, '_> {
     #[inline(always)]
     fn version(&mut self, symbol: u32) -> Option<WantedVersion<'a>> {
         let number = self.own.rows.version(symbol)?.number;
-        if self.version.0 != number {
+        let (known, wanted) = &mut self.versions[usize::from(number) % VERSIONS];
+        if *known != number {
             let symbols = self.unit.symbols;
-            self.version = (number, symbols.versions.at(number).and_then(|version| symbols.wanted(version)));
+            *wanted = symbols.versions.at(number).and_then(|version| symbols.wanted(version));
+            *known = number;
         }
-        self.version.1
+        *wanted
     }
 
     /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
