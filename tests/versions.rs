@@ -16,6 +16,11 @@ fn a_reference_gets_its_version() {
 }
 
 #[test]
+fn references_to_many_versions_of_a_name_get_each_its_own() {
+    on_both_loaders(|loader| assert_eq!(loader.open("versions_many_user").call("wrong"), 0));
+}
+
+#[test]
 fn a_library_gets_its_own_versions_unless_one_without_comes_first() {
     on_both_loaders(|loader| {
         let sound = loader.open("versions_itself");
