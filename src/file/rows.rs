@@ -102,8 +102,8 @@ impl<'a> Rows<'a> {
         (own.is_plain() && (!self.symbols.versions.defines_any || found())).then_some(own.value)
     }
 
-    /// The definition of this name that serves a reference of this version, if it has an address: of those in `table`, the
-    /// object's, the first is number `index`. If there is none, there may be one nevertheless.
+    /// The definition of this name that serves a reference of this version, if it has an address: the first of its hash in
+    /// `table`, the object's, is number `index`, if that has this hash at all. If there is none, there may be one nevertheless.
     #[inline(always)]
     pub(crate) fn simple(
         &self,
@@ -112,6 +112,10 @@ impl<'a> Rows<'a> {
         name: Name<'_>,
         version: Option<&WantedVersion<'_>>,
     ) -> Option<Symbol> {
+        // Who was led to another one has not learnt that objects before this one have no such name.
+        if table.hash_of(index)? | 1 != name.gnu_hash() | 1 {
+            return None;
+        }
         let mut found = None;
         let ends = |index| {
             let symbol = self.get(index).filter(Symbol::has_address);

@@ -226,9 +226,9 @@ impl<'a> Providers<'a> {
         self.asked.get(rank).into_iter().for_each(|asked| asked.rows.prefetch(symbol));
     }
 
-    /// What [`Self::expect`] learns, of one symbol.
+    /// What [`Self::expect`] learns, of one symbol. Number 0 is none.
     pub(super) fn learn(&self, own: &Own<'a>, number: u32) -> Known<'a> {
-        let Some(symbol) = own.rows.get(number) else { return Known::Nothing };
+        let Some(symbol) = own.rows.get(number).filter(|_| number != 0) else { return Known::Nothing };
         if let Some((hash, address)) = own.definition(number, &symbol)
             && self.before(own).have_none(hash)
         {
@@ -534,15 +534,19 @@ mod tests {
         let demand = Demand { questions: usize::MAX, by: vec![&all[1]] };
         let mut providers = Providers::new(all.iter().map(provider).collect(), &[0, 1], &demand, None, rules);
         let referring = (1..all[1].count()).filter_map(|number| all[1].get(number)).find(|symbol| !symbol.is_defined());
-        let mut misled = 0;
-        for number in 1..all[0].count() {
+        let referring = referring.unwrap();
+        let (table, mut misled) = (all[0].gnu().unwrap(), 0);
+        let exported = all[0].count() - table.hashes().len() as u32;
+        for number in exported + 1..all[0].count() {
             let name = all[0].name(&all[0].get(number).unwrap()).unwrap();
             let there = all[0].find(&Wanted::reference(name, None, false)).is_some();
             let index = providers.index.as_mut().unwrap();
-            // The first export of all stands where this name would, as one of nearly that hash might.
-            if !there || index.knows(name.gnu_hash()) || misled == 10 || index.enter(name.gnu_hash(), 0).is_none() {
+            // The one before it in its chain stands where this name would, as one of nearly that hash might.
+            let follows = table.hash_of(number - 1).unwrap() & 1 == 0;
+            if !there || !follows || index.knows(name.gnu_hash()) || misled == 10 {
                 continue;
             }
+            index.enter(name.gnu_hash(), number - 1 - exported).unwrap();
             let index = providers.index.as_ref().unwrap();
             let first = providers.first_in(index, name.gnu_hash());
             // It may have been the one itself.
@@ -550,8 +554,10 @@ mod tests {
                 continue;
             }
             let wanted = Wanted::reference(name, None, false);
-            let found = providers.bind_from(1, &referring.unwrap(), &wanted, false, first);
+            let found = providers.bind_from(1, &referring, &wanted, false, first);
             assert!(found.is_some(), "{}", String::from_utf8_lossy(name.text));
+            // An object before that one may have it.
+            assert!(providers.simple(&referring, name, None, first).is_none());
             misled += 1;
         }
         assert_eq!(misled, 10);

@@ -315,7 +315,8 @@ impl<'a> Providers<'a> {
         First::from(if self.may_lead(hash) { 0 } else { self.leading() })
     }
 
-    /// What a reference by symbol `own` binds to, where what is likely is right and there is nothing special about it.
+    /// What a reference by symbol `own` binds to, where what is likely is right and has an address: of an IFUNC that of its
+    /// resolver.
     #[inline(always)]
     pub(super) fn simple(
         &self,
