@@ -112,6 +112,23 @@ impl<'a> Rows<'a> {
         name: Name<'_>,
         version: Option<&WantedVersion<'_>>,
     ) -> Option<Symbol> {
+        let first = self.get(index).filter(Symbol::has_address)?;
+        // Its hash is one more place of memory that is far away.
+        match self.suits(index, &first, name, version) {
+            true => Some(first),
+            false => self.second(table, index, name, version),
+        }
+    }
+
+    /// The same if another version stands before it.
+    #[cold]
+    fn second(
+        &self,
+        table: &Gnu<'_>,
+        index: u32,
+        name: Name<'_>,
+        version: Option<&WantedVersion<'_>>,
+    ) -> Option<Symbol> {
         // Who was led to another one has not learnt that objects before this one have no such name.
         if table.hash_of(index)? | 1 != name.gnu_hash() | 1 {
             return None;
@@ -119,14 +136,16 @@ impl<'a> Rows<'a> {
         let mut found = None;
         let ends = |index| {
             let symbol = self.get(index).filter(Symbol::has_address);
-            let suits = |symbol: &Symbol| {
-                string_is(self.strings, symbol.name, name.text) && self.symbols.serves(self.version(index), version)
-            };
-            found = symbol.filter(suits);
-            // One of another version may stand before it; but what has no address may be the very one.
+            found = symbol.filter(|symbol| self.suits(index, symbol, name, version));
+            // What has no address may be the very one.
             found.is_some() || symbol.is_none()
         };
         table.find_from(index, &Cell::new(false), name.gnu_hash(), ends)?;
         found
+    }
+
+    #[inline(always)]
+    fn suits(&self, index: u32, symbol: &Symbol, name: Name<'_>, version: Option<&WantedVersion<'_>>) -> bool {
+        string_is(self.strings, symbol.name, name.text) && self.symbols.serves(self.version(index), version)
     }
 }
