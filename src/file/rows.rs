@@ -112,35 +112,33 @@ impl<'a> Rows<'a> {
         name: Name<'_>,
         version: Option<&WantedVersion<'_>>,
     ) -> Option<Symbol> {
-        let first = self.get(index).filter(Symbol::has_address)?;
+        let first = self.get(index)?;
         // Its hash is one more place of memory that is far away.
-        match self.suits(index, &first, name, version) {
-            true => Some(first),
-            false => self.second(table, index, name, version),
+        match first.has_address() {
+            true if self.suits(index, &first, name, version) => Some(first),
+            true => {
+                let suits = |index, symbol: &Symbol| self.suits(index, symbol, name, version);
+                self.second(table, index, name.gnu_hash(), suits)
+            }
+            false => None,
         }
     }
 
-    /// The same if another version stands before it.
+    /// The same if another one stands before it.
     #[cold]
-    fn second(
-        &self,
-        table: &Gnu<'_>,
-        index: u32,
-        name: Name<'_>,
-        version: Option<&WantedVersion<'_>>,
-    ) -> Option<Symbol> {
-        // Who was led to another one has not learnt that objects before this one have no such name.
-        if table.hash_of(index)? | 1 != name.gnu_hash() | 1 {
+    fn second(&self, table: &Gnu<'_>, index: u32, hash: u32, suits: impl Fn(u32, &Symbol) -> bool) -> Option<Symbol> {
+        // Who was led to another hash has not learnt that objects before this one have no such name.
+        if table.hash_of(index)? | 1 != hash | 1 {
             return None;
         }
         let mut found = None;
         let ends = |index| {
             let symbol = self.get(index).filter(Symbol::has_address);
-            found = symbol.filter(|symbol| self.suits(index, symbol, name, version));
+            found = symbol.filter(|symbol| suits(index, symbol));
             // What has no address may be the very one.
             found.is_some() || symbol.is_none()
         };
-        table.find_from(index, &Cell::new(false), name.gnu_hash(), ends)?;
+        table.find_from(index, &Cell::new(false), hash, ends)?;
         found
     }
 
