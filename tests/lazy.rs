@@ -255,6 +255,28 @@ fn what_was_made_global_before_the_call_is_asked() {
 }
 
 #[test]
+fn however_many_come_and_go_what_is_global_is_asked() {
+    with_fixtures_found().on_both_loaders(|loader| {
+        let mut global: Vec<_> =
+            copies("life_leaf", 20).map(|copy| loader.try_open_bare(copy, GLOBAL).unwrap()).collect();
+        for round in 1..=4 {
+            let mut askers = copies("lazy_asker", 2).map(|copy| loader.try_open_bare(copy, LAZY).unwrap());
+            let asker = askers.next().unwrap();
+            let second = loader.open_with("lazy_second", GLOBAL);
+            assert_eq!(asker.call("call_chosen"), 2, "round {round}");
+            asker.close();
+            second.close();
+            assert!(!is_mapped("liblazy_second.so"));
+            // Nobody has it any more.
+            let _first = loader.open_with("lazy_first", GLOBAL);
+            assert_eq!(askers.next().unwrap().call("call_chosen"), 1, "round {round}");
+            global.drain(..global.len() / 2).for_each(|library| library.close());
+            global.extend(copies("life_leaf", 3 * round).map(|copy| loader.try_open_bare(copy, GLOBAL).unwrap()));
+        }
+    });
+}
+
+#[test]
 fn what_the_c_librarys_loader_has_made_global_is_asked_last_and_stays() {
     on_both_loaders(|loader| {
         for by_both in [false, true] {

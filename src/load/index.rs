@@ -78,6 +78,10 @@ impl Index {
     /// The table over the objects of `order` from number `from` on, if it pays.
     pub(super) fn of(providers: &[Provider<'_>], order: &[usize], from: usize, demand: &Demand<'_>) -> Option<Self> {
         let asked = order.get(from..)?;
+        // They have more exports than they are.
+        if demand.questions <= asked.len().saturating_mul(PAYS) {
+            return None;
+        }
         let symbols = asked.iter().map(|number| providers[*number].symbols);
         let exports = exports(symbols.clone())?;
         // A question is mostly a word of a small table; an export that is entered is a miss or two of the cache, and where

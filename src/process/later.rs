@@ -1,6 +1,6 @@
 //! The objects made global after the start, for those who must not wait: a signal handler may be the first to call.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::current::Current;
 use super::host::{HostObject, Pin};
@@ -35,15 +35,39 @@ impl Fleeting {
     }
 }
 
-/// Each in its name space.
-static LIST: Current<Vec<(Namespace, Fleeting)>> = Current::none();
+/// Each in its name space, those that are there first: there is room for more, so that what becomes global is mostly added
+/// and not all of it listed anew.
+type List = Box<[OnceLock<(Namespace, Fleeting)>]>;
 
-/// Calls `read` with the list as it is now.
-pub(crate) fn read<T>(read: impl FnOnce(&[(Namespace, Fleeting)]) -> T) -> T {
-    LIST.read(|list| read(list.map_or(&[], Vec::as_slice)))
+static LIST: Current<List> = Current::none();
+
+/// The first answer that `find` gives, in the order of the list as it is now.
+pub(crate) fn find<T>(find: impl FnMut(&(Namespace, Fleeting)) -> Option<T>) -> Option<T> {
+    LIST.read(|list| list?.iter().map_while(OnceLock::get).find_map(find))
+}
+
+/// Shows `objects` from now on, the first of which are shown already. Called with the registry locked.
+pub(super) fn extend(objects: &[(Namespace, Object)]) {
+    let has_room = LIST.read(|list| {
+        let Some(list) = list.filter(|list| objects.len() <= list.len()) else { return false };
+        let shown = list.partition_point(|place| place.get().is_some());
+        for (place, object) in list.iter().zip(objects).skip(shown) {
+            let _ = place.set(fleeting(object));
+        }
+        true
+    });
+    if !has_room {
+        replace(objects);
+    }
 }
 
 /// Shows `objects` from now on. Called with the registry locked.
 pub(super) fn replace(objects: &[(Namespace, Object)]) {
-    LIST.replace(|_| objects.iter().map(|(namespace, object)| (*namespace, Fleeting::of(object))).collect());
+    let more = 4 + objects.len() / 4;
+    let places = objects.iter().map(|object| fleeting(object).into());
+    LIST.replace(|_| places.chain(std::iter::repeat_with(OnceLock::new).take(more)).collect());
+}
+
+fn fleeting((namespace, object): &(Namespace, Object)) -> (Namespace, Fleeting) {
+    (*namespace, Fleeting::of(object))
 }

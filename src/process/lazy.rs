@@ -237,7 +237,7 @@ impl Link {
                 true => fleeting(scope.namespace, object, false, gone, wanted),
                 false => None,
             };
-            later::read(|list| list.iter().find_map(global))
+            later::find(global)
         };
         let group = || {
             scope.members.iter().zip(&self.needed).enumerate().find_map(|(number, (member, needed))| match member {

@@ -152,7 +152,7 @@ impl PartialEq for Object {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Host(a), Self::Host(b)) => Arc::ptr_eq(a, b),
-            (Self::Module(a), Self::Module(b)) => a.id == b.id,
+            (Self::Module(a), Self::Module(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }

@@ -155,7 +155,7 @@ pub(crate) fn make_global(namespace: Namespace, objects: impl IntoIterator<Item 
             state.global.push(object);
         }
     }
-    later::replace(&state.global);
+    later::extend(&state.global);
 }
 
 /// Notes that module `user` refers to module `to` from now on; `false` if that is going, or has gone.

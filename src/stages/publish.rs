@@ -32,7 +32,8 @@ pub(crate) struct Published {
 /// Makes the group's members modules that every later load sees; `None` if the process has changed so that it does not
 /// fit any more.
 pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
-    let SealedGroup { group: Group { members, needs, mut order }, scope: Scope { sources, pins, .. }, unique } = sealed;
+    let SealedGroup { group: Group { members, needs, mut order }, scope: Scope { sources, pins, lazy, .. }, unique } =
+        sealed;
     // Which of the new modules each member becomes: they come in the order in which they were found, as in glibc's list.
     let mut count = 0;
     let place = |member: &Slot<Object, Box<Mapped>>| {
@@ -54,6 +55,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         owners = sources.iter().map(owner).collect();
         keep_owners(&unique, &sources);
     }
+    let rests_on = rests_on(&members, &sources, lazy);
     // What is known of each member, and what is new.
     let (mut known, mut new) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
     let (namespace, mut instances) = (wishes.namespace, Vec::with_capacity(members.len()));
@@ -68,7 +70,6 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         known.push(object);
         new.push(mapped);
     }
-    let rests_on: Vec<Id> = sources.iter().filter_map(Source::id).collect();
     let fit = Fit { namespace, instances, rests_on: &rests_on, unique: &unique, owners };
     let newcomer = |first: Id, index: usize, mapped: Box<Mapped>| {
         let Mapped { mut new, mapping, symbols, headers, outcome, .. } = *mapped;
@@ -173,6 +174,24 @@ pub(crate) fn initialise(order: &[usize], scope: &[Object]) {
             hooks::initialise(module);
         }
     }
+}
+
+/// The modules that were there which a group needs or refers to, or may come to refer to at first calls: of what else is
+/// global there may be thousands.
+fn rests_on(members: &[Slot<Object, Box<Mapped>>], sources: &[Source], lazy: bool) -> Vec<Id> {
+    if lazy {
+        return sources.iter().filter_map(Source::id).collect();
+    }
+    let mut ids = Vec::new();
+    for member in members {
+        match member {
+            Slot::Known(object) => ids.extend(object.id()),
+            Slot::New(mapped) => ids.extend(mapped.outcome.bound_to.iter().filter_map(|number| sources[number].id())),
+        }
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 /// Whether a new member asks that its constructors run before all others (`DF_1_INITFIRST`).
