@@ -18,7 +18,7 @@ use crate::find::Rule;
 use crate::loader::Opened;
 use crate::options::OpenOptions;
 use crate::process::hooks;
-use crate::process::module::Object;
+use crate::process::module::{Module, Object};
 use crate::process::namespace::Namespace;
 use crate::process::reason::Reason;
 use crate::process::registry;
@@ -302,22 +302,16 @@ impl Library {
     /// # Errors
     /// None today; the signature is libloading's.
     pub fn close(mut self) -> Result<Closed, Error> {
-        Ok(self.release())
+        let reasons = self.take_module().map_or_else(|| vec![Reason::OfTheHost], registry::release_with_reasons);
+        Ok(if reasons.is_empty() { Closed::Unloaded } else { Closed::StillMapped { reasons } })
     }
 
-    fn release(&mut self) -> Closed {
-        let reasons = match self.opened.take() {
-            None => vec![Reason::OfTheHost],
-            Some(opened) => match opened.object {
-                Object::Host(_) => vec![Reason::OfTheHost],
-                Object::Module(module) => {
-                    // The handle's own references go first: the last owner unmaps.
-                    drop(opened.scope);
-                    registry::release(module)
-                }
-            },
-        };
-        if reasons.is_empty() { Closed::Unloaded } else { Closed::StillMapped { reasons } }
+    /// The module, if it is one that this crate has loaded. The handle's other references go: the last owner unmaps.
+    fn take_module(&mut self) -> Option<Arc<Module>> {
+        match self.opened.take()?.object {
+            Object::Host(_) => None,
+            Object::Module(module) => Some(module),
+        }
     }
 
     /// The handle as a pointer, for code that passes handles through C. [`Library::from_raw`] takes it back.
@@ -339,7 +333,7 @@ impl Library {
 
 impl Drop for Library {
     fn drop(&mut self) {
-        self.release();
+        self.take_module().into_iter().for_each(registry::release);
     }
 }
 

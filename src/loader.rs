@@ -97,7 +97,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
             continue;
         }
         let group = match stages::admit(graph, wishes)? {
-            Admitted::Known(object) => match stages::reopen(object, name, wishes, &look)? {
+            Admitted::Known(object) => match stages::reopen(object, name, wishes, look)? {
                 Some(opened) => return Ok(opened),
                 None => continue,
             },
@@ -263,7 +263,7 @@ mod tests {
         match opened {
             Ok(opened) => {
                 match opened.object {
-                    Object::Module(module) => drop(registry::release(module)),
+                    Object::Module(module) => registry::release(module),
                     Object::Host(_) => unreachable!("{}: a library of our own", path.display()),
                 }
                 true

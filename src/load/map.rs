@@ -240,10 +240,6 @@ impl Mapping {
         start..Addr(start.0 + self.reservation.len())
     }
 
-    pub(crate) fn contains(&self, addr: Addr) -> bool {
-        self.reservation.contains(addr)
-    }
-
     /// Whether `addr` is in a segment that may be executed.
     pub(crate) fn is_code(&self, addr: Addr) -> bool {
         let vaddr = self.bias.vaddr(addr).0;

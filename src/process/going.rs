@@ -30,7 +30,7 @@ pub(super) fn unload(mut unused: Vec<Arc<Module>>) {
                 return tell_waiting(&mut guard);
             }
             let stays = |id: Id| !unused.iter().any(|gone| gone.id == id);
-            state.entries.retain(|entry| stays(entry.module.id));
+            state.entries.retain(|entry| stays(entry.id));
             state.called.retain(stays);
             addresses::remove(unused.iter().map(|module| &**module));
             state.forget_empty_namespaces(&unused);
@@ -67,10 +67,7 @@ pub(super) fn finish_all() {
 impl State {
     /// Which modules are in use: open, kept, still being initialised, or needed or referred to by one in use.
     fn used(&self) -> Vec<bool> {
-        let root = |entry: &Entry| {
-            entry.handles + entry.thread_destructors > 0 || entry.keep.is_some() || entry.phase != Phase::Ready
-        };
-        let mut used: Vec<bool> = self.entries.iter().map(root).collect();
+        let mut used: Vec<bool> = self.entries.iter().map(Entry::is_root).collect();
         let mut todo: Vec<usize> = (0..used.len()).filter(|at| used[*at]).collect();
         while let Some(at) = todo.pop() {
             for needed in self.entries[at].uses().filter_map(|id| self.position(id)) {
@@ -99,13 +96,12 @@ impl State {
         let mut going: Vec<&mut Entry> = self.entries.iter_mut().filter(|entry| goes(entry)).collect();
         let (mut uses, mut needs) = (Needs::default(), Needs::default());
         for entry in &going {
-            let place = |id: Id| going.binary_search_by_key(&id, |entry| entry.module.id).ok();
+            let place = |id: Id| going.binary_search_by_key(&id, |entry| entry.id).ok();
             for place in entry.needs().filter_map(place) {
                 uses.push(place);
                 needs.push(place);
             }
-            let others =
-                entry.refers_to().rev().filter(|id| *id != entry.module.id && !entry.needs().any(|need| need == *id));
+            let others = entry.refers_to().rev().filter(|id| *id != entry.id && !entry.needs().any(|need| need == *id));
             others.filter_map(place).for_each(|place| uses.push(place));
             uses.end();
             needs.end();

@@ -94,10 +94,10 @@ impl State {
             for name in module.soname.iter().chain(&names) {
                 self.called.add(name, module.id);
             }
-            let handles = usize::from(index == 0);
+            let (id, handles) = (module.id, usize::from(index == 0));
             let (thread_destructors, bound_later) = (0, Vec::new());
             modules.push(Arc::clone(&module));
-            self.entries.push(Entry { module, names, handles, thread_destructors, phase, bound_later, keep });
+            self.entries.push(Entry { id, module, names, handles, thread_destructors, phase, bound_later, keep });
         }
         addresses::add(modules.iter().map(|module| &**module));
         // What has settled something stays for good; nothing else of a name space may be left when it has gone.

@@ -84,7 +84,7 @@ impl State {
             }
             None => {}
         }
-        for other in self.entries.iter().filter(|other| other.module.id != module.id && other.is_live()) {
+        for other in self.entries.iter().filter(|other| other.id != module.id && other.is_live()) {
             if other.module.needs(module.id) {
                 reasons.push(Reason::NeededBy(other.module.path().to_owned()));
             } else if other.uses().any(|id| id == module.id) {

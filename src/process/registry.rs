@@ -37,6 +37,8 @@ pub(crate) struct State {
 
 #[derive(Clone)]
 pub(super) struct Entry {
+    /// The module's, beside those of the others: entries are looked for by it.
+    pub(super) id: Id,
     pub(super) module: Arc<Module>,
     /// Names it was asked for by, but for its soname.
     pub(super) names: Vec<Box<[u8]>>,
@@ -216,31 +218,34 @@ pub(super) fn tell_waiting(guard: &mut Guard) {
 
 /// Waits until other threads have initialised `modules`.
 pub(crate) fn wait_until_initialised(modules: &[Id]) {
-    wait_while(|entry| match entry.phase {
-        Phase::Entered(Some(thread)) | Phase::Initialising(thread) if modules.contains(&entry.module.id) => {
-            Some(thread)
-        }
-        _ => None,
+    wait_while(|state, me| {
+        let busy = |id: &Id| match state.entry(*id)?.phase {
+            Phase::Entered(Some(thread)) | Phase::Initialising(thread) => Some(thread),
+            _ => None,
+        };
+        modules.iter().filter_map(busy).find(|thread| *thread != me)
     });
 }
 
 /// Waits until other threads have finished unloading these.
 pub(crate) fn wait_until_gone(instances: &[Instance]) {
-    wait_while(|entry| match entry.phase {
-        Phase::Finishing(thread) if instances.contains(&entry.module.instance) => Some(thread),
-        _ => None,
+    wait_while(|state, me| {
+        let busy = |entry: &Entry| match entry.phase {
+            Phase::Finishing(thread) if instances.contains(&entry.module.instance) => Some(thread),
+            _ => None,
+        };
+        state.entries.iter().filter_map(busy).find(|thread| *thread != me)
     });
 }
 
-/// Waits while `busy` names another thread for some module; what this thread is doing itself does not count.
-fn wait_while(busy: impl Fn(&Entry) -> Option<Thread>) {
+/// Waits while `busy` names another thread than this one, of which it is told.
+fn wait_while(busy: impl Fn(&State, Thread) -> Option<Thread>) {
     let me = hooks::this_thread();
     let mut guard = lock();
     loop {
         let state = guard.get_or_insert_default();
-        let thread = state.entries.iter().filter_map(&busy).find(|thread| *thread != me);
         // Whoever waits for us, directly or through others, will not get on if we wait for it in turn.
-        let thread = thread.filter(|thread| !state.waits.lead(*thread, me));
+        let thread = busy(state, me).filter(|thread| !state.waits.lead(*thread, me));
         let Some(thread) = thread else {
             if state.waits.is_waiting(me) {
                 edit(&mut guard).waits.end(me);
@@ -252,32 +257,44 @@ fn wait_while(busy: impl Fn(&Entry) -> Option<Thread>) {
     }
 }
 
-/// Gives one handle back and unloads whatever is not used any more. Answers why the module itself is still there.
-pub(crate) fn release(module: Arc<Module>) -> Vec<Reason> {
+/// Gives one handle back and unloads whatever is not used any more.
+pub(crate) fn release(module: Arc<Module>) {
+    give_back(module, |_, _| ());
+}
+
+/// The same. Answers why the module itself is still there.
+pub(crate) fn release_with_reasons(module: Arc<Module>) -> Vec<Reason> {
+    give_back(module, State::reasons)
+}
+
+/// The same. Answers what `say` says of the module if it is still there.
+fn give_back<T: Default>(module: Arc<Module>, say: impl FnOnce(&State, &Module) -> T) -> T {
     // A reason may be the name of a symbol, see `publish`.
-    let (unused, reasons) = hooks::undisturbed(|| {
+    let (unused, said) = hooks::undisturbed(|| {
         let mut guard = lock();
         let state = edit(&mut guard);
-        if let Some(entry) = state.entry_mut(module.id) {
+        let stays = state.entry_mut(module.id).is_some_and(|entry| {
             entry.handles = entry.handles.saturating_sub(1);
-        }
-        let unused = state.take_unused();
+            entry.is_root()
+        });
+        // Nobody goes because one of several handles has.
+        let unused = if stays { Vec::new() } else { state.take_unused() };
         let goes = unused.iter().any(|gone| gone.id == module.id);
-        let reasons = if goes { Vec::new() } else { state.reasons(&module) };
-        (unused, reasons)
+        let said = if goes { T::default() } else { say(state, &module) };
+        (unused, said)
     });
     // Unmapping happens in there, with the last owners.
     drop(module);
     going::unload(unused);
-    reasons
+    said
 }
 
 /// One more thread has to run a thread-local destructor of the module that has `addr`. Its number, if there is one.
 pub(crate) fn thread_destructor_added(addr: Addr) -> Option<Id> {
     let mut guard = lock();
-    let entry = edit(&mut guard).entries.iter_mut().find(|entry| entry.module.mapping.contains(addr))?;
+    let entry = edit(&mut guard).entry_mut(addresses::at(addr)?.id)?;
     entry.thread_destructors += 1;
-    Some(entry.module.id)
+    Some(entry.id)
 }
 
 /// It has run. The last one may have been all that kept the module.
@@ -300,7 +317,7 @@ pub(crate) fn thread_destructor_done(id: Id) {
 
 impl State {
     pub(super) fn position(&self, id: Id) -> Option<usize> {
-        self.entries.binary_search_by_key(&id, |entry| entry.module.id).ok()
+        self.entries.binary_search_by_key(&id, |entry| entry.id).ok()
     }
 
     pub(super) fn entry(&self, id: Id) -> Option<&Entry> {
@@ -388,6 +405,11 @@ impl State {
 impl Entry {
     pub(super) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Finishing(_) | Phase::Abandoned)
+    }
+
+    /// Whether it is in use whatever others need: open, kept, or still being initialised.
+    pub(super) fn is_root(&self) -> bool {
+        self.handles + self.thread_destructors > 0 || self.keep.is_some() || self.phase != Phase::Ready
     }
 
     /// Whether it was asked for by that name before, or calls itself so.

@@ -204,8 +204,10 @@ fn check(image: &Image, wishes: &Wishes) -> Result<(), ErrorKind> {
 }
 
 /// One more handle to what is there already; `None` if it has gone meanwhile.
-pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look) -> Result<Option<Opened>, Error> {
+pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: Look) -> Result<Option<Opened>, Error> {
     let scope = look.closure(&object);
+    // What nobody looks at any more is changed in place.
+    drop(look);
     let pin = match &object {
         Object::Host(host) => match host.pin() {
             Ok(pin) => pin,
@@ -231,7 +233,7 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: &Look)
     // What came in as a need of others, and a constructor of this very thread opens it before its own have been run.
     let is_need = matches!(&object, Object::Module(module) if module.loaded_by.is_some());
     if is_need && registry::state().are_to_run(&modules) {
-        let mut needs = Needs::default();
+        let (look, mut needs) = (Look::now(wishes.namespace), Needs::default());
         for member in &scope {
             let place = |named| scope.iter().position(|other| look.is(other, named));
             look.needed(member).filter_map(place).for_each(|need| needs.push(need));

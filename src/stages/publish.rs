@@ -32,8 +32,7 @@ pub(crate) struct Published {
 /// Makes the group's members modules that every later load sees; `None` if the process has changed so that it does not
 /// fit any more.
 pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published> {
-    let SealedGroup { group: Group { members, needs, mut order }, scope: Scope { sources, pins, lazy, .. }, unique } =
-        sealed;
+    let SealedGroup { group: Group { members, needs, mut order }, scope: Scope { sources, pins, .. }, unique } = sealed;
     // Which of the new modules each member becomes: they come in the order in which they were found, as in glibc's list.
     let mut count = 0;
     let place = |member: &Slot<Object, Box<Mapped>>| {
@@ -55,7 +54,7 @@ pub(crate) fn publish(sealed: SealedGroup, wishes: &Wishes) -> Option<Published>
         owners = sources.iter().map(owner).collect();
         keep_owners(&unique, &sources);
     }
-    let rests_on = rests_on(&members, &sources, lazy);
+    let rests_on = rests_on(&members, &sources);
     // What is known of each member, and what is new.
     let (mut known, mut new) = (Vec::with_capacity(members.len()), Vec::with_capacity(members.len()));
     let (namespace, mut instances) = (wishes.namespace, Vec::with_capacity(members.len()));
@@ -176,12 +175,9 @@ pub(crate) fn initialise(order: &[usize], scope: &[Object]) {
     }
 }
 
-/// The modules that were there which a group needs or refers to, or may come to refer to at first calls: of what else is
-/// global there may be thousands.
-fn rests_on(members: &[Slot<Object, Box<Mapped>>], sources: &[Source], lazy: bool) -> Vec<Id> {
-    if lazy {
-        return sources.iter().filter_map(Source::id).collect();
-    }
+/// The modules that were there which a group needs or refers to: of what else is global there may be thousands. What it comes
+/// to refer to at first calls is held then.
+fn rests_on(members: &[Slot<Object, Box<Mapped>>], sources: &[Source]) -> Vec<Id> {
     let mut ids = Vec::new();
     for member in members {
         match member {

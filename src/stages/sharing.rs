@@ -512,7 +512,7 @@ mod tests {
         let outcome = || {
             let opened = loader::open(path.as_os_str(), &wishes).unwrap();
             let Object::Module(module) = opened.object else { panic!("a library of our own") };
-            drop(registry::release(module));
+            registry::release(module);
             opened.sharing
         };
         assert_eq!(outcome(), SnapshotUse::Used { made: true });

@@ -325,7 +325,7 @@ mod tests {
         let opened = loader::open(path.as_os_str(), wishes).map_err(|error| error.to_string())?;
         let paths = opened.scope.iter().map(|object| object.path().display().to_string()).collect();
         if let Object::Module(module) = opened.object {
-            drop(registry::release(module));
+            registry::release(module);
         }
         Ok(paths)
     }

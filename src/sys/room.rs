@@ -296,10 +296,6 @@ impl Reservation {
         self.map.len.get()
     }
 
-    pub(crate) fn contains(&self, addr: Addr) -> bool {
-        addr.0.wrapping_sub(self.start().0) < self.len()
-    }
-
     /// Maps `len` bytes of a file from `from` at `offset` into the reservation, privately: a write copies the page. `copy`: all
     /// pages of it are copied at once, as writing to each would do.
     pub(crate) fn map_file(
