@@ -80,16 +80,20 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
     let mut sharing = hooks::undisturbed(|| Sharing::wished(wishes));
     let mut clock = Clock::start();
     for _ in 0..ATTEMPTS_MAX {
-        let (look, graph) = hooks::undisturbed(|| {
-            let look = Look::now(wishes.namespace);
-            clock.stage("host");
+        let look = hooks::undisturbed(|| Look::now(wishes.namespace));
+        clock.stage("host");
+        if let Some(object) = stages::called(name, &look) {
+            match stages::reopen(object, name, wishes, look)? {
+                Some(opened) => return Ok(opened),
+                None => continue,
+            }
+        }
+        let graph = hooks::undisturbed(|| {
             // What an attempt or another process has found need not be found again.
             let before = before.take().or_else(|| sharing.trail(name, wishes, &look));
             let homes = |file: &_, id: BuildId<'_>, len| sharing.home(file, id, len);
-            let graph = stages::discover(name, wishes, &look, &homes, before);
-            (look, graph)
-        });
-        let graph = graph?;
+            stages::discover(name, wishes, &look, &homes, before)
+        })?;
         clock.stage("find");
         if !graph.for_host.is_empty() {
             help.bring(&graph.for_host, &look)?;

@@ -1,6 +1,6 @@
 //! Handles of `dlopen`: one for each module, the same whenever it is opened, and counted.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +18,11 @@ struct Handle {
     count: usize,
 }
 
-static HANDLES: Mutex<Option<HashMap<usize, Handle>>> = Mutex::new(None);
+static HANDLES: Mutex<BTreeMap<usize, Handle>> = Mutex::new(BTreeMap::new());
 /// The C library's handle for the program.
 static PROGRAM: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
 
-fn handles() -> MutexGuard<'static, Option<HashMap<usize, Handle>>> {
+fn handles() -> MutexGuard<'static, BTreeMap<usize, Handle>> {
     HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -32,7 +32,7 @@ pub(super) fn of(opened: Opened) -> *mut c_void {
     let key = Arc::as_ptr(&module) as usize;
     hooks::undisturbed(|| {
         let mut handles = handles();
-        let handle = handles.get_or_insert_default().entry(key);
+        let handle = handles.entry(key);
         handle.or_insert(Handle { module, scope: Arc::new(opened.scope), count: 0 }).count += 1;
     });
     key as *mut c_void
@@ -43,7 +43,6 @@ pub(super) fn release(handle: *mut c_void) -> Option<Arc<Module>> {
     // What is dropped here may unmap something: not under the lock.
     let (module, _last) = hooks::undisturbed(|| {
         let mut handles = handles();
-        let handles = handles.as_mut()?;
         let known = handles.get_mut(&(handle as usize))?;
         known.count -= 1;
         let module = Arc::clone(&known.module);
@@ -55,12 +54,12 @@ pub(super) fn release(handle: *mut c_void) -> Option<Arc<Module>> {
 
 /// The objects that a symbol of that handle is looked for in, if it is one of ours.
 pub(super) fn scope(handle: *mut c_void) -> Option<Arc<Scope>> {
-    hooks::undisturbed(|| handles().as_ref()?.get(&(handle as usize)).map(|known| Arc::clone(&known.scope)))
+    hooks::undisturbed(|| handles().get(&(handle as usize)).map(|known| Arc::clone(&known.scope)))
 }
 
 /// The module of that handle, if it is one of ours.
 pub(super) fn module(handle: *mut c_void) -> Option<Arc<Module>> {
-    hooks::undisturbed(|| handles().as_ref()?.get(&(handle as usize)).map(|known| Arc::clone(&known.module)))
+    hooks::undisturbed(|| handles().get(&(handle as usize)).map(|known| Arc::clone(&known.module)))
 }
 
 /// Remembers which handle means the program.

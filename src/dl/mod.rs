@@ -35,7 +35,7 @@ use crate::process::namespace::Namespace;
 use crate::process::real;
 use crate::process::scope::address;
 use crate::process::world::Look;
-use crate::process::{hooks, imports, registry};
+use crate::process::{addresses, hooks, imports, registry, start};
 
 /// The function that loaded code gets from us for an import of that name, if any.
 pub(crate) fn import(name: &[u8]) -> Option<Addr> {
@@ -253,9 +253,14 @@ unsafe fn symbol(
     if handle != libc::RTLD_DEFAULT && !next && !of_program {
         return of_host(handle);
     }
-    // A module asks for one of the functions that it would be bound to.
-    if let Some(ours) = import(name_text).filter(|_| !next && is_module(caller)) {
-        return ours.0 as *mut c_void;
+    let of_module = !of_program && addresses::at(Addr(caller as usize)).is_some();
+    if of_module && !next {
+        // A module asks for one of the functions that it would be bound to.
+        if let Some(ours) = import(name_text) {
+            return ours.0 as *mut c_void;
+        }
+    } else if !next && let Some(found) = start::objects().iter().find_map(|object| address(object, &wanted)) {
+        return found.0 as *mut c_void;
     }
     // The program is in the base, whoever has its handle.
     let (asker, look) = asker(if of_program { ptr::null() } else { caller });
@@ -268,7 +273,10 @@ unsafe fn symbol(
     {
         return found;
     }
-    let scope = around(asker.as_ref(), &look, next);
+    // What the program started with is not opened along with anything that came later.
+    let sees_more = |asker: &Object| !matches!(asker, Object::Host(host) if host.at_start);
+    let more = next || asker.as_ref().is_some_and(sees_more);
+    let scope = if more { around(asker.as_ref(), &look, next) } else { Vec::new() };
     // After the asker only, if it wants the next one.
     let place = asker.as_ref().filter(|_| next).and_then(|asker| scope.iter().position(|object| object == asker));
     let after = place.map_or(0, |at| at + 1);
@@ -307,10 +315,6 @@ fn missing(first: Option<&Object>, name: &[u8], version: Option<&[u8]>) -> *mut 
     let object = first.map_or_else(String::new, |object| object.path().display().to_string());
     fail(format!("{object}: undefined symbol: {name}{version}"));
     ptr::null_mut()
-}
-
-fn is_module(caller: *const c_void) -> bool {
-    registry::state().by_address(Addr(caller as usize)).is_some()
 }
 
 /// What is global. Of the host's later objects only what somebody who is there needs is sure to stay.

@@ -3,7 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::hooks;
 use super::host::HostObject;
+use super::module::Object;
+use super::namespace::Namespace;
 use super::world::Look;
 use crate::file::symbols::Symbols;
 use crate::load::index::{self, Filter};
@@ -12,6 +15,17 @@ use crate::load::index::{self, Filter};
 pub(crate) struct Start {
     pub(crate) names: Filter,
     pub(crate) objects: Vec<Arc<HostObject>>,
+}
+
+/// The same objects, for look-ups by name, which ask them before all that was opened later.
+pub(crate) fn objects() -> &'static [Object] {
+    static OBJECTS: OnceLock<Vec<Object>> = OnceLock::new();
+    let all = || {
+        let look = Look::now(Namespace::BASE);
+        look.start().cloned().map(Object::Host).inspect(Object::read_symbols).collect()
+    };
+    // A fork must not find it half made.
+    OBJECTS.get().unwrap_or_else(|| hooks::undisturbed(|| OBJECTS.get_or_init(all)))
 }
 
 /// Exports that are entered at once: somewhat more than the C library has, with libm and libgcc_s. The first open in a process

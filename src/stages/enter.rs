@@ -91,6 +91,12 @@ fn with_asker<T>(
     }
 }
 
+/// The object in the process that is called `name`: that is the one, wherever there are files of that name.
+pub(crate) fn called(name: &OsStr, look: &Look) -> Option<Object> {
+    let name = name.as_bytes();
+    if name.contains(&b'$') { None } else { look.by_name(name) }
+}
+
 /// Finds the object that is asked for and all it needs, among the files of the attempt before first.
 pub(crate) fn discover(
     name: &OsStr,

@@ -21,7 +21,7 @@ mod sharing;
 mod trail;
 
 pub(crate) use bind::scope;
-pub(crate) use enter::{Admitted, admit, directories, discover, reopen};
+pub(crate) use enter::{Admitted, admit, called, directories, discover, reopen};
 pub(crate) use help::HostHelp;
 pub(crate) use map::map;
 use publish::initialise;
