@@ -128,7 +128,8 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
         // SAFETY: the program itself, which is the C library's to hand out.
         return handles::program(unsafe { real::dlopen()(ptr::null(), mode) });
     }
-    let (caller, look) = asker(caller);
+    // While somebody looks at the process, whatever changes it changes a copy.
+    let (caller, Look { namespace: own, .. }) = asker(caller);
     let expected = if mode & (libc::RTLD_LAZY | libc::RTLD_NOW) == 0 {
         Some("RTLD_LAZY or RTLD_NOW")
     } else if mode & !MODES != 0 {
@@ -149,7 +150,7 @@ unsafe fn open(namespace: Option<Namespace>, name: *const c_char, mode: c_int, c
         // What programs rest on: glibc takes such objects.
         allow_writable_executable: true,
         allow_executable_stack: true,
-        namespace: namespace.unwrap_or(look.namespace),
+        namespace: namespace.unwrap_or(own),
         caller,
         imports: Some(import),
         ..Wishes::default()
