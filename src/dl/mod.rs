@@ -255,13 +255,18 @@ unsafe fn symbol(
         return of_host(handle);
     }
     let of_module = !of_program && addresses::at(Addr(caller as usize)).is_some();
+    let mut asked = 0;
     if of_module && !next {
         // A module asks for one of the functions that it would be bound to.
         if let Some(ours) = import(name_text) {
             return ours.0 as *mut c_void;
         }
-    } else if !next && let Some(found) = start::objects().iter().find_map(|object| address(object, &wanted)) {
-        return found.0 as *mut c_void;
+    } else if !next {
+        let start = start::objects();
+        if let Some(found) = start.iter().find_map(|object| address(object, &wanted)) {
+            return found.0 as *mut c_void;
+        }
+        asked = start.len();
     }
     // The program is in the base, whoever has its handle.
     let (asker, look) = asker(if of_program { ptr::null() } else { caller });
@@ -270,7 +275,7 @@ unsafe fn symbol(
         asker.as_ref().is_some_and(|asker| matches!(asker, Object::Module(own) if own.symbolic || own.deep_bind));
     if !next
         && !first
-        && let Some(found) = first_of(global(&look), &wanted, handle, asker.as_ref())
+        && let Some(found) = first_of(global(&look, asked), &wanted, handle, asker.as_ref())
     {
         return found;
     }
@@ -318,10 +323,11 @@ fn missing(first: Option<&Object>, name: &[u8], version: Option<&[u8]>) -> *mut 
     ptr::null_mut()
 }
 
-/// What is global. Of the host's later objects only what somebody who is there needs is sure to stay.
-fn global(look: &Look) -> impl Iterator<Item = Object> {
+/// What is global, but for the first `asked` objects. Of the host's later ones only what somebody who is there needs is sure to
+/// stay.
+fn global(look: &Look, asked: usize) -> impl Iterator<Item = Object> {
     let stays = |object: &Object| !matches!(object, Object::Host(host) if !host.at_start);
-    look.global_scope().filter(stays).inspect(|object| hooks::undisturbed(|| object.read_symbols()))
+    look.global_scope().skip(asked).filter(stays).inspect(|object| hooks::undisturbed(|| object.read_symbols()))
 }
 
 /// Where code of `asker` looks for symbols: the global scope, then its own object with all that was opened along with
@@ -342,7 +348,7 @@ fn around(asker: Option<&Object>, look: &Look, next: bool) -> Vec<Object> {
             along.iter().filter(|_| own.deep_bind).for_each(&mut add);
         }
         if wide {
-            global(look).for_each(|object| add(&object));
+            global(look, 0).for_each(|object| add(&object));
         }
         along.iter().for_each(&mut add);
         if let Some(asker) = asker {

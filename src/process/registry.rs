@@ -461,9 +461,43 @@ pub(crate) fn forget_other_threads(mut held: Held) {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::CString;
+    use std::os::unix::ffi::OsStrExt;
     use std::path::Path;
 
     use super::*;
+    use crate::sys::fault;
+
+    #[test]
+    fn nothing_is_copied_for_a_change_that_nobody_looks_on_at() {
+        if !fault::alone("process::registry::tests::nothing_is_copied_for_a_change_that_nobody_looks_on_at") {
+            return;
+        }
+        let path = |name| Path::new(env!("SOLOAD_TEST_LIBS")).join(name);
+        let name = |name| CString::new(path(name).as_os_str().as_bytes()).unwrap();
+        // SAFETY: the fixtures' constructors are sound.
+        let open = |name| unsafe { crate::Library::new(path(name)) }.unwrap();
+        // SAFETY: as above, and the handle is closed once.
+        let dlopen = |name: CString| unsafe { crate::dl::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        let tables = || Arc::as_ptr(&state());
+        let mut last = open("libdemo.so");
+        let before = tables();
+        for library in ["libdemo.so", "libbss.so", "libbss.so"] {
+            drop(std::mem::replace(&mut last, open(library)));
+            assert_eq!(tables(), before, "{library}");
+        }
+        for library in ["libbss.so", "libjournal.so", "libjournal.so"] {
+            let handle = dlopen(name(library));
+            assert_eq!(tables(), before, "{library} by dlopen");
+            // SAFETY: as above.
+            assert_eq!(unsafe { crate::dl::dlclose(handle) }, 0);
+            assert_eq!(tables(), before, "{library} by dlclose");
+        }
+        let looking = state();
+        drop(last);
+        assert_ne!(tables(), before, "somebody looks on");
+        drop(looking);
+    }
 
     #[test]
     fn who_must_not_wait_is_told_of_as_many_comings_and_goings() {
