@@ -144,7 +144,7 @@ pub(crate) fn open(name: &OsStr, wishes: &Wishes) -> Result<Opened, Error> {
         if let Some(look) = &wishes.relocated {
             published.modules.iter().for_each(|module| look(module.path(), module.mapping.bias()));
         }
-        registry::wait_until_initialised(&published.rests_on);
+        registry::wait_until_initialised_with_global(&published.rests_on, wishes.namespace);
         published.initialise();
         // As in glibc, not before: what a constructor opens is not bound to it.
         if wishes.global {

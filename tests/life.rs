@@ -7,7 +7,7 @@ mod common;
 use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -568,6 +568,27 @@ fn another_library_can_be_opened_while_a_constructor_runs() {
             wait_for(&BEGUN);
             loader.open("bss").close();
             OTHER_OPENED.store(true, Ordering::SeqCst);
+        });
+    });
+}
+
+#[test]
+fn who_opens_another_library_waits_for_the_constructor_of_what_is_global_already() {
+    static LOADER: OnceLock<Loader> = OnceLock::new();
+    extern "C" fn become_global_and_take_time() {
+        LOADER.get().unwrap().open_with("life_hook", GLOBAL).leak();
+        take_time();
+    }
+    on_both_loaders(|loader| {
+        LOADER.set(loader).unwrap();
+        let journal = loader.open("journal");
+        journal.write("journal_hook", become_global_and_take_time as extern "C" fn());
+        thread::scope(|scope| {
+            scope.spawn(|| loader.open("life_hook").leak());
+            wait_for(&BEGUN);
+            // Its code may find that one without having referred to it.
+            loader.open("bss").close();
+            assert!(ENDED.load(Ordering::SeqCst));
         });
     });
 }

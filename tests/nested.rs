@@ -455,6 +455,21 @@ fn a_wrapper_calls_the_next_definition() {
 }
 
 #[test]
+fn the_programs_handle_gives_a_library_the_functions_that_it_is_bound_to() {
+    on_both_loaders(|loader| {
+        let plugin = Plugin::open(loader, "nested/plugin.so");
+        let program = plugin.opens("").unwrap();
+        for name in [c"dlopen", c"dlsym", c"dladdr", c"dl_iterate_phdr"] {
+            assert_eq!(plugin.symbol(program, name), plugin.symbol(DEFAULT, name), "{name:?}");
+        }
+        let open = plugin.symbol(program, c"dlopen");
+        let open: extern "C" fn(*const c_char, c_int) -> usize = unsafe { std::mem::transmute(open) };
+        let name = CString::new(fixture("nested/plugin.so").as_os_str().as_encoded_bytes()).unwrap();
+        assert_ne!(open(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD), 0, "it knows who is there");
+    });
+}
+
+#[test]
 fn the_next_definition_is_looked_for_in_what_was_loaded_along_with_the_library_alone() {
     on_both_loaders(|loader| {
         let _later = Loader::Host.open_with("later_provider", GLOBAL);

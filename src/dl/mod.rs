@@ -254,14 +254,16 @@ unsafe fn symbol(
     if handle != libc::RTLD_DEFAULT && !next && !of_program {
         return of_host(handle);
     }
-    let of_module = !of_program && addresses::at(Addr(caller as usize)).is_some();
+    let of_module = addresses::at(Addr(caller as usize)).is_some();
+    // A module asks for one of the functions that it would be bound to.
+    if of_module
+        && !next
+        && let Some(ours) = import(name_text)
+    {
+        return ours.0 as *mut c_void;
+    }
     let mut asked = 0;
-    if of_module && !next {
-        // A module asks for one of the functions that it would be bound to.
-        if let Some(ours) = import(name_text) {
-            return ours.0 as *mut c_void;
-        }
-    } else if !next {
+    if !next && (of_program || !of_module) {
         let start = start::objects();
         if let Some(found) = start.iter().find_map(|object| address(object, &wanted)) {
             return found.0 as *mut c_void;

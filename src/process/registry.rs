@@ -157,7 +157,11 @@ pub(crate) fn make_global(namespace: Namespace, objects: impl IntoIterator<Item 
             state.global.push(object);
         }
     }
-    later::extend(&state.global);
+    // What holds an object of the host now is listed with it, and may be another one than before.
+    match state.global.iter().all(|(_, object)| matches!(object, Object::Module(_))) {
+        true => later::extend(&state.global),
+        false => later::replace(&state.global),
+    }
 }
 
 /// Notes that module `user` refers to module `to` from now on; `false` if that is going, or has gone.
@@ -218,34 +222,43 @@ pub(super) fn tell_waiting(guard: &mut Guard) {
 
 /// Waits until other threads have initialised `modules`.
 pub(crate) fn wait_until_initialised(modules: &[Id]) {
-    wait_while(|state, me| {
-        let busy = |id: &Id| match state.entry(*id)?.phase {
-            Phase::Entered(Some(thread)) | Phase::Initialising(thread) => Some(thread),
-            _ => None,
+    wait_while(|state, matters| {
+        modules.iter().filter_map(|id| state.entry(*id)?.initialised_by()).find(|thread| matters(*thread))
+    });
+}
+
+/// The same, and whatever is global in a name space: code that is about to run there may find it without having referred to
+/// it before.
+pub(crate) fn wait_until_initialised_with_global(modules: &[Id], namespace: Namespace) {
+    wait_while(|state, matters| {
+        let is_global = |entry: &Entry| {
+            state.global(namespace).any(|object| matches!(object, Object::Module(module) if module.id == entry.id))
         };
-        modules.iter().filter_map(busy).find(|thread| *thread != me)
+        let busy = state.entries.iter().filter_map(|entry| Some((entry, entry.initialised_by()?)));
+        let of_these = |(entry, _): &(&Entry, Thread)| modules.contains(&entry.id) || is_global(entry);
+        busy.filter(of_these).map(|(_, thread)| thread).find(|thread| matters(*thread))
     });
 }
 
 /// Waits until other threads have finished unloading these.
 pub(crate) fn wait_until_gone(instances: &[Instance]) {
-    wait_while(|state, me| {
+    wait_while(|state, matters| {
         let busy = |entry: &Entry| match entry.phase {
             Phase::Finishing(thread) if instances.contains(&entry.module.instance) => Some(thread),
             _ => None,
         };
-        state.entries.iter().filter_map(busy).find(|thread| *thread != me)
+        state.entries.iter().filter_map(busy).find(|thread| matters(*thread))
     });
 }
 
-/// Waits while `busy` names another thread than this one, of which it is told.
-fn wait_while(busy: impl Fn(&State, Thread) -> Option<Thread>) {
+/// Waits while `busy` names a thread. It is told which ones matter.
+fn wait_while(busy: impl Fn(&State, &dyn Fn(Thread) -> bool) -> Option<Thread>) {
     let me = hooks::this_thread();
     let mut guard = lock();
     loop {
         let state = guard.get_or_insert_default();
-        // Whoever waits for us, directly or through others, will not get on if we wait for it in turn.
-        let thread = busy(state, me).filter(|thread| !state.waits.lead(*thread, me));
+        // Not this one; and whoever waits for us, directly or through others, will not get on if we wait for it in turn.
+        let thread = busy(state, &|thread| thread != me && !state.waits.lead(thread, me));
         let Some(thread) = thread else {
             if state.waits.is_waiting(me) {
                 edit(&mut guard).waits.end(me);
@@ -405,6 +418,15 @@ impl State {
 impl Entry {
     pub(super) fn is_live(&self) -> bool {
         !matches!(self.phase, Phase::Finishing(_) | Phase::Abandoned)
+    }
+
+    /// The thread that has brought it in and has still to run its constructors, or is running them.
+    fn initialised_by(&self) -> Option<Thread> {
+        match self.phase {
+            Phase::Entered(thread) => thread,
+            Phase::Initialising(thread) => Some(thread),
+            _ => None,
+        }
     }
 
     /// Whether it is in use whatever others need: open, kept, or still being initialised.

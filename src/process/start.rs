@@ -20,12 +20,13 @@ pub(crate) struct Start {
 /// The same objects, for look-ups by name, which ask them before all that was opened later.
 pub(crate) fn objects() -> &'static [Object] {
     static OBJECTS: OnceLock<Vec<Object>> = OnceLock::new();
-    let all = || {
+    // A fork must not find it half made. An allocator may be who asks: nothing is allocated while others would wait for it.
+    let make = || {
         let look = Look::now(Namespace::BASE);
-        look.start().cloned().map(Object::Host).inspect(Object::read_symbols).collect()
+        let all = look.start().cloned().map(Object::Host).inspect(Object::read_symbols).collect();
+        OBJECTS.get_or_init(|| all)
     };
-    // A fork must not find it half made.
-    OBJECTS.get().unwrap_or_else(|| hooks::undisturbed(|| OBJECTS.get_or_init(all)))
+    OBJECTS.get().unwrap_or_else(|| hooks::undisturbed(make))
 }
 
 /// Exports that are entered at once: somewhat more than the C library has, with libm and libgcc_s. The first open in a process

@@ -239,7 +239,7 @@ pub(crate) fn reopen(object: Object, name: &OsStr, wishes: &Wishes, look: Look) 
     // What came in as a need of others, and a constructor of this very thread opens it before its own have been run.
     let is_need = matches!(&object, Object::Module(module) if module.loaded_by.is_some());
     if is_need && registry::state().are_to_run(&modules) {
-        let (look, mut needs) = (Look::now(wishes.namespace), Needs::default());
+        let (look, mut needs) = (hooks::undisturbed(|| Look::now(wishes.namespace)), Needs::default());
         for member in &scope {
             let place = |named| scope.iter().position(|other| look.is(other, named));
             look.needed(member).filter_map(place).for_each(|need| needs.push(need));
