@@ -22,13 +22,19 @@ use synthetic::{Folder, symbol};
 
 /// Libraries that are there.
 const COUNTS: [usize; 3] = [1, 100, 1000];
+const MOST: usize = COUNTS[COUNTS.len() - 1];
 const ROUNDS: usize = 11;
 const LOADERS: [&str; 2] = ["soload", "dlopen"];
 /// How often each call is made.
 const CALLS: usize = 1000;
 
-const ROWS: [&str; 8] = [
+/// Where names are looked for besides: directories that are there and have no such library, and then, last, the one that has.
+const DIRECTORIES: [&str; 4] = ["/usr", "/usr/bin", "/usr/share", "/etc"];
+
+const ROWS: [&str; 10] = [
     "open another one and close it",
+    "the same, by its name",
+    "open what is nowhere, by its name",
     "open one that is open",
     "close one of its two handles",
     "dlsym by its handle",
@@ -97,18 +103,25 @@ fn median(all: impl Iterator<Item = f64>) -> f64 {
 
 /// The nanoseconds of each row, as a fresh process has them.
 fn measured(loader: &str, count: usize) -> Vec<f64> {
+    let own = local().path("");
+    let directories = DIRECTORIES.iter().map(Path::new).chain(own.parent());
     let mut worker = Command::new(std::env::current_exe().unwrap());
+    worker.env("LD_LIBRARY_PATH", std::env::join_paths(directories).unwrap());
     let output = worker.args(["--worker", loader]).arg(count.to_string()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().map(|line| line.parse().unwrap()).collect()
 }
 
+/// One library more than are there.
+fn local() -> Folder {
+    Folder::made_by("calls-local", |folder| drop(folder.providers(MOST + 1, 3)))
+}
+
 fn work(Loader { open, close, symbol: find }: Loader, count: usize) -> Vec<f64> {
-    let most = COUNTS[COUNTS.len() - 1];
-    let local = Folder::made_by("calls-local", |folder| drop(folder.providers(most + 1, 3)));
+    let local = local();
     let global = Folder::made_by("calls-global", |folder| {
-        for number in 0..most {
+        for number in 0..MOST {
             let name = |number| symbol(number, 0);
             let others = [number / 2, number / 3, number - number / 8].map(|other| format!(".quad {}\n", name(other)));
             let own = name(number);
@@ -117,20 +130,23 @@ fn work(Loader { open, close, symbol: find }: Loader, count: usize) -> Vec<f64> 
         }
     });
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).unwrap();
-    let paths: Vec<CString> = local.provider_paths(most + 1).iter().map(|path| text(path)).collect();
+    let paths: Vec<CString> = local.provider_paths(MOST + 1).iter().map(|path| text(path)).collect();
     let opened = |path: &CStr, mode| {
         let handle = unsafe { open(path, libc::RTLD_NOW | mode) };
         assert!(!handle.is_null(), "{}", path.to_string_lossy());
         handle
     };
     let handles: Vec<*mut c_void> = paths[..count].iter().map(|path| opened(path, 0)).collect();
-    let (last, another) = (count - 1, &paths[most]);
+    let (last, another) = (count - 1, &paths[MOST]);
+    let name = text(Path::new(another.to_str().unwrap()).file_name().unwrap().as_ref());
     let (own, c_library, missing) = (CString::new(symbol(last, 0)).unwrap(), c"qsort", c"no_such_symbol");
     let found = |handle, name: &CStr| assert!(!unsafe { find(black_box(handle), name) }.is_null());
     let lacks = |handle, name: &CStr| assert!(unsafe { find(black_box(handle), name) }.is_null());
     let rows = |calls: usize| {
         vec![
             each(calls.min(100), |_| unsafe { close(opened(another, 0)) }),
+            each(calls.min(100), |_| unsafe { close(opened(&name, 0)) }),
+            each(calls.min(100), |_| assert!(unsafe { open(c"libsoload_nowhere.so", libc::RTLD_NOW) }.is_null())),
             each(calls, |number| opened(&paths[number % count], 0)),
             each(calls, |number| unsafe { close(handles[number % count]) }),
             each(calls, |_| found(handles[last], &own)),

@@ -30,23 +30,44 @@ pub(super) fn answer(metadata: std::io::Result<std::fs::Metadata>) -> Result<(),
 /// Which of a directory's hwcaps subdirectories exist: bit n stands for the n-th of them.
 pub(super) type Present = Result<u32, &'static str>;
 
+/// Directories that are remembered from one group to the next.
+const REMEMBERED_MAX: usize = 1024;
+
 /// What is known of directories, by their path with a slash at the end.
 #[derive(Default)]
-pub(super) struct Known(BTreeMap<Box<[u8]>, Present>);
+pub(super) struct Known {
+    present: BTreeMap<Box<[u8]>, u32>,
+    absent: BTreeMap<Box<[u8]>, &'static str>,
+}
 
 impl Known {
     /// What exists of `dir` (empty, or with a slash at the end).
     ///
     /// Only absolute paths are remembered: another working directory makes other directories of the relative ones.
     pub(super) fn present(&mut self, dir: &[u8], subdirectories: &[Vec<u8>], look: &Look) -> Present {
-        if let Some(present) = self.0.get(dir) {
-            return *present;
+        if let Some(present) = self.present.get(dir) {
+            return Ok(*present);
         }
-        let present = survey(dir, subdirectories, look);
+        if let Some(reason) = self.absent.get(dir) {
+            return Err(reason);
+        }
+        let answer = survey(dir, subdirectories, look);
         if dir.starts_with(b"/") {
-            self.0.insert(dir.into(), present);
+            match answer {
+                Ok(present) => drop(self.present.insert(dir.into(), present)),
+                Err(reason) => drop(self.absent.insert(dir.into(), reason)),
+            }
         }
-        present
+        answer
+    }
+
+    /// Has what did not exist asked for again. What did is kept, as glibc keeps it for as long as the process runs: where it
+    /// is gone, opening a file in it says so.
+    pub(super) fn refresh(&mut self) {
+        self.absent.clear();
+        if self.present.len() > REMEMBERED_MAX {
+            self.present.clear();
+        }
     }
 }
 
@@ -119,6 +140,30 @@ mod tests {
             assert_eq!(known.present(b"/a/", &subdirectories(), &look), Err("no such directory"));
         }
         assert_eq!(*asked.lock().unwrap(), ["/a/"]);
+    }
+
+    #[test]
+    fn what_exists_is_remembered_and_what_does_not_is_asked_for_again() {
+        let (look, asked) = directories(&["/a/", "/a/h/"]);
+        let mut known = Known::default();
+        for _ in 0..3 {
+            assert_eq!(known.present(b"/a/", &subdirectories(), &look), Ok(0b10_0000));
+            assert_eq!(known.present(b"/b/", &subdirectories(), &look), Err("no such directory"));
+            known.refresh();
+        }
+        let of_a = ["/a/", "/a/h/", "/a/h/v3/", "/a/h/v2/", "/a/tls/", "/a/x/"];
+        assert_eq!(*asked.lock().unwrap(), [&of_a[..], &["/b/"; 3]].concat());
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_limit() {
+        let mut known = Known::default();
+        let look: Look = Box::new(|_| Ok(()));
+        for n in 0..10 * REMEMBERED_MAX {
+            known.present(format!("/{n}/").as_bytes(), &[Vec::new()], &look).unwrap();
+            known.refresh();
+        }
+        assert!(known.present.len() <= REMEMBERED_MAX + 1);
     }
 
     #[test]

@@ -117,11 +117,11 @@ impl Search {
         &self.settings
     }
 
-    /// Forgets which directories exist, and has the cache file looked at again. To be called before each `open`, so
+    /// Forgets which directories do not exist, and has the cache file looked at again. To be called before each `open`, so
     /// that directories are asked for once per group, and yet are seen when they appear between two.
     pub(crate) fn refresh(&self) {
         let mut memory = self.memory();
-        memory.known = dirs::Known::default();
+        memory.known.refresh();
         memory.cache.recheck();
     }
 
