@@ -21,7 +21,7 @@ pub(crate) struct Place {
     pub(crate) module: Addr,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct Table {
     /// In order of their addresses.
     places: Vec<Place>,
@@ -81,11 +81,12 @@ fn merged(old: &[Place], mut new: Vec<Place>) -> Vec<Place> {
 
 /// Removes modules that are about to be unmapped.
 pub(super) fn remove<'m>(modules: impl Iterator<Item = &'m Module>) {
-    let starts: Vec<Addr> = modules.map(|module| module.mapping.range().start).collect();
+    let mut starts: Vec<Addr> = modules.map(|module| module.mapping.range().start).collect();
+    starts.sort_unstable();
     TABLE.replace(|table| {
-        let mut table = table.cloned().unwrap_or_default();
-        table.places.retain(|place| !starts.contains(&place.start));
-        table
+        let (old, added) = table.map_or((&[][..], 0), |table| (&table.places, table.added));
+        let stay = old.iter().filter(|place| starts.binary_search(&place.start).is_err());
+        Table { places: stay.copied().collect(), added }
     });
 }
 

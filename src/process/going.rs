@@ -29,12 +29,15 @@ pub(super) fn unload(mut unused: Vec<Arc<Module>>) {
                 });
                 return tell_waiting(&mut guard);
             }
-            let stays = |id: Id| !unused.iter().any(|gone| gone.id == id);
-            state.entries.retain(|entry| stays(entry.id));
-            state.called.retain(stays);
+            let gone = Gone::of(&unused);
+            let used =
+                |module: &Arc<Module>| state.entry(module.id).is_some_and(|entry| entry.uses().any(|id| !gone.has(id)));
+            let used_others = unused.iter().any(used);
+            state.entries.retain(|entry| !gone.has(entry.id));
+            state.called.retain(|id| !gone.has(id));
             addresses::remove(unused.iter().map(|module| &**module));
             state.forget_empty_namespaces(&unused);
-            state.take_unused()
+            if used_others { state.take_unused() } else { Vec::new() }
         };
         // The last owners are here: unmapping happens outside the lock, and before anybody loads the file anew.
         unused = next;
@@ -62,6 +65,21 @@ pub(super) fn finish_all() {
     // The name space that was made last goes first.
     ready.sort_by_key(|module| Reverse(module.instance.namespace));
     ready.iter().for_each(|module| hooks::finish(module));
+}
+
+/// The modules that go, to be asked for one after another.
+struct Gone(Vec<Id>);
+
+impl Gone {
+    fn of(modules: &[Arc<Module>]) -> Self {
+        let mut all: Vec<Id> = modules.iter().map(|module| module.id).collect();
+        all.sort_unstable();
+        Self(all)
+    }
+
+    fn has(&self, id: Id) -> bool {
+        self.0.binary_search(&id).is_ok()
+    }
 }
 
 impl State {
@@ -114,7 +132,8 @@ impl State {
     pub(super) fn take_unused(&mut self) -> Vec<Arc<Module>> {
         let mut used = self.used().into_iter();
         let unused = self.take(|_| used.next() == Some(false));
-        let going = |object: &Object| matches!(object, Object::Module(module) if unused.iter().any(|gone| gone.id == module.id));
+        let gone = Gone::of(&unused);
+        let going = |object: &Object| matches!(object, Object::Module(module) if gone.has(module.id));
         if self.global.iter().any(|(_, object)| going(object)) {
             self.global.retain(|(_, object)| !going(object));
             later::replace(&self.global);
