@@ -410,6 +410,14 @@ fn what_could_not_be_bound_later_is_bound_or_an_error_at_once() {
         let mut nameless = Elf::of("lazy_missing");
         nameless.relocation(R_X86_64_JUMP_SLOT).set_r_info(LE, false, 0xffff, R_X86_64_JUMP_SLOT);
         loader.try_open_bare(nameless.save("libnameless.so"), LAZY).expect_err("no such symbol");
+        let mut lost = Elf::of("lazy_missing");
+        let size = lost.value(DT_STRSZ);
+        lost.symbol("soload_missing_function").st_name.set(LE, size as u32);
+        loader.try_open_bare(lost.save("liblost.so"), LAZY).expect_err("no such name");
+        // The last byte of the strings is not among them any more: some name may have no end.
+        let mut endless = Elf::of("lazy_missing");
+        endless.dynamic(DT_STRSZ).d_val.set(LE, size - 1);
+        loader.try_open_bare(endless.save("libendless.so"), LAZY).expect_err("a function that nobody defines");
     });
 }
 

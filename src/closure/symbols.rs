@@ -115,7 +115,7 @@ impl Closure {
             let read = object.image.relocations(&object.image.source());
             tables.push(read.map_err(|kind| Error::new(&object.path, kind))?);
         }
-        let references = tables.iter().flatten().map(|table| table.references()).sum();
+        let references = tables.iter().flatten().map(|table| table.references(false)).sum();
         let mut providers = providers(&opened, &order, references);
         let mut bindings = Bindings::default();
         let mut used = vec![false; self.objects.len()];

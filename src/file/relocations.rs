@@ -100,8 +100,9 @@ pub(crate) trait Apply {
     /// Is told which will come next, [`AHEAD`] at most.
     fn expect(&mut self, _entries: &[Entry]) {}
 
-    /// Applies some that `entries` begins with and that need no thought, if it can; answers how many that was.
-    fn run(&mut self, entries: &[Entry]) -> usize;
+    /// Applies some that `entries` begins with and that need no thought, if it can; answers how many that was. Those of
+    /// `DT_JMPREL` (`plt`) may wait.
+    fn run(&mut self, entries: &[Entry], plt: bool) -> usize;
 
     /// Applies one of type `number` with a stated addend, if there is nothing special about it; answers whether that was
     /// all.
@@ -188,7 +189,7 @@ impl Relocations {
             if let Some(mut rest) = table.entries() {
                 let mut expected = rest.len();
                 while let Some((entry, others)) = rest.split_first() {
-                    let run = apply.run(rest);
+                    let run = apply.run(rest, table.plt);
                     if run > 0 {
                         rest = &rest[run..];
                         continue;
@@ -225,7 +226,7 @@ impl Relocations {
         impl<E, F: FnMut(&Relocation) -> Result<(), E>> Apply for Each<F> {
             type Error = E;
 
-            fn run(&mut self, entries: &[Entry]) -> usize {
+            fn run(&mut self, entries: &[Entry], _: bool) -> usize {
                 let relative = |entry: &&Entry| u64::from_le_bytes(entry[1]) == u64::from(self.0);
                 entries.iter().take_while(relative).count()
             }
@@ -267,11 +268,13 @@ impl Relocations {
         self.tables.iter().find(|table| table.plt)?.get(index, self.mips64)
     }
 
-    /// How many of them refer to symbols, about: all but those that the file says are relative.
-    pub(crate) fn references(&self) -> usize {
+    /// How many of them refer to symbols, about: all but those that the file says are relative, and those that wait for the
+    /// first call if they do (`lazy`).
+    pub(crate) fn references(&self, lazy: bool) -> usize {
         let entries =
             |table: &Table| table.view.len() / (if table.has_addend { 3 } else { 2 } * table.view.class.word());
-        self.tables.iter().map(entries).sum::<u64>().saturating_sub(self.relative) as usize
+        let now = self.tables.iter().filter(|table| !(lazy && table.plt));
+        now.map(entries).sum::<u64>().saturating_sub(self.relative) as usize
     }
 
     /// Relocation number `number`, those of the packed kind not counted.

@@ -114,7 +114,7 @@ impl Apply for Work<'_, '_, '_> {
 
     fn expect(&mut self, entries: &[Entry]) {
         // So few are looked up sooner than that takes.
-        if self.unit.relocations.references() <= AHEAD {
+        if self.unit.relocations.references(self.unit.lazy) <= AHEAD {
             return;
         }
         let entries = &entries[..entries.len().min(AHEAD)];
@@ -123,9 +123,12 @@ impl Apply for Work<'_, '_, '_> {
     }
 
     #[inline(always)]
-    fn run(&mut self, entries: &[Entry]) -> usize {
+    fn run(&mut self, entries: &[Entry], plt: bool) -> usize {
         let Some([_, info, _]) = entries.first() else { return 0 };
         let (info, mapping) = (u64::from_le_bytes(*info), self.unit.mapping);
+        if plt && self.unit.lazy {
+            return self.leave(entries);
+        }
         let value = match info {
             _ if info == u64::from(self.machine.relative) => mapping.bias().get() as u64,
             _ if info == self.alike.0 => self.alike.1,
@@ -144,10 +147,7 @@ impl Apply for Work<'_, '_, '_> {
                 self.alike = (u64::from(symbol) << 32 | u64::from(number), value);
                 value.wrapping_add(addend)
             }),
-            Some(Kind::Slot) => {
-                let for_call = number == self.machine.jump_slot;
-                if for_call && self.unit.lazy { None } else { self.plain(symbol, for_call) }
-            }
+            Some(Kind::Slot) => self.plain(symbol, number == self.machine.jump_slot),
             _ => None,
         };
         value.is_some_and(|value| mapping.write_data(place, value))
@@ -158,8 +158,7 @@ impl Apply for Work<'_, '_, '_> {
         let Some(of_type) = self.machine.relocation(number) else {
             return Err(self.unsupported(relocation, format!("type {number}")));
         };
-        let may_wait = self.unit.lazy && relocation.plt && number == self.machine.jump_slot;
-        if may_wait && self.leave(relocation) { Ok(()) } else { self.apply(relocation, of_type) }
+        self.apply(relocation, of_type)
     }
 }
 
@@ -238,20 +237,21 @@ impl<'a> Work<'a, '_, '_> {
         *wanted
     }
 
-    /// Leaves a function to be bound at its first call: until then its word leads back into the procedure linkage table,
-    /// as the file has it but for the bias. Answers whether the word can still be written at that time.
-    fn leave(&mut self, relocation: &Relocation) -> bool {
-        let (mapping, place) = (self.unit.mapping, relocation.place);
+    /// Leaves functions to be bound at their first calls, as long as there is nothing special about them: until then their
+    /// words lead back into the procedure linkage table, as the file has it but for the bias. Answers how many that was.
+    fn leave(&mut self, entries: &[Entry]) -> usize {
         // What contradicts itself is an error now, and not when it is called.
         let symbols = self.unit.symbols;
-        if symbols.get(relocation.symbol).and_then(|own| symbols.string(own.name)).is_none() {
-            return false;
-        }
-        let Some(word) = mapping.stays_writable(place).then(|| mapping.read(place, 8).ok()).flatten() else {
-            return false;
-        };
-        self.outcome.lazy = true;
-        mapping.write(place, 8, word.wrapping_add(mapping.bias().get() as u64)).is_ok()
+        let names = symbols.strings().bytes();
+        let named = |symbol: u32| symbols.get(symbol).is_some_and(|symbol| (symbol.name as usize) < names.len());
+        let left = entries.iter().take_while(|entry| {
+            let [place, info, _] = entry.map(u64::from_le_bytes);
+            let waits = info as u32 == self.machine.jump_slot && named((info >> 32) as u32);
+            waits && self.unit.mapping.rebase_data(Vaddr(place))
+        });
+        let left = if names.last() == Some(&0) { left.count() } else { 0 };
+        self.outcome.lazy |= left > 0;
+        left
     }
 
     #[inline(always)] // most relocations of most libraries

@@ -203,7 +203,8 @@ pub(crate) fn relocate(
     // References to one symbol mostly follow one another, and are bound once. Of an object that exports nothing it is not
     // known how many symbols it has.
     let symbols = |symbols: &Symbols| if symbols.exports_any() { symbols.count() as usize } else { usize::MAX };
-    let of_member = |mapped: &Mapped| mapped.relocations.references().min(symbols(&mapped.symbols));
+    let lazy = |mapped: &Mapped| later.is_some() && mapped.may_wait();
+    let of_member = |mapped: &Mapped| mapped.relocations.references(lazy(mapped)).min(symbols(&mapped.symbols));
     let references = group.new_members().map(|(_, mapped)| of_member(mapped)).sum();
     let rules = Rules { settled: &settled, own: &own };
     let of_host = |source: &Source| matches!(source, Source::Object(Object::Host(_)));
@@ -232,7 +233,7 @@ pub(crate) fn relocate(
             symbols: &mapped.symbols,
             relocations: &mapped.relocations,
             symbolic,
-            lazy: later.is_some() && mapped.may_wait(),
+            lazy: lazy(mapped),
             elsewhere: elsewhere.as_deref(),
         };
         let named = |name: &[u8]| {
