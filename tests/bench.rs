@@ -93,6 +93,21 @@ fn a_library_that_no_loader_loads_is_an_error() {
 }
 
 #[test]
+fn what_is_bound_when_it_is_called_is_measured_where_that_is_asked_for() {
+    let loaders = |more: &[&str]| {
+        let library = fixture("lazy_missing");
+        let arguments = ["bench", "--json", "--cold", "--rounds", "3", library.to_str().unwrap()];
+        document(0, [&arguments[..], more].concat())["libraries"][0]["reports"][0]["loaders"].clone()
+    };
+    let asked = loaders(&["--lazy"]);
+    for (loader, loads) in [("dlopen", false), ("dlopen-lazy", true), ("soload", false), ("soload-lazy", true)] {
+        let (error, time) = (&asked[loader]["error"], &asked[loader]["microseconds"]);
+        assert_eq!((error.is_null(), time.is_null()), (loads, !loads), "{loader}: {asked}");
+    }
+    assert!(loaders(&[])["soload-lazy"].is_null());
+}
+
+#[test]
 fn a_fork_is_measured_of_a_process_that_may_fork() {
     let loaders = |name: &str| {
         let library = fixture(name);

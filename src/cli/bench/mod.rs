@@ -63,6 +63,9 @@ pub(super) struct Args {
     /// Compare the time that the processes run instead of the time that passes: where other programs run too
     #[arg(long)]
     cpu: bool,
+    /// Also measure soload with functions that are bound when they are first called, as by RTLD_LAZY
+    #[arg(long)]
+    lazy: bool,
     /// Also measure soload with relocated pages from snapshots, which the round that does not count makes
     #[arg(long)]
     snapshots: bool,
@@ -151,15 +154,10 @@ struct Field {
 impl Field {
     fn of(args: &Args, warm_up: PathBuf) -> io::Result<Self> {
         let own = std::env::current_exe()?;
-        let known = [Loader::Dlopen, Loader::DlopenLazy, Loader::Soload];
-        let mut loaders: Vec<_> =
-            known.map(|loader| (loader.name().to_owned(), own.clone(), &["bench"][..])).into_iter().collect();
-        if args.snapshots {
-            loaders.push((Loader::Snapshot.name().to_owned(), own.clone(), &["bench"][..]));
-        }
-        if args.fork {
-            loaders.push((Loader::Fork.name().to_owned(), own, &["bench"][..]));
-        }
+        let asked = [(args.lazy, Loader::SoloadLazy), (args.snapshots, Loader::Snapshot), (args.fork, Loader::Fork)];
+        let asked = asked.into_iter().filter_map(|(asked, loader)| asked.then_some(loader));
+        let known = [Loader::Dlopen, Loader::DlopenLazy, Loader::Soload].into_iter().chain(asked);
+        let mut loaders: Vec<_> = known.map(|loader| (loader.name().to_owned(), own.clone(), &["bench"][..])).collect();
         loaders.extend(args.peer.iter().map(|program| {
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             (name.into_owned(), program.clone(), &[][..])

@@ -30,6 +30,8 @@ pub(super) enum Loader {
     DlopenLazy,
     /// The loader of this command
     Soload,
+    /// The loader of this command, with functions bound when they are first called
+    SoloadLazy,
     /// The loader of this command, with relocated pages from snapshots
     Snapshot,
     /// No loader: a fork of a process that has the library open, with its end and the wait for it
@@ -62,6 +64,7 @@ impl Loader {
             Self::Dlopen => "dlopen",
             Self::DlopenLazy => "dlopen-lazy",
             Self::Soload => "soload",
+            Self::SoloadLazy => "soload-lazy",
             Self::Snapshot => "snapshot",
             Self::Fork => "fork",
         }
@@ -136,10 +139,10 @@ impl Job {
         let mut options = OpenOptions::new();
         match (loader, &self.from) {
             (Loader::Snapshot, Some(directory)) => options.snapshots(directory),
-            _ => options.private(true),
+            _ => options.private(true).lazy(loader == Loader::SoloadLazy),
         };
         match loader {
-            Loader::Soload | Loader::Snapshot | Loader::Fork => Box::new(move |name| {
+            Loader::Soload | Loader::SoloadLazy | Loader::Snapshot | Loader::Fork => Box::new(move |name| {
                 // SAFETY: whoever names a library on the command line vouches for its code.
                 let library = unsafe { options.open(name) }.map_err(|error| error.to_string())?;
                 if let SnapshotUse::Refused(refusal) = library.snapshot() {
