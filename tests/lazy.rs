@@ -498,6 +498,30 @@ fn what_lies_in_relro_is_read_only_all_the_same() {
     });
 }
 
+#[test]
+fn the_words_of_functions_that_are_bound_later_may_lie_in_a_segment_of_their_own() {
+    on_both_loaders(|loader| {
+        // As LLVM's linker has it: what becomes read-only is one segment, what stays writable the next.
+        let mut split = Elf::of("lazy_missing");
+        let count = split.segments(PT_LOAD).len();
+        let (dynamic, relro) = (split.segments(PT_DYNAMIC)[0], split.segments(PT_GNU_RELRO)[0]);
+        let first = split.segment(PT_LOAD, count - 1);
+        let (mut second, size) = (*first, relro.p_memsz.get(LE));
+        for (field, other) in [(&mut first.p_filesz, &mut second.p_filesz), (&mut first.p_memsz, &mut second.p_memsz)] {
+            other.set(LE, field.get(LE) - size);
+            field.set(LE, size);
+        }
+        for field in [&mut second.p_offset, &mut second.p_vaddr, &mut second.p_paddr] {
+            field.set(LE, field.get(LE) + size);
+        }
+        *split.segment(PT_NOTE, 0) = dynamic;
+        *split.segment(PT_DYNAMIC, 0) = second;
+        assert_eq!(split.segments(PT_LOAD).len(), count + 1);
+        let library = loader.try_open_bare(split.save("libsplit.so"), LAZY).unwrap();
+        assert_eq!(library.call("call_present"), 1);
+    });
+}
+
 /// Where the object that has an address starts.
 fn library_start(address: usize) -> usize {
     let maps = common::maps::maps();

@@ -286,18 +286,6 @@ impl Mapping {
         inside
     }
 
-    /// Adds the bias to a word there, if it can still be written when everything is sealed. Answers whether that is so.
-    #[inline(always)]
-    pub(crate) fn rebase_data(&self, at: Vaddr) -> bool {
-        let word = if self.is_sealed(at) { None } else { self.read(at, 8).ok() };
-        word.is_some_and(|word| self.write_data(at, word.wrapping_add(self.bias.get() as u64)))
-    }
-
-    /// Whether the word at `at` is read-only, or a part of it, when everything is sealed.
-    fn is_sealed(&self, at: Vaddr) -> bool {
-        self.relro.as_ref().is_some_and(|range| at.0 < range.end.0 && at.0.saturating_add(8) > range.start.0)
-    }
-
     /// Writes `value` and the addend where the relocations say that `entries` begins with, as long as they are of this type
     /// and symbol (`r_info`) and in the largest writable segment. Answers how many that was.
     #[inline(always)]
@@ -332,10 +320,18 @@ impl Mapping {
         all
     }
 
+    /// Adds the bias to the word at `at`, if that can still be written when everything is sealed. Answers whether it can.
+    #[inline]
+    pub(crate) fn rebase(&self, at: Vaddr) -> bool {
+        let word = if self.stays_writable(at) { self.read(at, 8).ok() } else { None };
+        word.is_some_and(|word| self.write(at, 8, word.wrapping_add(self.bias.get() as u64)).is_ok())
+    }
+
     /// Whether the word at `at` can still be written when everything is sealed.
     fn stays_writable(&self, at: Vaddr) -> bool {
         let inside = |part: &Part| part.protection.write && part.range.contains(&at.0) && part.range.end - at.0 >= 8;
-        self.parts.iter().any(inside) && !self.is_sealed(at)
+        let sealed = |range: &Range<Vaddr>| at.0 < range.end.0 && at.0.saturating_add(8) > range.start.0;
+        self.parts.iter().any(inside) && !self.relro.as_ref().is_some_and(sealed)
     }
 
     /// Writes a word that code of the object may be reading at this moment, whole. Answers whether it can.

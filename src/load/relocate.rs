@@ -247,7 +247,7 @@ impl<'a> Work<'a, '_, '_> {
         let left = entries.iter().take_while(|entry| {
             let [place, info, _] = entry.map(u64::from_le_bytes);
             let waits = info as u32 == self.machine.jump_slot && named((info >> 32) as u32);
-            waits && self.unit.mapping.rebase_data(Vaddr(place))
+            waits && self.unit.mapping.rebase(Vaddr(place))
         });
         let left = if names.last() == Some(&0) { left.count() } else { 0 };
         self.outcome.lazy |= left > 0;
